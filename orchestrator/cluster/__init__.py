@@ -1,0 +1,1 @@
+"""Ray: sessions, sharded stages, training, scoring and jobs. The only importer of ray."""

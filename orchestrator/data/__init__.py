@@ -1,0 +1,1 @@
+"""Inputs: listing, decoding, splits and phantoms. Imports neither ray nor keras."""

@@ -1,0 +1,132 @@
+"""Column names and Arrow schemas of every table the product writes.
+
+Paths are bytes on disk and text in tables. `escape_path` is the one rule between them: printable
+characters stand for themselves, a backslash becomes two, and every other byte (control characters,
+invalid UTF-8, separators and direction marks that could mislead a reader) becomes `\\xNN`.
+`unescape_path` gives the bytes back exactly.
+"""
+
+import re
+
+import pyarrow as pa
+
+CLASS_NAMES = ("NORMAL", "PNEUMONIA")  # label 0, label 1
+SPLITS = ("train", "val", "test")
+
+# One row per file found. `root` indexes the list of input roots kept in the schema's metadata;
+# `path` is relative to it, escaped. `code` and `message` are set when the listing itself already
+# rejects the file (a FIFO, a link out of the root); `shard` is the unit of retry and of resume.
+MANIFEST = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("shard", pa.int32()),
+        ("root", pa.int16()),
+        ("path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("label", pa.int8()),
+        ("patient_id", pa.string()),
+        ("patient_source", pa.string()),  # "column" | "dicom" | "filename"
+        ("split", pa.string()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+ROOTS_KEY = b"orchestrator.roots"  # JSON list of escaped roots in the manifest's metadata
+
+# What decoding adds to a manifest row. `dhash` is a 64-bit difference hash.
+DECODED = pa.schema(
+    [
+        ("sha256", pa.string()),
+        ("dhash", pa.int64()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("root", pa.int16()),
+        ("path", pa.string()),
+        ("patient_id", pa.string()),
+        ("label", pa.int8()),
+        ("split", pa.string()),
+        ("sha256", pa.string()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("logit", pa.float32()),
+        ("probability", pa.float32()),  # calibrated, of PNEUMONIA
+        ("predicted", pa.int8()),
+    ]
+)
+
+REJECTED = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("root", pa.int16()),
+        ("path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("label", pa.int8()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
+
+def images_schema(size_px: int) -> pa.Schema:
+    """Schema of an ingested data set: manifest columns, decode columns, one uint8 image tensor.
+
+    Args:
+        size_px: height and width of the stored images, px.
+
+    Returns:
+        `MANIFEST` + `DECODED` + `image`, a fixed-shape uint8 tensor [size_px, size_px]; null
+        where the row was rejected.
+    """
+    image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), [size_px, size_px]))
+    return pa.schema([*MANIFEST, *DECODED, image])
+
+
+_ESCAPED = re.compile(rb"\\(\\|x[0-9a-f]{2})")
+
+
+def escape_path(path: bytes) -> str:
+    """Returns a path as printable text from which `unescape_path` gives the same bytes back.
+
+    Args:
+        path: a file name or path as the operating system has it.
+
+    Returns:
+        Printable text; ordinary names are unchanged.
+    """
+    text = path.decode("utf-8", "surrogateescape")
+    if text.isprintable() and "\\" not in text:
+        return text
+    out = []
+    for character in text:
+        if character == "\\":
+            out.append("\\\\")
+        elif character.isprintable():
+            out.append(character)
+        else:  # surrogates from invalid UTF-8 are not printable either
+            raw = character.encode("utf-8", "surrogateescape")
+            out.extend(f"\\x{byte:02x}" for byte in raw)
+    return "".join(out)
+
+
+def unescape_path(text: str) -> bytes:
+    """Returns the bytes that `escape_path` was given.
+
+    Args:
+        text: an escaped path.
+
+    Returns:
+        The path as the operating system has it.
+    """
+
+    def replace(match: re.Match[bytes]) -> bytes:
+        code = match.group(1)
+        return b"\\" if code == b"\\" else bytes([int(code[1:], 16)])
+
+    return _ESCAPED.sub(replace, text.encode("utf-8"))

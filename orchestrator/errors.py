@@ -1,0 +1,57 @@
+"""The exceptions of the package and the exit code of each.
+
+A message says what was received, what was expected and what to do, in one line. Only `cli.py`
+catches `OrchestratorError`; `ImageError` is caught by the stage that decodes, which turns it into
+a rejected row.
+"""
+
+
+class OrchestratorError(Exception):
+    """Base of every error a user can cause or mend; `exit_code` is the process's."""
+
+    exit_code = 1
+
+
+class SpecError(OrchestratorError):
+    """What was asked for cannot be: a flag, a YAML key, a path, an impossible request."""
+
+    exit_code = 2
+
+
+class DataError(OrchestratorError):
+    """The images or tables given cannot be used as they are."""
+
+    exit_code = 3
+
+
+class BundleError(OrchestratorError):
+    """A bundle is missing, changed, or of a kind that is not loaded."""
+
+    exit_code = 4
+
+
+class ClusterError(OrchestratorError):
+    """The cluster, a worker or the disk failed; the same command may succeed later."""
+
+    exit_code = 5
+
+
+class ImageError(Exception):
+    """One bad file.
+
+    Never leaves a stage: it becomes a rejected row. The message says what was found and what to
+    do, and never repeats text found inside the file, which may be patient data.
+
+    Args:
+        code: stable snake_case code, one of `orchestrator.data.images.REJECTION_CODES`.
+        message: one line for the person who sees the rejected row.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        """Pickles by both arguments, so the error crosses a process boundary whole."""
+        return (type(self), (self.code, self.message))

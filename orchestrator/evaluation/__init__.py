@@ -1,0 +1,1 @@
+"""Metrics, calibration, plots and reports. Imports neither ray nor keras."""

@@ -1,0 +1,1 @@
+"""Networks, training loop, inference engines and bundles: the only importer of keras."""
