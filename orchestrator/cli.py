@@ -1,0 +1,286 @@
+"""The command line: parse, call one function, print, exit code.
+
+Nothing heavy is imported before a command runs. Errors are caught here and nowhere else; what is
+not an `OrchestratorError` is a fault of the program and keeps its traceback.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator import __version__
+from orchestrator.errors import OrchestratorError, SpecError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Batch cluster jobs for chest X-ray pneumonia classification. Research use only.",
+)
+
+_LIMITS = "Limits on one input file"
+_CLUSTER = "Cluster"
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Job file; flags win over it.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Out = Annotated[str | None, typer.Option("--out", help="Folder of the result.")]
+Overwrite = Annotated[
+    bool | None, typer.Option("--overwrite", help="Replace an earlier result in --out.")
+]
+Workers = Annotated[int | None, typer.Option(help="Worker processes.", rich_help_panel=_CLUSTER)]
+CpusPerWorker = Annotated[
+    float | None, typer.Option(help="CPUs of each worker.", rich_help_panel=_CLUSTER)
+]
+GpusPerWorker = Annotated[
+    str | None,
+    typer.Option(help="GPUs of each worker, or auto.", rich_help_panel=_CLUSTER),
+]
+MaxBytes = Annotated[int | None, typer.Option(help="Size, bytes.", rich_help_panel=_LIMITS)]
+MaxPixels = Annotated[int | None, typer.Option(help="Width x height.", rich_help_panel=_LIMITS)]
+MaxFrames = Annotated[int | None, typer.Option(help="Frames.", rich_help_panel=_LIMITS)]
+MaxSeconds = Annotated[
+    float | None, typer.Option(help="Decoding time, s.", rich_help_panel=_LIMITS)
+]
+PatientKeyFile = Annotated[
+    str | None,
+    typer.Option(help="Lasting key of the hash of DICOM patient ids, to link runs."),
+]
+_RESOURCES = ("workers", "cpus_per_worker", "gpus_per_worker")
+
+
+def main() -> None:
+    """Runs the command line; the entry point of `orchestrator`."""
+    try:
+        app()
+    except OrchestratorError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; run the same command again to continue\n")
+        sys.exit(130)
+
+
+def _print(text: str = "") -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _resolve(kind: str, config: Path | None, flags: dict[str, Any]) -> tuple[Any, Any]:
+    """Splits flags into the spec's and the cluster's, on top of the job file."""
+    from orchestrator.spec import SPECS, build_resources, build_spec, load_job
+
+    job = load_job(config) if config else None
+    if job is not None and job.kind != kind:
+        raise SpecError(f"{config} is a {job.kind} job; run it with `orchestrator {job.kind}`")
+    cluster = {name: flags.pop(name) for name in _RESOURCES}
+    return build_spec(SPECS[kind], flags, job), build_resources(cluster, job)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        _print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, typer.Argument(help="Folder, CSV, Parquet or data set.")] = None,
+    config: ConfigFile = None,
+    out: Out = None,
+    backbone: Annotated[str | None, typer.Option(help="Feature extractor.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="imagenet, offline, none or a .h5 file.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Height and width, px.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="cached: the frozen backbone runs once.")
+    ] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Views of a training image, the plain one included.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    alpha: Annotated[
+        str | None, typer.Option(help="Focal weight of PNEUMONIA; auto: share of NORMAL.")
+    ] = None,
+    gamma: Annotated[float | None, typer.Option(help="Focal exponent.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of the head.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better AUROC before stopping.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of split, views, order, weights.")] = None,
+    merge_val: Annotated[
+        bool | None, typer.Option("--merge-val", help="Use a given val folder for training.")
+    ] = None,
+    allow_leakage: Annotated[
+        bool | None, typer.Option("--allow-leakage", help="Train though patients leak.")
+    ] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
+    max_bytes: MaxBytes = None,
+    max_pixels: MaxPixels = None,
+    max_frames: MaxFrames = None,
+    max_seconds: MaxSeconds = None,
+    patient_key_file: PatientKeyFile = None,
+    overwrite: Overwrite = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a classifier and release it as a bundle."""
+    flags = {k: v for k, v in locals().items() if k not in ("config", "as_json")}
+    spec, resources = _resolve("train", config, flags)
+    from orchestrator.cluster.train import train as run
+    from orchestrator.summary import train_summary
+    from orchestrator.terminal import open_reporter
+
+    with open_reporter() as reporter:
+        result = run(spec, resources, reporter)
+    if as_json:
+        _print_json(result.report | {"bundle": str(result.bundle), "run": str(result.run)})
+    else:
+        _print(train_summary(result))
+
+
+@app.command()
+def score(
+    input: Annotated[
+        str | None, typer.Argument(metavar="FOLDER", help="Folder, CSV, Parquet or data set.")
+    ] = None,
+    config: ConfigFile = None,
+    model: Annotated[
+        str | None, typer.Option(help="Bundle; the newest under models/ otherwise.")
+    ] = None,
+    out: Out = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a model call.")] = None,
+    shard_rows: Annotated[int | None, typer.Option(help="Images a shard.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, openvino or keras.")] = None,
+    max_rejected_fraction: Annotated[
+        float | None, typer.Option(help="Exit 3 where more of the files are rejected.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the intervals' resamples.")] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
+    max_bytes: MaxBytes = None,
+    max_pixels: MaxPixels = None,
+    max_frames: MaxFrames = None,
+    max_seconds: MaxSeconds = None,
+    patient_key_file: PatientKeyFile = None,
+    overwrite: Overwrite = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score X-rays: one row per image, a report, every file accounted for."""
+    flags = {k: v for k, v in locals().items() if k not in ("config", "as_json")}
+    spec, resources = _resolve("score", config, flags)
+    from orchestrator.cluster.score import score as run
+    from orchestrator.summary import score_summary
+    from orchestrator.terminal import open_reporter
+
+    with open_reporter() as reporter:
+        result = run(spec, resources, reporter)
+    if as_json:
+        _print_json(result.report | {"out": str(result.run)})
+    else:
+        _print(score_summary(result))
+
+
+@app.command()
+def ingest(
+    input: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder, CSV or Parquet.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the data set.")],
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Height and width, px; that of the newest model otherwise, or 150."),
+    ] = None,
+    shard_rows: Annotated[int | None, typer.Option(help="Images a shard.")] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    max_bytes: MaxBytes = None,
+    max_pixels: MaxPixels = None,
+    max_frames: MaxFrames = None,
+    max_seconds: MaxSeconds = None,
+    patient_key_file: PatientKeyFile = None,
+    overwrite: Overwrite = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Decode a folder once into an Arrow data set that train and score read."""
+    flags = {k: v for k, v in locals().items() if k != "as_json"}
+    from orchestrator.cluster.ingest import ingest as run
+    from orchestrator.spec import IngestSpec, build_resources, build_spec
+    from orchestrator.terminal import open_reporter
+
+    resources = build_resources(
+        {"workers": flags.pop("workers"), "cpus_per_worker": flags.pop("cpus_per_worker")}
+        | {"gpus_per_worker": 0}
+    )
+    spec = build_spec(IngestSpec, flags)
+    with open_reporter() as reporter:
+        described = run(spec, resources, reporter)
+    if as_json:
+        _print_json(described)
+    else:
+        _print(
+            f"{described['num_decoded']:,} of {described['num_found']:,} files decoded to "
+            f"{described['size_px']} px, {described['num_rejected']:,} rejected: {spec.out}"
+        )
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder.")], as_json: JsonFlag = False
+) -> None:
+    """Verify a bundle's hashes and show what it is, without loading the network."""
+    from orchestrator.model.bundle import load_info
+    from orchestrator.summary import bundle_summary
+
+    info = load_info(Path(bundle))
+    if as_json:
+        _print_json(info.model_dump(mode="json"))
+    else:
+        _print(bundle_summary(Path(bundle), info))
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option("--out", help="Folder of the demo.")] = "demo",
+    images: Annotated[int, typer.Option(help="Phantoms to make.", min=60)] = 240,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make synthetic phantoms, train on them, score them, name the report."""
+    from orchestrator.cluster.demo import run_demo
+    from orchestrator.summary import score_summary
+    from orchestrator.terminal import open_reporter
+
+    with open_reporter() as reporter:
+        result = run_demo(Path(out), images, reporter)
+    if as_json:
+        _print_json(result.report | {"out": str(result.run)})
+    else:
+        _print(score_summary(result))
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check Python, packages, devices, memory, disk and the cluster."""
+    from orchestrator.cluster.doctor import diagnose
+    from orchestrator.summary import doctor_table
+
+    checks = diagnose()
+    if as_json:
+        _print_json({"checks": [vars(check) for check in checks]})
+    else:
+        _print(doctor_table(checks))
+    if not all(check.ok for check in checks):
+        raise typer.Exit(5)
+
+
+def _print_json(value: Any) -> None:
+    _print(json.dumps(value, indent=2, allow_nan=False))

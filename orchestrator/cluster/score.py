@@ -1,0 +1,309 @@
+"""Score a folder: manifest -> shards -> predictions, rejected rows, accounting, report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from orchestrator.cluster.ingest import decode_limits, file_source, forget_hashed_patients
+from orchestrator.cluster.session import Session, open_session
+from orchestrator.cluster.shards import Stage, run_shards
+from orchestrator.data import schema
+from orchestrator.data.manifest import Manifest, write_manifest
+from orchestrator.data.parts import part_path, read_part
+from orchestrator.data.source import IngestedSource, Source, open_manifest
+from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.evaluation.calibration import Calibration, Threshold, predict
+from orchestrator.evaluation.report import build_report, render_html
+from orchestrator.model.bundle import BundleInfo, load_info
+from orchestrator.model.engine import load_engine
+from orchestrator.progress import Reporter
+from orchestrator.run_dir import (
+    RunDir,
+    atomic_path,
+    digest,
+    new_run_id,
+    write_json,
+    write_text,
+)
+from orchestrator.spec import Resources, ScoreSpec, dump_yaml
+
+# A shard's file while the run lasts: every row of the shard, scored or rejected.
+_SHARD_SCHEMA = pa.schema(
+    [
+        *schema.PREDICTIONS,
+        *[schema.REJECTED.field(name) for name in ("size_bytes", "code", "message")],
+        schema.MANIFEST.field("patient_source"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What a scoring run made.
+
+    Args:
+        run: folder of the run.
+        report: as in `report.json`.
+    """
+
+    run: Path
+    report: dict[str, Any]
+
+
+@dataclass
+class ScoreStage:
+    """Decodes and scores one shard.
+
+    Args:
+        source: where the pixels come from.
+        bundle: folder of the model, reachable by every worker.
+        engine: "openvino" or "keras".
+        batch_size: images a call of the network.
+        calibration: from logit to probability.
+        threshold: PNEUMONIA is called where probability >= threshold.
+        num_threads: decoding and compute threads.
+    """
+
+    source: Source
+    bundle: Path
+    engine: str
+    batch_size: int
+    calibration: Calibration
+    threshold: float
+    num_threads: int
+
+    def __post_init__(self) -> None:
+        self._engine = load_engine(
+            self.bundle, self.engine, self.num_threads, batch_size=self.batch_size
+        )
+
+    def __call__(self, shard: int) -> pa.Table:
+        """Returns every row of the shard, in order; probability is null where it was rejected."""
+        rows: list[dict[str, Any]] = []
+        batch: list[Any] = []
+        waiting: list[dict[str, Any]] = []
+        for row, image in self.source.decode_shard(shard, self.num_threads):
+            rows.append(row)
+            if image is None:
+                continue
+            batch.append(image)
+            waiting.append(row)
+            if len(batch) == self.batch_size:
+                self._score(batch, waiting)
+                batch, waiting = [], []
+        self._score(batch, waiting)
+        return pa.Table.from_pylist(rows, _SHARD_SCHEMA)
+
+    def _score(self, images: list[Any], rows: list[dict[str, Any]]) -> None:
+        if not images:
+            return
+        logits = self._engine.logits(np.stack(images))
+        if not np.isfinite(logits).all():
+            raise DataError(
+                "the model gave a logit that is not a number; its weights are damaged or its "
+                "precision too low: train again or use --engine keras"
+            )
+        probabilities = self.calibration.apply(logits)
+        calls = predict(probabilities, self.threshold)
+        for row, logit, probability, call in zip(rows, logits, probabilities, calls, strict=True):
+            row |= {"logit": logit, "probability": probability, "predicted": call}
+
+
+def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreResult:
+    """Scores every image of an input and accounts for every file found.
+
+    Args:
+        spec: what to score, with what.
+        resources: what to use of the cluster.
+        reporter: told of every shard.
+
+    Returns:
+        The run's folder and its report.
+
+    Raises:
+        SpecError: the spec cannot be met, or the output folder is taken.
+        DataError: nothing to score, or more files rejected than allowed.
+        BundleError: the model cannot be used.
+        ClusterError: a worker or the disk failed; the same command with `--out` goes on later.
+    """
+    bundle = Path(spec.model) if spec.model else newest_bundle(Path("models"))
+    info = load_info(bundle)
+    manifest, ingested = open_manifest(Path(spec.input), spec.shard_rows)
+    if ingested is not None and ingested.size_px != info.size_px:
+        raise DataError(
+            f"{spec.input} holds images of {ingested.size_px} px and the model takes "
+            f"{info.size_px} px; ingest with --image-size {info.size_px}"
+        )
+    run = RunDir(Path(spec.out) if spec.out else Path("runs", new_run_id("score")).absolute())
+    spec = spec.model_copy(update={"model": str(bundle), "out": str(run.path)})
+    identity = spec.model_dump(exclude={"overwrite", "max_rejected_fraction"})
+    run.start(digest([identity, info.sha256]), overwrite=spec.overwrite)
+    write_text(run.spec, dump_yaml("score", run.path.name, spec, resources))
+    with run.recording_failure():
+        report = _score_run(spec, resources, run, manifest, ingested, info, reporter)
+    run.finish()
+    return ScoreResult(run.path, report)
+
+
+def newest_bundle(folder: Path) -> Path:
+    """Returns the bundle under a folder whose description was written last.
+
+    Raises:
+        SpecError: there is none.
+    """
+    described = list(folder.glob("*/bundle.json"))
+    if not described:
+        raise SpecError(
+            f"no model was named and there is none under {folder.absolute()}; train one with "
+            "`orchestrator train DATA` or name a bundle with --model"
+        )
+    return max(described, key=lambda path: (path.stat().st_mtime_ns, path)).parent.absolute()
+
+
+def _score_run(
+    spec: ScoreSpec,
+    resources: Resources,
+    run: RunDir,
+    manifest: Manifest,
+    ingested: IngestedSource | None,
+    info: BundleInfo,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Scores, accounts and reports inside a started run."""
+    write_manifest(manifest, run.manifest)
+    limits = decode_limits(spec.limits)
+    source: Source = ingested or file_source(
+        manifest, run.manifest, info.size_px, limits, spec.patient_key_file
+    )
+    if spec.patient_key_file is None:
+        forget_hashed_patients(run.shards, source.num_shards)
+    with open_session(resources) as session:
+        _score_shards(spec, run, source, info, session, manifest.table.num_rows, reporter)
+    return finish_tables(spec, run, manifest, source.num_shards, info)
+
+
+def _score_shards(
+    spec: ScoreSpec,
+    run: RunDir,
+    source: Source,
+    info: BundleInfo,
+    session: Session,
+    num_rows: int,
+    reporter: Reporter,
+) -> None:
+    engine = spec.engine
+    if engine == "auto":
+        engine = "keras" if session.gpus_per_worker else "openvino"
+    bundle = Path(str(spec.model))
+    calibration = Calibration(info.calibration.slope, info.calibration.intercept)
+
+    def make_stage() -> Stage:
+        return ScoreStage(
+            source,
+            bundle,
+            engine,
+            spec.batch_size,
+            calibration,
+            info.threshold.value,
+            session.threads_per_worker,
+        )
+
+    reporter.begin("scoring", num_rows, "images")
+    for shard in range(source.num_shards):
+        if part_path(run.shards, shard).exists():
+            reporter.advance(read_part(part_path(run.shards, shard)).num_rows)
+    run_shards(
+        make_stage,
+        range(source.num_shards),
+        run.shards,
+        session,
+        lambda done: reporter.advance(done.num_rows),
+    )
+    reporter.end()
+
+
+def finish_tables(
+    spec: ScoreSpec, run: RunDir, manifest: Manifest, num_shards: int, info: BundleInfo
+) -> dict[str, Any]:
+    """Turns committed shards into the run's tables and report, one shard in memory at a time.
+
+    Args:
+        spec: the run's spec.
+        run: the run, all its shards committed.
+        manifest: every file found.
+        num_shards: shards of the manifest.
+        info: the model.
+
+    Returns:
+        The report.
+
+    Raises:
+        ClusterError: the rows of the shards are not those of the manifest, one for one.
+        DataError: more rows rejected than the spec allows; the tables are written all the same.
+    """
+    rejected: list[pa.Table] = []
+    kept: list[pa.Table] = []
+    num_rows = 0
+    for shard in range(num_shards):
+        table = read_part(part_path(run.shards, shard))
+        found = manifest.table.slice(num_rows, table.num_rows).column("row")
+        if not table.column("row").equals(found):
+            raise ClusterError(
+                f"shard {shard} of {run.path} does not hold the rows of its manifest; remove "
+                f"{part_path(run.shards, shard)} and run the same command again"
+            )
+        num_rows += table.num_rows
+        bad = pc.is_valid(table.column("code"))
+        rejected.append(table.filter(bad).select(schema.REJECTED.names))
+        scored = table.filter(pc.invert(bad)).select(schema.PREDICTIONS.names)
+        with atomic_path(run.predictions / f"part-{shard:05d}.parquet") as temporary:
+            pq.write_table(scored, temporary)
+        kept.append(scored.select(["label", "probability", "patient_id", "path"]))
+    if num_rows != manifest.table.num_rows:
+        raise ClusterError(
+            f"{num_rows} rows for {manifest.table.num_rows} files found in {run.path}; run the "
+            "same command again"
+        )
+    rejections = pa.concat_tables(rejected)
+    with atomic_path(run.rejected) as temporary:
+        pq.write_table(rejections, temporary)
+    report = _write_report(spec, run, pa.concat_tables(kept), rejections, info)
+    fraction = rejections.num_rows / max(num_rows, 1)
+    if fraction > spec.max_rejected_fraction:
+        raise DataError(
+            f"{rejections.num_rows} of {num_rows} files were rejected, over the allowed fraction "
+            f"{spec.max_rejected_fraction:g}; {run.rejected} lists them with reasons"
+        )
+    return report
+
+
+def _write_report(
+    spec: ScoreSpec,
+    run: RunDir,
+    predictions: pa.Table,
+    rejected: pa.Table,
+    info: BundleInfo,
+) -> dict[str, Any]:
+    """Writes and returns the report of a finished set of tables."""
+    report = build_report(
+        predictions,
+        rejected,
+        found=predictions.num_rows + rejected.num_rows,
+        threshold=Threshold(info.threshold.value, info.threshold.rule),
+        model={
+            "backbone": info.backbone,
+            "sha256": info.sha256,
+            "image_size": info.size_px,
+            "weights": info.weights,
+        },
+        run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
+        seed=spec.seed,
+    )
+    write_json(run.report_json, report)
+    write_text(run.report_html, render_html(report, predictions, rejected))
+    return report

@@ -1,0 +1,177 @@
+"""Local or remote Ray for the length of one command: connection, resources, authentication.
+
+With `RAY_ADDRESS` set (or an address given) the command joins that cluster; otherwise it starts a
+local one and ends it. Ray's own output goes to Ray's log folder, never to the terminal.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ClusterError, SpecError
+from orchestrator.spec import Resources
+
+# A worker takes at most this many cores of a node unless told otherwise: one model instance
+# stops gaining from more threads at about this number.
+_CPUS_PER_WORKER = 8
+# Scoring and feature passes move file names and counts through Ray, not pixels.
+_LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command may use of the cluster.
+
+    Args:
+        num_workers: worker processes of a stage.
+        cpus_per_worker: CPUs of each, as Ray counts them.
+        gpus_per_worker: GPUs of each; 0 runs on the CPU.
+    """
+
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+
+    @property
+    def threads_per_worker(self) -> int:
+        """Compute threads a worker may use."""
+        return max(1, int(self.cpus_per_worker))
+
+
+@contextlib.contextmanager
+def open_session(resources: Resources, address: str | None = None) -> Iterator[Session]:
+    """Connects to Ray, or starts a local one, and yields what the command may use.
+
+    A Ray that this process is already connected to is used as it is and left running.
+
+    Args:
+        resources: what the job asks for.
+        address: a cluster's address; `RAY_ADDRESS` otherwise, and a local Ray without either.
+
+    Yields:
+        The session.
+
+    Raises:
+        ClusterError: the cluster does not answer.
+        SpecError: the request is more than the cluster can ever give.
+    """
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(address or os.environ.get("RAY_ADDRESS"))
+    try:
+        yield plan_workers(resources, node_resources())
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def plan_workers(resources: Resources, nodes: list[dict[str, float]]) -> Session:
+    """Returns how many workers of which size a request gets on these nodes.
+
+    Args:
+        resources: what the job asks for; what is not given is chosen.
+        nodes: CPU and GPU counts of each live node.
+
+    Raises:
+        SpecError: no node can hold one worker, or not all workers fit at once.
+    """
+    gpus_each = resources.gpus_per_worker
+    if gpus_each == "auto":
+        gpus_each = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    hosts = [n for n in nodes if n.get("GPU", 0) >= gpus_each and n.get("CPU", 0) >= 1]
+    if not hosts:
+        raise SpecError(
+            f"asked for {gpus_each:g} GPU per worker; the cluster's nodes have "
+            f"{max((n.get('GPU', 0) for n in nodes), default=0):g}: lower --gpus-per-worker"
+        )
+    cpus_each = resources.cpus_per_worker
+    if cpus_each is None:
+        cpus_each = _default_cpus(hosts, gpus_each, resources.workers)
+    fitting = sum(_workers_on(node, cpus_each, gpus_each) for node in hosts)
+    wanted = resources.workers or fitting
+    if fitting < max(wanted, 1):
+        shown = "; ".join(f"{n.get('CPU', 0):g} CPU {n.get('GPU', 0):g} GPU" for n in nodes)
+        raise SpecError(
+            f"asked for {max(wanted, 1)} worker(s) of {cpus_each:g} CPU and {gpus_each:g} GPU; "
+            f"the cluster's nodes ({shown}) hold {fitting}: lower --workers or --cpus-per-worker"
+        )
+    return Session(num_workers=wanted, cpus_per_worker=cpus_each, gpus_per_worker=gpus_each)
+
+
+def _default_cpus(hosts: list[dict[str, float]], gpus_each: float, workers: int | None) -> float:
+    """CPUs of a worker where the user named none: an even share of the smallest host."""
+    cpus = min(node.get("CPU", 0) for node in hosts)
+    if gpus_each > 0:
+        per_node = max(1, int(min(n.get("GPU", 0) for n in hosts) / gpus_each))
+    elif workers:
+        per_node = max(1, -(-workers // len(hosts)))
+    else:
+        per_node = -(-int(cpus) // _CPUS_PER_WORKER)
+    return float(max(1, int(cpus) // per_node))
+
+
+def _workers_on(node: dict[str, float], cpus_each: float, gpus_each: float) -> int:
+    by_cpu = int(node.get("CPU", 0) / cpus_each)
+    return min(by_cpu, int(node.get("GPU", 0) / gpus_each)) if gpus_each else by_cpu
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Returns the resources of each live node of the connected cluster."""
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _connect(address: str | None) -> None:
+    """Starts or joins Ray, with token authentication on and its chatter off."""
+    if address is None:
+        _ensure_token()
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
+        }
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"the Ray cluster at {address}" if address else "a local Ray"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ClusterError(
+            f"cannot reach {where}: {reason}; check RAY_ADDRESS and the token, or unset "
+            "RAY_ADDRESS to run locally"
+        ) from error
+
+
+def _ensure_token() -> None:
+    """Makes the authentication token where there is none, readable to its owner alone.
+
+    Ray would make it readable to all; the rights of an existing default file are mended too.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    try:
+        token.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            handle = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(32))
+        token.chmod(0o600)
+    except OSError as error:
+        raise ClusterError(
+            f"cannot write Ray's token file {token}: {error.strerror}; set RAY_AUTH_TOKEN_PATH to "
+            "a file that holds a token"
+        ) from error

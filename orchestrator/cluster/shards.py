@@ -1,0 +1,168 @@
+"""Run a stage over a manifest's shards on Ray, exactly once.
+
+A stage is a plain callable: shard number in, Arrow table out. One shard is one call and one file,
+written under a temporary name and renamed by the worker that computed it; a file under its final
+name is that shard's result, whoever wrote it. That makes a retry, a second worker on the same
+shard and a restart of the whole command all harmless, since a stage gives equal rows for equal
+shards. Which rows a table must hold is the caller's to reconcile.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from orchestrator.cluster.session import Session
+from orchestrator.data.parts import part_path, write_part
+from orchestrator.errors import ClusterError, OrchestratorError
+
+_MAX_ATTEMPTS = 3
+
+
+class Stage(Protocol):
+    """What a worker does with a shard."""
+
+    def __call__(self, shard: int) -> pa.Table:
+        """Returns the shard's whole result."""
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    """One committed shard.
+
+    Args:
+        shard: its number.
+        num_rows: rows in its file.
+        num_rejected: rows whose `code` is set.
+        seconds: time the stage took.
+    """
+
+    shard: int
+    num_rows: int
+    num_rejected: int
+    seconds: float
+
+
+def run_shards(
+    make_stage: Callable[[], Stage],
+    shards: Iterable[int],
+    out: Path,
+    session: Session,
+    on_done: Callable[[ShardDone], None],
+) -> None:
+    """Computes every shard that has no committed file yet.
+
+    Args:
+        make_stage: builds the stage once in each worker; pickled, so it carries names and
+            numbers, not models.
+        shards: the shards to have when this returns.
+        out: folder of the results, reachable by every worker under this path.
+        session: workers to use.
+        on_done: called in this process after each commit, in order of completion.
+
+    Raises:
+        OrchestratorError: what the stage raised, as it was.
+        ClusterError: a shard's worker died three times, or the stage failed with anything else.
+    """
+    missing = [shard for shard in shards if not part_path(out, shard).exists()]
+    if missing:
+        _Pool(make_stage, out, session).run(missing, on_done)
+
+
+class _Worker:
+    """The process of a pool: builds the stage at its first shard and keeps it."""
+
+    def __init__(self, make_stage: Callable[[], Stage], out: Path) -> None:
+        self._make_stage = make_stage
+        self._out = out
+        self._stage: Stage | None = None
+
+    def run(self, shard: int) -> ShardDone:
+        """Computes one shard and commits its file."""
+        started = time.perf_counter()
+        if self._stage is None:
+            self._stage = self._make_stage()
+        table = self._stage(shard)
+        write_part(part_path(self._out, shard), table)
+        rejected = 0
+        if "code" in table.column_names:
+            rejected = table.num_rows - table.column("code").null_count
+        return ShardDone(shard, table.num_rows, rejected, time.perf_counter() - started)
+
+
+@dataclass
+class _Pool:
+    """Workers, and which shard each has in hand."""
+
+    make_stage: Callable[[], Stage]
+    out: Path
+    session: Session
+    attempts: dict[int, int] = field(default_factory=dict)
+
+    def run(self, shards: list[int], on_done: Callable[[ShardDone], None]) -> None:
+        import ray
+
+        waiting = deque(shards)
+        busy: dict[Any, tuple[Any, int]] = {}
+        idle = [self._start() for _ in range(min(self.session.num_workers, len(waiting)))]
+        workers = set(idle)
+        try:
+            while waiting or busy:
+                while waiting and idle:
+                    worker, shard = idle.pop(), waiting.popleft()
+                    busy[worker.run.remote(shard)] = (worker, shard)
+                done, _ = ray.wait(list(busy), num_returns=1)
+                for reference in done:
+                    worker, shard = busy.pop(reference)
+                    result = self._collect(reference, shard)
+                    if result is None:  # the process is gone: another one takes the shard
+                        workers.discard(worker)
+                        worker = self._start()
+                        workers.add(worker)
+                        waiting.appendleft(shard)
+                    else:
+                        on_done(result)
+                    idle.append(worker)
+        finally:
+            for worker in workers:
+                ray.kill(worker)
+
+    def _start(self) -> Any:
+        import ray
+
+        # Ray's own restarts and retries stay off: this loop counts attempts per shard.
+        options = {
+            "num_cpus": self.session.cpus_per_worker,
+            "num_gpus": self.session.gpus_per_worker,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        return ray.remote(_Worker).options(**options).remote(self.make_stage, self.out)
+
+    def _collect(self, reference: Any, shard: int) -> ShardDone | None:
+        """Returns a shard's result, or None where its worker died and may be replaced."""
+        import ray
+
+        try:
+            result: ShardDone = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, OrchestratorError):
+                raise cause from None
+            raise ClusterError(
+                f"shard {shard} failed with {type(cause).__name__}; committed shards are kept: "
+                "run the same command again to continue"
+            ) from error
+        except ray.exceptions.RayError as error:
+            self.attempts[shard] = self.attempts.get(shard, 0) + 1
+            if self.attempts[shard] >= _MAX_ATTEMPTS:
+                raise ClusterError(
+                    f"the worker of shard {shard} died {_MAX_ATTEMPTS} times; committed shards are "
+                    "kept: run the same command again to continue, or see run.log"
+                ) from error
+            return None
+        return result

@@ -1,0 +1,255 @@
+"""Train a classifier: folder -> split -> audit -> features -> head -> bundle.
+
+The driver lists, splits, audits and reports; everything that needs Keras runs in workers.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from orchestrator.cluster.features import Backbone, compute_features
+from orchestrator.cluster.ingest import decode_limits, fingerprint, ingest_manifest
+from orchestrator.cluster.session import Session, open_session
+from orchestrator.cluster.train_loop import Task, train_head
+from orchestrator.cluster.trainer import run_training
+from orchestrator.data.audit import audit_leakage, render_audit
+from orchestrator.data.schema import CLASS_NAMES, SPLITS
+from orchestrator.data.source import IngestedSource, open_manifest
+from orchestrator.data.splits import class_by_split, render_class_table, split_rows
+from orchestrator.errors import DataError, SpecError
+from orchestrator.model.backbones import canonical_name, check_size, check_weights
+from orchestrator.model.bundle import INFO_FILE
+from orchestrator.progress import Reporter
+from orchestrator.run_dir import RunDir, atomic_path, digest, new_run_id, write_json, write_text
+from orchestrator.spec import Resources, TrainSpec, dump_yaml
+
+_MARKER = "_unfinished.json"
+_SHARD_ROWS = 64  # a shard of features is V passes over the backbone: small ones show progress
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run made.
+
+    Args:
+        bundle: folder of the released model.
+        run: folder of the run.
+        report: the training report, as in `report.json`.
+    """
+
+    bundle: Path
+    run: Path
+    report: dict[str, Any]
+
+
+def train(spec: TrainSpec, resources: Resources, reporter: Reporter) -> TrainResult:
+    """Trains by the spec and releases a bundle.
+
+    Args:
+        spec: what to train, on what.
+        resources: what to use of the cluster.
+        reporter: told of every step; the audit and the class-by-split table are said in full.
+
+    Returns:
+        Where the bundle, the run and the report are.
+
+    Raises:
+        SpecError: the spec cannot be met.
+        DataError: the images cannot be trained on, or leak from split to split.
+        ClusterError: a worker, the disk or a download failed; the same command goes on later.
+    """
+    spec = _checked(spec)
+    run, bundle = _claim(spec)
+    write_text(run.spec, dump_yaml("train", run.path.name, spec, resources))
+    with run.recording_failure(), open_session(resources) as session:
+        report = _train(spec, session, run, bundle, reporter)
+    run.finish()
+    return TrainResult(bundle, run.path, report)
+
+
+def _checked(spec: TrainSpec) -> TrainSpec:
+    """Returns the spec with names in their canonical form; raises SpecError before any work."""
+    backbone = canonical_name(spec.backbone)
+    weights = check_weights(backbone, spec.weights)
+    check_size(backbone, spec.image_size)
+    return spec.model_copy(update={"backbone": backbone, "weights": weights})
+
+
+def _claim(spec: TrainSpec) -> tuple[RunDir, Path]:
+    """Takes the bundle's folder, and takes up an unfinished run of the same spec in it.
+
+    While a run lasts the folder holds a note of where the run is; a folder with neither that note
+    nor a bundle is somebody else's and is left alone.
+    """
+    fresh = new_run_id("train")
+    bundle = Path(spec.out) if spec.out else Path("models", fresh).absolute()
+    marker = bundle / _MARKER
+    identity = digest(spec.model_dump(exclude={"out", "overwrite"}))
+    run = RunDir(Path("runs", fresh).absolute())
+    if bundle.is_dir() and any(bundle.iterdir()):
+        note = _read_note(marker)
+        finished = (bundle / INFO_FILE).exists()
+        if not note and not finished:
+            raise SpecError(
+                f"--out {bundle} is not empty and holds no bundle; name a new or empty folder"
+            )
+        same = note.get("spec_digest") == identity and not finished
+        if not same and not spec.overwrite:
+            state = "a bundle" if finished else "an unfinished run of another spec"
+            raise SpecError(f"--out {bundle} holds {state}; name another or add --overwrite")
+        if same:
+            run = RunDir(Path(note["run"]))
+        else:
+            shutil.rmtree(bundle)
+    elif bundle.exists() and not bundle.is_dir():
+        raise SpecError(f"--out {bundle} is a file; name a folder")
+    run.start(identity, overwrite=False)
+    write_json(marker, {"run": str(run.path), "spec_digest": identity})
+    return run, bundle
+
+
+def _read_note(marker: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) and {"run", "spec_digest"} <= set(note) else {}
+
+
+def _train(
+    spec: TrainSpec, session: Session, run: RunDir, bundle: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """All steps inside an open session; returns the report."""
+    dataset = open_images(spec, session, run, reporter)
+    rows = dataset.load_rows()
+    names, counts, audit = _split(spec, rows, run, reporter)
+    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
+    compute_features(
+        dataset, names.to_pylist(), backbone, spec.views, run.features, session, reporter
+    )
+    labels = rows.column("label").filter(pc.equal(names, "train")).to_numpy()
+    task = Task(
+        spec=spec,
+        run=run.path,
+        bundle=bundle,
+        num_shards=dataset.num_shards,
+        alpha=float(np.mean(labels == 0)) if spec.alpha == "auto" else spec.alpha,
+        num_threads=session.threads_per_worker,
+        fingerprint=fingerprint(rows),
+        counts=_by_split(counts),
+        audit=audit,
+    )
+    reporter.say("starting the training worker")
+    told = EpochLines(run, reporter)
+    report: dict[str, Any] = run_training(
+        train_head, {"task": task}, run.checkpoints, 1, session, told.poll
+    )
+    write_json(run.report_json, report)
+    shutil.copyfile(bundle / "report.html", run.report_html)
+    (bundle / _MARKER).unlink(missing_ok=True)
+    for folder in (run.ingested, run.features, run.checkpoints):
+        shutil.rmtree(folder, ignore_errors=True)  # the bundle and the tables are what stays
+    return report
+
+
+def open_images(
+    spec: TrainSpec, session: Session, run: RunDir, reporter: Reporter
+) -> IngestedSource:
+    """Returns the images of a training spec as an ingested data set, ingesting them if need be.
+
+    Raises:
+        DataError: an ingested data set of another image size, or nothing to read.
+    """
+    manifest, ingested = open_manifest(Path(spec.data), _SHARD_ROWS)
+    if ingested is not None:
+        if ingested.size_px != spec.image_size:
+            raise DataError(
+                f"{spec.data} holds images of {ingested.size_px} px; expected {spec.image_size}: "
+                f"give --image-size {ingested.size_px} or ingest again"
+            )
+        return ingested
+    reporter.say(f"found {manifest.table.num_rows:,} files in {spec.data}")
+    own = RunDir(run.ingested)
+    own.start(digest([spec.data, spec.image_size, spec.limits.model_dump()]), overwrite=True)
+    dataset = ingest_manifest(
+        manifest,
+        own,
+        spec.image_size,
+        decode_limits(spec.limits),
+        spec.patient_key_file,
+        session,
+        reporter,
+    )
+    shutil.copyfile(own.manifest, run.manifest)
+    shutil.copyfile(own.rejected, run.rejected)
+    return dataset
+
+
+def _split(
+    spec: TrainSpec, rows: pa.Table, run: RunDir, reporter: Reporter
+) -> tuple[pa.Array, dict[str, dict[str, int]], dict[str, Any]]:
+    """Splits and audits, says both, stores both.
+
+    Raises:
+        DataError: proven leakage, unless the spec allows it.
+    """
+    split = split_rows(rows, seed=spec.seed, merge_val=spec.merge_val)
+    counts = class_by_split(rows, split.names)
+    audit = audit_leakage(rows, split.names)
+    for line in [*render_class_table(counts), *render_audit(audit)]:
+        reporter.say(line)
+    stored = rows.select(["row", "path", "label", "patient_id", "sha256"])
+    with atomic_path(run.splits) as temporary:
+        pq.write_table(stored.append_column("split", split.names), temporary)
+    described = audit.as_dict()
+    write_json(run.audit, {"layout": split.layout, "class_by_split": counts, "leakage": described})
+    if audit.blocking and not spec.allow_leakage:
+        raise DataError(
+            f"images leak between the splits of {spec.data} (see {run.audit}); mend the folders "
+            "or the patient ids, or add --allow-leakage"
+        )
+    return split.names, counts, described
+
+
+def _by_split(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Images by split, then by class: what of the class-by-split table the bundle keeps."""
+    return {
+        split: {name: counts[split][name] for name in CLASS_NAMES}
+        for split in SPLITS
+        if split in counts
+    }
+
+
+class EpochLines:
+    """Says each epoch's line once, from the history that the worker writes.
+
+    Args:
+        run: the run whose history is read.
+        reporter: told of each epoch.
+    """
+
+    def __init__(self, run: RunDir, reporter: Reporter) -> None:
+        self._run = run
+        self._reporter = reporter
+        self._told = 0
+
+    def poll(self) -> None:
+        """Says what is new."""
+        try:
+            history = json.loads(self._run.history.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        for row in history[self._told :]:
+            self._reporter.say(
+                f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  val loss {row['val_loss']:.4f}  "
+                f"val accuracy {row['val_accuracy']:.4f}  val AUROC {row['val_auroc']:.4f}  "
+                f"lr {row['lr']:.2g}"
+            )
+        self._told = len(history)

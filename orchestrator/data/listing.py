@@ -1,0 +1,161 @@
+"""Lists what lies under a folder, one item per file found, and tells what kind each is.
+
+Names are bytes from end to end, since a file system takes any byte but `/` and NUL. Reading the
+files is `files.py`'s business, the table of them `manifest.py`'s.
+
+Links are followed in one case only: to a regular file under the same root, listed under the
+link's own name. A link to a folder under the root is not descended into, since the files there
+are listed under their own folder; the link itself becomes a rejected item, so nothing found is
+passed over in silence.
+"""
+
+# pathlib has no paths of bytes
+# ruff: noqa: PTH116, PTH118, PTH120
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from orchestrator.data.limits import rejection
+from orchestrator.errors import DataError
+
+
+class Found(NamedTuple):
+    """One file found, or one thing in the place of a file.
+
+    Attributes:
+        path: relative to the root.
+        size_bytes: of the file, after following a link; None where it is not a readable file.
+        mtime_ns: time of the last change, ns since the epoch; None likewise.
+        code: why it is rejected already, a key of `REJECTION_CODES`, or None.
+        message: what to do about it, or None.
+    """
+
+    path: bytes
+    size_bytes: int | None
+    mtime_ns: int | None
+    code: str | None = None
+    message: str | None = None
+
+
+class Listing:
+    """The files of one root; holds the real path of the root and of folders looked up in it.
+
+    Args:
+        root: absolute path of a folder.
+    """
+
+    def __init__(self, root: bytes) -> None:
+        self.root = root
+        self._real_root = os.path.realpath(root)
+        self._real_folders: dict[bytes, bytes] = {}
+
+    def walk(self) -> Iterator[Found]:
+        """Yields every file below the root, in no particular order.
+
+        Entries are read one by one with a single `lstat` each; only the folders still to be read
+        are held in memory.
+
+        Raises:
+            DataError: the root itself cannot be listed.
+        """
+        folders = [b""]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(os.path.join(self._real_root, folder)) as entries:
+                    for entry in entries:
+                        path = folder + b"/" + entry.name if folder else entry.name
+                        try:
+                            if entry.is_dir(follow_symlinks=False):
+                                folders.append(path)
+                            else:
+                                yield self._classify(path, entry.stat(follow_symlinks=False))
+                        except OSError as error:
+                            yield _failed(path, error)
+            except OSError as error:
+                if not folder:
+                    raise DataError(
+                        f"cannot list the input folder ({_reason(error)}); check the path and its "
+                        "permissions"
+                    ) from error
+                found = f"The folder could not be listed to its end ({_reason(error)})"
+                yield _rejected(folder, "unlistable_folder", found)
+
+    def look_up(self, path: bytes) -> Found:
+        """Returns one file that a table names.
+
+        Links to folders under the root are followed here, since the table asks for this path.
+
+        Args:
+            path: normalised path relative to the root.
+        """
+        folder, name = os.path.split(path)
+        real = self._real_folders.get(folder)
+        if real is None:
+            real = os.path.realpath(os.path.join(self._real_root, folder))
+            self._real_folders[folder] = real
+        if not self._holds(real):
+            return _rejected(path, "link_outside_root", "A folder of the path is a link out of it")
+        full = os.path.join(real, name)
+        try:
+            return self._classify(path, os.lstat(full), full)
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+            return _failed(path, error)
+
+    def _classify(self, path: bytes, info: os.stat_result, full: bytes | None = None) -> Found:
+        """Returns the item for a path whose `lstat` is `info`."""
+        if stat.S_ISREG(info.st_mode):
+            return Found(path, info.st_size, info.st_mtime_ns)
+        if stat.S_ISLNK(info.st_mode):
+            return self._follow(path, full or os.path.join(self._real_root, path))
+        found = "A folder" if stat.S_ISDIR(info.st_mode) else "A FIFO, a socket or a device"
+        return _rejected(path, "not_a_file", found)
+
+    def _follow(self, path: bytes, link: bytes) -> Found:
+        """Returns the item for a link at the absolute path `link`."""
+        try:
+            target = os.path.realpath(link, strict=True)
+            info = os.stat(target)
+        except OSError as error:
+            if error.errno != errno.ELOOP and not self._holds(os.path.realpath(link)):
+                return _rejected(path, "link_outside_root", "A link out of the input folder")
+            return _failed(path, error)
+        if not self._holds(target):
+            return _rejected(path, "link_outside_root", "A link out of the input folder")
+        if stat.S_ISREG(info.st_mode):
+            return Found(path, info.st_size, info.st_mtime_ns)
+        if not stat.S_ISDIR(info.st_mode):
+            return _rejected(path, "not_a_file", "A link to a FIFO, a socket or a device")
+        if _under(os.path.dirname(link), target):
+            return _rejected(path, "link_loop", "A link to a folder that holds the link")
+        found = "A link to a folder of the input, whose files are listed under that folder"
+        return _rejected(path, "not_a_file", found)
+
+    def _holds(self, real_path: bytes) -> bool:
+        return _under(real_path, self._real_root)
+
+
+def _under(path: bytes, folder: bytes) -> bool:
+    """Returns whether a real path is a folder or lies under it."""
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def _rejected(path: bytes, code: str, found: str) -> Found:
+    return Found(path, None, None, code, rejection(code, found).message)
+
+
+def _failed(path: bytes, error: OSError | ValueError) -> Found:
+    """Returns the item for a path that the system would not look at."""
+    number = error.errno if isinstance(error, OSError) else errno.ENOENT
+    if number == errno.ELOOP:
+        return _rejected(path, "link_loop", "A link that leads back to itself")
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return _rejected(path, "missing_file", "There is no such file")
+    return _rejected(path, "unreadable", f"The system would not look at it ({_reason(error)})")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Returns the system's words for an error, without the path in it."""
+    return (error.strerror if isinstance(error, OSError) else None) or "unknown error"

@@ -1,0 +1,203 @@
+"""From logits to calibrated probabilities, and from probabilities to a call.
+
+Both are chosen on validation rows alone. Calibration never changes the order of images.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from orchestrator.errors import DataError, SpecError
+from orchestrator.evaluation.bootstrap import FloatArray
+from orchestrator.evaluation.metrics import check_scored
+
+_MAXIMISED = ("youden", "accuracy", "f1")
+# The slope is in units of the logits' own spread. Below the lower bound logits carry no
+# information, and the bound keeps the curve rising whatever the labels say.
+_MIN_SLOPE, _MAX_SLOPE = 1e-2, 1e3
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """probability = sigmoid(slope * logit + intercept), slope > 0."""
+
+    slope: float
+    intercept: float
+
+    def apply(self, logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Returns calibrated probabilities of PNEUMONIA.
+
+        Args:
+            logits: float [N], the network's outputs before the sigmoid.
+
+        Returns:
+            float32 [N], 0..1, in the order of the logits.
+        """
+        wide = np.asarray(logits, np.float64)
+        probabilities: npt.NDArray[np.float64] = expit(self.slope * wide + self.intercept)
+        return probabilities.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """PNEUMONIA is called where probability >= value; `rule` says how the value was chosen."""
+
+    value: float
+    rule: str
+
+
+def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:
+    """Fits Platt scaling on validation logits.
+
+    Platt's targets stand in for the labels: (P + 1) / (P + 2) for the P positive rows and
+    1 / (N + 2) for the N negative ones. They are the labels' posterior mean under a uniform prior,
+    and keep the fit finite where the classes are separable. The slope is bounded above 0, so the
+    order of images, and with it AUROC, is that of the logits.
+
+    Args:
+        logits: float [N], finite.
+        labels: int [N], 0 NORMAL, 1 PNEUMONIA, both present.
+
+    Returns:
+        The slope and intercept of least log loss against those targets.
+
+    Raises:
+        DataError: lengths differ, a logit is not finite, or one class only.
+
+    Reference:
+        Platt, Probabilistic outputs for support vector machines, 1999.
+        Lin, Lin and Weng, A note on Platt's probabilistic outputs, Machine Learning 68, 2007.
+    """
+    raw = np.asarray(logits, np.float64)
+    if not np.isfinite(raw).all():
+        raise DataError(
+            "received logits that are NaN or infinite; expected finite ones; the training has "
+            "diverged: lower the learning rate"
+        )
+    label, _ = check_scored(labels, np.zeros(raw.shape), None)
+    _require_both(label, "calibration")
+    positive = label == 1
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    targets = np.where(positive, (num_positive + 1) / (num_positive + 2), 1 / (num_negative + 2))
+    centre, spread = float(raw.mean()), float(raw.std()) or 1.0
+    scaled = (raw - centre) / spread
+
+    def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
+        score = parameters[0] * scaled + parameters[1]
+        value = np.mean(np.logaddexp(0.0, score) - targets * score)
+        error = expit(score) - targets
+        return float(value), np.array([np.mean(error * scaled), np.mean(error)])
+
+    start = np.array([1.0, np.log((num_positive + 1) / (num_negative + 1))])
+    bounds = [(_MIN_SLOPE, _MAX_SLOPE), (None, None)]
+    options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000}
+    fit = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    slope, offset = (float(parameter) for parameter in fit.x)
+    return Calibration(slope / spread, offset - slope * centre / spread)
+
+
+def choose_threshold(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, rule: str = "youden"
+) -> Threshold:
+    """Chooses the operating point on validation rows by a stated rule.
+
+    `youden` maximises sensitivity + specificity - 1, `accuracy` and `f1` themselves.
+    `sensitivity@0.95` gives the highest specificity whose sensitivity is at least 0.95, and
+    `specificity@0.95` the reverse. A number is taken as it is. Of equally good operating points
+    the more sensitive one is taken, since a missed pneumonia is the worse error.
+
+    The value lies half-way between two neighbouring probabilities and is a float32, so that it
+    calls the same images whichever precision a reader of the tables uses.
+
+    Args:
+        labels: int [N], 0 NORMAL, 1 PNEUMONIA, both present (not read for a number).
+        probabilities: float [N], calibrated, 0..1.
+        rule: youden, accuracy, f1, sensitivity@FLOOR, specificity@FLOOR or a number in 0..1.
+
+    Returns:
+        The threshold, with its rule.
+
+    Raises:
+        SpecError: an unknown rule, or a floor outside 0..1.
+        DataError: lengths differ, a value out of range, or one class only.
+
+    Reference:
+        Youden, Index for rating diagnostic tests, Cancer 3, 1950.
+    """
+    name, floor = _parse_rule(rule)
+    if name == "number":
+        return Threshold(float(np.float32(floor)), "fixed")
+    label, probability = check_scored(labels, probabilities, None)
+    _require_both(label, f"threshold rule {rule!r}")
+    wide = probability.astype(np.float64)
+    order = np.argsort(-wide, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(wide[order]) != 0, True))
+    # Operating point k calls the k + 1 highest distinct probabilities; a point that calls no
+    # image at all is never of use.
+    tp = np.cumsum(label[order] == 1)[ends]
+    fp = ends + 1 - tp
+    sensitivity, specificity = tp / tp[-1], 1 - fp / fp[-1]
+    gain = {
+        "youden": sensitivity + specificity,
+        "accuracy": (tp + (fp[-1] - fp)) / label.size,
+        "f1": 2 * tp / (tp[-1] + tp + fp),
+        "sensitivity": np.where(sensitivity >= floor, specificity, -1.0),
+        "specificity": np.where(specificity >= floor, sensitivity, -1.0),
+    }[name]
+    best = int(np.flatnonzero(gain >= gain.max() - 1e-12)[-1])
+    if gain[best] < 0:  # only specificity@: even the highest probability breaks the floor
+        return Threshold(_between(float(wide.max()), 1.0), rule)
+    distinct = wide[order][ends]
+    below = float(distinct[best + 1]) if best + 1 < distinct.size else 0.0
+    return Threshold(_between(below, float(distinct[best])), rule)
+
+
+def predict(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArray[np.int8]:
+    """Returns the call for each probability; the one comparison that the whole product uses.
+
+    Args:
+        probabilities: float [N].
+        threshold: PNEUMONIA is called where probability >= threshold, compared in float64.
+
+    Returns:
+        int8 [N], 0 NORMAL, 1 PNEUMONIA.
+    """
+    return (np.asarray(probabilities, np.float64) >= float(threshold)).astype(np.int8)
+
+
+def _between(low: float, high: float) -> float:
+    """A value above `low` and at most `high`, a float32 half-way where there is one."""
+    middle = float(np.float32((low + high) / 2))
+    if low < middle <= high:
+        return middle
+    return high if high > low or high == 0 else float(np.nextafter(np.float32(low), np.float32(2)))
+
+
+def _parse_rule(rule: str) -> tuple[str, float]:
+    """Splits a rule into its name and its number (the floor, or the threshold itself)."""
+    if rule in _MAXIMISED:
+        return rule, 0.0
+    name, _, floor = rule.partition("@")
+    name, text = (name, floor) if name in ("sensitivity", "specificity") else ("number", rule)
+    try:
+        number = float(text)
+    except ValueError:
+        number = np.nan
+    if not 0 <= number <= 1:
+        raise SpecError(
+            f"received threshold rule {rule!r}; expected {', '.join(_MAXIMISED)}, "
+            "sensitivity@0.95 or specificity@0.95 (any floor in 0..1) or a threshold in 0..1"
+        )
+    return name, number
+
+
+def _require_both(label: npt.NDArray[np.int8], purpose: str) -> None:
+    """Raises DataError unless both classes are present."""
+    if label.min() == label.max():
+        raise DataError(
+            f"{purpose} received {label.size} validation rows of one class; expected both NORMAL "
+            "and PNEUMONIA; give more data or another split"
+        )

@@ -1,0 +1,331 @@
+"""Metrics of a two-class classifier, each with a bootstrap interval clustered by patient.
+
+The positive class is PNEUMONIA (label 1). A figure that the data cannot define is None with a note
+that says why; it is never NaN. Thresholds are chosen in `calibration.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.data.schema import CLASS_NAMES
+from orchestrator.errors import DataError, SpecError
+from orchestrator.evaluation.bootstrap import (
+    FloatArray,
+    Scored,
+    cluster_rows,
+    draw_counts,
+    is_known,
+    percentile_bounds,
+    prepare_rows,
+    reweigh,
+)
+
+METRIC_NAMES = (
+    "accuracy",
+    "precision",
+    "recall",
+    "sensitivity",
+    "specificity",
+    "f1",
+    "ppv",
+    "npv",
+    "auroc",
+    "auprc",
+    "log_loss",
+    "brier",
+)
+LEVEL = 0.95
+NEGATIVE, POSITIVE = CLASS_NAMES
+
+_NEEDS_POSITIVES = f"undefined: no image is labelled {POSITIVE}"
+_NEEDS_BOTH = "undefined: needs images of both classes, and the labels hold one class only"
+_UNDEFINED = {
+    "precision": f"undefined: no image was called {POSITIVE}",
+    "ppv": f"undefined: no image was called {POSITIVE}",
+    "npv": f"undefined: no image was called {NEGATIVE}",
+    "recall": _NEEDS_POSITIVES,
+    "sensitivity": _NEEDS_POSITIVES,
+    "specificity": f"undefined: no image is labelled {NEGATIVE}",
+    "f1": f"undefined: no image is labelled or was called {POSITIVE}",
+    "auroc": _NEEDS_BOTH,
+    "auprc": _NEEDS_BOTH,
+}
+# Confusion cells (tn, fp, fn, tp) that make up the denominator of each proportion.
+_DENOMINATOR = {
+    "accuracy": (0, 1, 2, 3),
+    "precision": (1, 3),
+    "ppv": (1, 3),
+    "recall": (2, 3),
+    "sensitivity": (2, 3),
+    "specificity": (0, 1),
+    "npv": (0, 2),
+    "f1": (1, 2, 3),
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with the bounds of its 95% interval; None where undefined, `note` says why."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    note: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns value, low, high, and note where there is one."""
+        out: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high}
+        return out if self.note is None else {**out, "note": self.note}
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images by label and prediction: true negative, false positive, false negative, true pos."""
+
+    tn: int
+    fp: int
+    fn: int
+    tp: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found: metrics by name, the confusion matrix and what they rest on."""
+
+    metrics: dict[str, Interval]
+    confusion: Confusion
+    threshold: float
+    num_images: int
+    num_patients: int | None  # None: no patient is known, so images are resampled
+    num_resamples: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the evaluation in the form of report.json: plain numbers, strings and None."""
+        clustered = ", clustered by patient" if self.num_patients is not None else ", by image"
+        return {
+            "num_images": self.num_images,
+            "num_patients": self.num_patients,
+            "threshold": self.threshold,
+            "metrics": {name: interval.as_dict() for name, interval in self.metrics.items()},
+            "confusion": vars(self.confusion).copy(),
+            "interval": {
+                "level": LEVEL,
+                "method": "percentile bootstrap" + clustered,
+                "num_resamples": self.num_resamples,
+                "seed": self.seed,
+            },
+        }
+
+
+def evaluate(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    threshold: float,
+    groups: Sequence[Any] | npt.NDArray[Any] | None = None,
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Measures predictions against labels, with 95% percentile bootstrap intervals.
+
+    Whole patients are drawn where patients are known; a row without a patient id is drawn by
+    itself. Resamples in which a figure is undefined do not count. A proportion that is exactly 0
+    or 1 gives a bootstrap interval of no width, which would hide that the sample is finite: its
+    open end is then the exact binomial bound over the patients (or images) it rests on, and
+    `note` says so.
+
+    Args:
+        labels: int [N], 0 NORMAL, 1 PNEUMONIA; rows without a label are left out beforehand.
+        probabilities: float [N], probability of PNEUMONIA, 0..1. Log loss clips at the machine
+            epsilon of their dtype, as scikit-learn does.
+        threshold: PNEUMONIA is called where probability >= threshold.
+        groups: [N] patient ids, None or "" where unknown; None: no patient is known.
+        num_resamples: resamples of the bootstrap, at least 1.
+        seed: seed of the resamples.
+
+    Returns:
+        All of `METRIC_NAMES`, the confusion matrix and the counts behind them.
+
+    Raises:
+        DataError: lengths differ, no row, a label other than 0 or 1, a probability outside 0..1.
+
+    Reference:
+        Field and Welsh, Bootstrapping clustered data, JRSS B 69, 2007.
+        Clopper and Pearson, Biometrika 26, 1934 (the exact bound).
+    """
+    label, probability = check_scored(labels, probabilities, groups)
+    clusters = cluster_rows(groups, label.size)
+    scored = prepare_rows(label, probability, threshold, clusters)
+    values = _point(scored)
+    replicates = _resample([scored], num_resamples, seed)[0]
+    support = scored.sums[:, :4] > 0
+    metrics = {
+        name: _interval(name, values[name], replicates[name], support) for name in METRIC_NAMES
+    }
+    tn, fp, fn, tp = (round(float(total)) for total in scored.sums[:, :4].sum(axis=0))
+    known = [] if groups is None else [group for group in groups if is_known(group)]
+    return Evaluation(
+        metrics=metrics,
+        confusion=Confusion(tn, fp, fn, tp),
+        threshold=float(threshold),
+        num_images=int(label.size),
+        num_patients=len(set(known)) if known else None,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def point_metrics(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float
+) -> dict[str, float | None]:
+    """Measures predictions without intervals; for every epoch or trial, where speed counts.
+
+    Args:
+        labels: int [N], 0 NORMAL, 1 PNEUMONIA.
+        probabilities: float [N], probability of PNEUMONIA, 0..1.
+        threshold: PNEUMONIA is called where probability >= threshold.
+
+    Returns:
+        All of `METRIC_NAMES`; None where undefined.
+
+    Raises:
+        DataError: as `evaluate`.
+    """
+    label, probability = check_scored(labels, probabilities, None)
+    return _point(prepare_rows(label, probability, threshold, np.zeros(label.size, np.int64)))
+
+
+def paired_difference(
+    labels: npt.ArrayLike,
+    prob_a: npt.ArrayLike,
+    prob_b: npt.ArrayLike,
+    thresholds: tuple[float, float],
+    groups: Sequence[Any] | npt.NDArray[Any] | None,
+    metric: str = "auroc",
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Returns a metric of model A minus that of model B on the same images.
+
+    Both are measured on the same resamples, so what they share (hard images, few patients)
+    cancels; an interval that leaves out 0 is evidence of a difference.
+
+    Args:
+        labels: int [N], 0 NORMAL, 1 PNEUMONIA.
+        prob_a: float [N], probabilities of model A.
+        prob_b: float [N], probabilities of model B.
+        thresholds: thresholds of A and of B.
+        groups: [N] patient ids, as `evaluate` takes them.
+        metric: one of `METRIC_NAMES`.
+        num_resamples: resamples of the bootstrap, at least 1.
+        seed: seed of the resamples.
+
+    Returns:
+        The difference and its 95% percentile interval; all None with a note where undefined.
+
+    Raises:
+        SpecError: an unknown metric.
+        DataError: as `evaluate`.
+    """
+    if metric not in METRIC_NAMES:
+        raise SpecError(f"metric {metric!r} is not known; choose one of {', '.join(METRIC_NAMES)}")
+    pair = []
+    for probabilities, threshold in zip((prob_a, prob_b), thresholds, strict=True):
+        label, probability = check_scored(labels, probabilities, groups)
+        clusters = cluster_rows(groups, label.size)
+        pair.append(prepare_rows(label, probability, threshold, clusters))
+    first, second = (_point(scored)[metric] for scored in pair)
+    if first is None or second is None:
+        return Interval(None, None, None, _UNDEFINED[metric])
+    drawn_a, drawn_b = _resample(pair, num_resamples, seed)
+    bounds = percentile_bounds(drawn_a[metric] - drawn_b[metric], LEVEL)
+    if bounds is None or len(pair[0].sums) < 2:
+        return Interval(first - second, None, None, "too few patients or images to resample")
+    return Interval(first - second, *bounds)
+
+
+def check_scored(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, groups: Any
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.floating[Any]]]:
+    """Checks labels and probabilities and returns them as arrays.
+
+    Args:
+        labels: int [N].
+        probabilities: float [N].
+        groups: None or [N].
+
+    Returns:
+        Labels int8 [N], and probabilities [N] as float32 or float64, as they came.
+
+    Raises:
+        DataError: as `evaluate`.
+    """
+    label = np.asarray(labels)
+    probability = np.asarray(probabilities)
+    sizes = [label.size, probability.size, *([] if groups is None else [len(groups)])]
+    if label.ndim != 1 or probability.ndim != 1 or len(set(sizes)) > 1 or label.size == 0:
+        raise DataError(
+            f"received {' / '.join(map(str, sizes))} labels / probabilities / groups; expected "
+            "flat arrays of one length with at least one row; leave out rows without a label"
+        )
+    if not np.isin(label, (0, 1)).all():
+        raise DataError(
+            "received a label that is neither 0 nor 1; expected 0 (NORMAL) or 1 (PNEUMONIA) in "
+            "every row; leave out rows without a label"
+        )
+    if not ((probability >= 0) & (probability <= 1)).all():  # also catches NaN
+        raise DataError(
+            "received a probability that is NaN or outside 0..1; expected calibrated "
+            "probabilities; check the model's outputs"
+        )
+    if probability.dtype != np.float32:
+        probability = probability.astype(np.float64)
+    return label.astype(np.int8), probability
+
+
+def _point(scored: Scored) -> dict[str, float | None]:
+    """Metrics of the rows as they are; None where undefined."""
+    values = reweigh(scored, np.ones((1, len(scored.sums))))
+    return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in values.items()}
+
+
+def _resample(models: list[Scored], num_resamples: int, seed: int) -> list[dict[str, FloatArray]]:
+    """Metrics of each model on the same resamples, [num_resamples] each."""
+    if num_resamples < 1:
+        raise SpecError(f"received {num_resamples} resamples; expected at least 1, usually 1000")
+    num_clusters, num_rows = len(models[0].sums), models[0].positive.size
+    blocks: list[list[dict[str, FloatArray]]] = [[] for _ in models]
+    for counts in draw_counts(num_clusters, num_resamples, num_rows, seed):
+        for scored, found in zip(models, blocks, strict=True):
+            found.append(reweigh(scored, counts))
+    return [
+        {name: np.concatenate([block[name] for block in found]) for name in METRIC_NAMES}
+        for found in blocks
+    ]
+
+
+def _interval(
+    name: str, value: float | None, replicates: FloatArray, support: npt.NDArray[np.bool_]
+) -> Interval:
+    """One metric with its bounds; `support` [G, 4] says which clusters hold which cells."""
+    if value is None:
+        return Interval(None, None, None, _UNDEFINED[name])
+    if len(support) < 2:
+        return Interval(value, None, None, "one patient or image cannot be resampled")
+    if name in _DENOMINATOR and value in (0.0, 1.0):
+        num_units = int(support[:, _DENOMINATOR[name]].any(axis=1).sum())
+        reach = ((1 - LEVEL) / 2) ** (1 / num_units)
+        low, high = (reach, 1.0) if value == 1.0 else (0.0, 1 - reach)
+        return Interval(value, low, high, f"exact bound over {num_units} patients or images")
+    bounds = percentile_bounds(replicates, LEVEL)
+    return (
+        Interval(value, *bounds)
+        if bounds
+        else Interval(value, None, None, "undefined in every resample")
+    )

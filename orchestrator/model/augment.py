@@ -1,0 +1,151 @@
+"""The paper's Table II augmentation, as Keras's own layers with their factors.
+
+Keras draws what to do to an image from a generator that runs along the batch. Here the draws come
+from (seed, row, view) instead, and the layers are told what to do: an augmented view of an image
+is then the same whatever batch, worker or resumed run it is made in, and cached features equal
+live training.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.errors import SpecError
+
+if TYPE_CHECKING:
+    import keras
+
+Array = npt.NDArray[Any]
+
+ROTATION = 0.2  # of a full turn either way
+CONTRAST = 0.2  # of the distance from the image's mean
+ZOOM = 0.2  # of the side, in and out, aspect kept
+BRIGHTNESS = 0.2  # of the grey range, added
+TRANSLATION = 0.1  # of the side, down and across
+_NUM_DRAWS = 8
+_WIDE = ("contrast", "brightness")  # computed in float64
+_CHUNK = 32  # images at a time, to bound memory
+
+
+def build_augmentation() -> dict[str, "keras.layers.Layer"]:
+    """Builds the layers of the paper's Table II, in the order they are applied.
+
+    Points that move in from outside the image are filled by reflection, Keras's default. Flips
+    are two layers: Keras's single one for both axes flips both or neither.
+
+    Returns:
+        Name -> layer, for images [N, S, S, 1] with grey levels 0..255.
+    """
+    import keras
+
+    grey = (0, 255)
+    return {
+        "flip_horizontal": keras.layers.RandomFlip("horizontal"),
+        "flip_vertical": keras.layers.RandomFlip("vertical"),
+        "rotation": keras.layers.RandomRotation(ROTATION),
+        "zoom": keras.layers.RandomZoom(ZOOM),
+        "translation": keras.layers.RandomTranslation(TRANSLATION, TRANSLATION),
+        "contrast": keras.layers.RandomContrast(CONTRAST, value_range=grey),
+        "brightness": keras.layers.RandomBrightness(BRIGHTNESS, value_range=grey),
+    }
+
+
+def augment(images: Array, rows: Array, view: int, seed: int) -> Array:
+    """Returns one augmented view of each image.
+
+    Args:
+        images: uint8 [N, S, S].
+        rows: int64 [N], the images' manifest rows, >= 0.
+        view: number of the view, e.g. the epoch in live training, >= 0.
+        seed: of the run, >= 0.
+
+    Returns:
+        uint8 [N, S, S], in the order of the images. Each is a function of its own pixels, its
+        row, `view` and `seed` alone.
+
+    Raises:
+        SpecError: shapes or dtype differ from the above.
+    """
+    if images.dtype != np.uint8 or images.ndim != 3 or len(images) != len(rows):
+        raise SpecError(
+            f"augment received {images.dtype} {list(images.shape)} and {len(rows)} rows; expected "
+            "uint8 [N, S, S] and N rows"
+        )
+    out = np.empty_like(images)
+    for start in range(0, len(images), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        draws = _draws(rows[chunk], view, seed)
+        out[chunk] = _apply(images[chunk], transformations(draws, images.shape[1]))
+    return out
+
+
+def _draws(rows: Array, view: int, seed: int) -> Array:
+    """Uniform draws in [0, 1), float64 [N, _NUM_DRAWS]; row n depends on (seed, rows[n], view)."""
+    return np.stack(
+        [np.random.default_rng([seed, int(row), view]).random(_NUM_DRAWS) for row in rows]
+    )
+
+
+def transformations(draws: Array, size_px: int) -> dict[str, dict[str, Array]]:
+    """Turns uniform draws into what Keras's layers take as their random transformation.
+
+    Args:
+        draws: float [N, 8], 0..1.
+        size_px: height and width of the images, px.
+
+    Returns:
+        Layer name -> the layer's own keys -> bool or float arrays with N first.
+    """
+    count = len(draws)
+    spread = 2.0 * draws - 1.0  # uniform in [-1, 1)
+    flip_h, flip_v = draws[:, 0] < 0.5, draws[:, 1] < 0.5
+    down, across = spread[:, 4] * TRANSLATION * size_px, spread[:, 5] * TRANSLATION * size_px
+    zoom = 1.0 + spread[:, 3:4] * ZOOM
+    values: dict[str, dict[str, Array]] = {
+        "flip_horizontal": {"flips": flip_h.reshape(count, 1, 1, 1)},
+        "flip_vertical": {"flips": flip_v.reshape(count, 1, 1, 1)},
+        "rotation": {"rotation_matrix": _rotation_matrix(spread[:, 2] * ROTATION, size_px)},
+        "zoom": {"height_zoom": zoom, "width_zoom": zoom},
+        "translation": {"translations": np.stack([across, down], axis=1)},
+        "contrast": {"contrast_factor": 1.0 + spread[:, 6].reshape(count, 1, 1, 1) * CONTRAST},
+        "brightness": {"rgb_delta": 255.0 * BRIGHTNESS * spread[:, 7].reshape(count, 1, 1, 1)},
+    }
+    return {
+        name: {
+            key: value if value.dtype == bool or name in _WIDE else value.astype(np.float32)
+            for key, value in transformation.items()
+        }
+        for name, transformation in values.items()
+    }
+
+
+def _rotation_matrix(turns: Array, size_px: int) -> Array:
+    """Projective transforms [N, 8] that rotate about the centre of the image."""
+    angle = 2.0 * np.pi * turns
+    cos, sin, zero = np.cos(angle), np.sin(angle), np.zeros_like(angle)
+    centre = 0.5 * (size_px - 1)
+    shift_x, shift_y = centre * (1.0 - cos + sin), centre * (1.0 - sin - cos)
+    return np.stack([cos, -sin, shift_x, sin, cos, shift_y, zero, zero], axis=1)
+
+
+def _apply(images: Array, chosen: dict[str, dict[str, Array]]) -> Array:
+    """Runs the layers on uint8 [n, S, S] with given transformations; rounds at the end only."""
+    import keras
+
+    x = keras.ops.cast(images[..., np.newaxis], "float32")
+    for name, layer in _layers().items():
+        if name == "contrast":
+            # It takes each image's mean, and the order of additions within a mean depends on the
+            # batch; in float32 that would now and then turn a grey level by one.
+            x = keras.ops.cast(x, "float64")
+        x = layer.transform_images(x, chosen[name], training=True)
+    x = keras.ops.cast(keras.ops.round(keras.ops.clip(x, 0, 255)), "uint8")
+    augmented: Array = keras.ops.convert_to_numpy(x)[..., 0]
+    return augmented
+
+
+@cache
+def _layers() -> dict[str, "keras.layers.Layer"]:
+    return build_augmentation()

@@ -1,0 +1,289 @@
+"""The released model: a folder that can be read and verified without loading the network.
+
+    model.keras      the network, images to probability
+    openvino.xml     the same to the logit, for CPU workers, with openvino.bin
+    README.md        the model card
+    bundle.json      what it is, and the SHA-256 of every other file; written last
+
+A folder without `bundle.json` is not a bundle, so a half-written one is never used. Reading the
+metadata needs no Keras; only `.keras` files are ever loaded, with Keras's safe mode on.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator import __version__
+from orchestrator.errors import BundleError
+from orchestrator.model.keras_file import check_keras_file, load_keras_file
+from orchestrator.run_dir import atomic_path, digest, sha256_file, write_text
+
+if TYPE_CHECKING:
+    import keras
+
+SCHEMA_VERSION = 1
+INFO_FILE = "bundle.json"
+MODEL_FILE = "model.keras"
+IR_FILE = "openvino.xml"
+IR_WEIGHTS_FILE = "openvino.bin"
+CARD_FILE = "README.md"
+REQUIRED_FILES = (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE, CARD_FILE)
+INTENDED_USE = (
+    "Research on chest X-ray classification and triage of research data. Not a diagnostic "
+    "device: it must not be used to decide on the care of a patient."
+)
+
+_LISTABLE = frozenset({".keras", ".xml", ".bin", ".md", ".json", ".html", ".svg", ".yaml"})
+# Files that some library would run code from; none belongs in a bundle, listed or not.
+_REFUSED = frozenset({".h5", ".hdf5", ".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth"})
+_MAX_INFO_BYTES = 4 << 20
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FileEntry(_Form):
+    """Size and hash of one file of the bundle."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class Operating(_Form):
+    """The threshold on calibrated probability: PNEUMONIA where probability >= value."""
+
+    value: Annotated[float, Field(ge=0, le=1)]
+    rule: str
+
+
+class Calibration(_Form):
+    """probability = sigmoid(slope * logit + intercept)."""
+
+    slope: Annotated[float, Field(gt=0)] = 1.0
+    intercept: float = 0.0
+
+
+class Figure(_Form):
+    """A metric with its 95% interval; None where the data do not define it, `note` says why."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str | None = None
+
+
+class Metrics(_Form):
+    """How the classifier did on one split."""
+
+    num_images: Annotated[int, Field(ge=0)]
+    num_patients: Annotated[int, Field(ge=0)] | None = None
+    metrics: dict[str, Figure]
+
+
+class TrainingData(_Form):
+    """What it was trained on; counts are images by split, then by class."""
+
+    fingerprint: str
+    counts: dict[str, dict[str, int]]
+
+
+class BundleInfo(_Form):
+    """All of `bundle.json`.
+
+    `files` is filled by `write_bundle`. `training` is the resolved train spec, JSON-able.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    created: str  # ISO 8601, UTC
+    orchestrator_version: str = __version__
+    class_names: tuple[str, str]
+    size_px: Annotated[int, Field(ge=16, le=4096)]
+    backbone: str
+    weights: str
+    num_parameters: Annotated[int, Field(ge=0)]
+    num_trainable: Annotated[int, Field(ge=0)]
+    threshold: Operating
+    calibration: Calibration
+    metrics: dict[str, Metrics]  # split name -> figures; validation, and test where there is one
+    data: TrainingData
+    training: dict[str, Any]
+    seed: int
+    versions: dict[str, str]  # library -> version
+    intended_use: str = INTENDED_USE
+    files: dict[str, FileEntry] = {}
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the bundle: a SHA-256 over its metadata, which hold every file's hash."""
+        return digest(self.model_dump(mode="json"))
+
+
+def write_bundle(
+    folder: Path,
+    network: "keras.Model",
+    info: BundleInfo,
+    *,
+    extra: Mapping[str, str] | None = None,
+    num_threads: int | None = None,
+) -> BundleInfo:
+    """Writes a bundle; `bundle.json` comes last, and an old one is removed first.
+
+    Args:
+        folder: made if it is missing; other files in it stay.
+        network: a model of `build_network`, trained.
+        info: the metadata; its `files` are ignored.
+        extra: more text files to keep and hash, plain name -> content, e.g. `report.html`.
+        num_threads: CPU threads for checking the export; None for all.
+
+    Returns:
+        The metadata as written, with `files`.
+
+    Raises:
+        BundleError: the OpenVINO export disagrees with Keras, or a name is not a plain one.
+        ClusterError: the file system refused a write.
+    """
+    from orchestrator.model.card import render_card
+    from orchestrator.model.export import export_ir
+    from orchestrator.model.network import logit_model
+
+    texts = {CARD_FILE: render_card(info), **(extra or {})}
+    for name in texts:
+        _check_name(folder, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INFO_FILE).unlink(missing_ok=True)
+    with atomic_path(folder / MODEL_FILE) as temporary:
+        # A fresh model over the same layers: without the optimizer's state.
+        type(network)(network.input, network.output, name=network.name).save(temporary)
+    export_ir(logit_model(network), folder / IR_FILE, num_threads)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    names = sorted({*REQUIRED_FILES, *texts})
+    files = {
+        name: FileEntry(
+            sha256=sha256_file(folder / name), size_bytes=(folder / name).stat().st_size
+        )
+        for name in names
+    }
+    written = info.model_copy(update={"files": files})
+    write_text(folder / INFO_FILE, written.model_dump_json(indent=2) + "\n")
+    return written
+
+
+def load_info(folder: Path) -> BundleInfo:
+    """Reads a bundle's metadata and verifies the size and SHA-256 of every file.
+
+    Needs no Keras.
+
+    Args:
+        folder: the bundle.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        BundleError: not a bundle, of a newer schema, a file missing, changed or refused.
+    """
+    if not folder.is_dir():
+        kind = "is a file" if folder.exists() else "does not exist"
+        raise BundleError(
+            f"{folder} {kind}; expected a bundle, the folder that `orchestrator train` writes"
+        )
+    info = _read_info(folder / INFO_FILE)
+    missing = [name for name in REQUIRED_FILES if name not in info.files]
+    if missing:
+        raise BundleError(f"{folder / INFO_FILE} does not list {missing[0]}; write it again")
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names, of any bytes
+        if Path(name).suffix.lower() in _REFUSED:
+            raise BundleError(
+                f"the bundle {folder} holds {name}, a kind of file that can run code when "
+                "loaded; remove it"
+            )
+    for name, entry in info.files.items():
+        _check_name(folder, name)
+        _check_file(folder / name, entry)
+    check_keras_file(folder / MODEL_FILE)
+    return info
+
+
+def load_network(folder: Path) -> "keras.Model":
+    """Verifies a bundle and loads its network.
+
+    Args:
+        folder: the bundle.
+
+    Returns:
+        A model from images [None, S, S, 1], grey levels 0..255, to probability [None, 1].
+
+    Raises:
+        BundleError: as `load_info`, or the network is not of the form the bundle states.
+    """
+    info = load_info(folder)
+    network = load_keras_file(folder / MODEL_FILE)
+    expected = (None, info.size_px, info.size_px, 1)
+    names = [layer.name for layer in network.layers]
+    if network.input_shape != expected or network.output_shape != (None, 1) or "logit" not in names:
+        raise BundleError(
+            f"{folder / MODEL_FILE} maps {network.input_shape} to {network.output_shape}; expected "
+            f"{expected} to (None, 1) through a layer named logit: train the bundle again"
+        )
+    return network
+
+
+def _read_info(path: Path) -> BundleInfo:
+    """Reads and checks `bundle.json` itself."""
+    try:
+        if path.stat().st_size > _MAX_INFO_BYTES:
+            raise BundleError(f"{path} is over {_MAX_INFO_BYTES} bytes; it is not a bundle's")
+        raw = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{path.parent} holds no {INFO_FILE}; it is not a bundle, or its training did not end"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not readable JSON; copy the bundle again") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema_version {version!r}; this release reads {SCHEMA_VERSION}: use "
+            "the release that wrote the bundle, or train again"
+        )
+    try:
+        return BundleInfo.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{path}: {where}: {first['msg']}; copy the bundle again") from error
+
+
+def _check_name(folder: Path, name: str) -> None:
+    """Refuses a listed name that leaves the folder or has a kind no bundle needs."""
+    if name in ("", INFO_FILE) or name != Path(name).name or name.startswith("."):
+        raise BundleError(f"the bundle {folder} lists {name!r}; expected plain file names")
+    if Path(name).suffix.lower() not in _LISTABLE:
+        raise BundleError(
+            f"the bundle {folder} lists {name!r}, a kind of file that is not loaded; expected "
+            f"one of {', '.join(sorted(_LISTABLE))}"
+        )
+
+
+def _check_file(path: Path, entry: FileEntry) -> None:
+    """Compares one file with its entry."""
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise BundleError(f"{path} is missing from the bundle; copy the bundle again") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise BundleError(f"{path} is not a regular file; copy the bundle again")
+    if found.st_size != entry.size_bytes or sha256_file(path) != entry.sha256:
+        raise BundleError(
+            f"{path} differs from what bundle.json records (size or SHA-256); the file was "
+            "changed or cut: copy the bundle again"
+        )

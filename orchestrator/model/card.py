@@ -1,0 +1,114 @@
+"""The model card: `README.md` of a bundle, written from its metadata alone."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.model.bundle import BundleInfo, Figure
+
+_SHOWN = ("auroc", "auprc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "brier")
+
+
+def render_card(info: "BundleInfo") -> str:
+    """Returns the model card as Markdown.
+
+    Args:
+        info: the bundle's metadata; `files` is not used.
+
+    Returns:
+        Text that ends in a newline.
+    """
+    negative, positive = info.class_names
+    sections = [
+        f"# {info.backbone}: {negative} or {positive} on chest X-rays",
+        info.intended_use,
+        "## What it is\n\n" + _facts(info),
+        "## Operating point\n\n"
+        f"An image is called {positive} where its calibrated probability is at least "
+        f"{info.threshold.value:.4f} (chosen by: {info.threshold.rule}). Probability = "
+        f"sigmoid({info.calibration.slope:.4f} x logit + {info.calibration.intercept:.4f}); the "
+        "curve was fitted on validation images.",
+        "## Training data\n\n" + _counts(info),
+        "## How it did\n\n" + _metrics(info),
+        "## Limits\n\n" + _limits(info),
+        "## Files\n\n"
+        "`model.keras` maps grey images [N, S, S, 1] with levels 0..255 to the uncalibrated "
+        "probability; `openvino.xml` maps uint8 [N, S, S] to the logit; `bundle.json` holds all "
+        "of this for programs, with the SHA-256 of every file.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _facts(info: "BundleInfo") -> str:
+    """The network, its weights, the seed and the libraries, as a list."""
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(info.versions.items()))
+    return "\n".join(
+        [
+            f"- Input: grey image stretched to {info.size_px} x {info.size_px} px",
+            f"- Backbone: {info.backbone}, first weights: {info.weights}",
+            f"- Parameters: {info.num_parameters:,}, of which trained {info.num_trainable:,}",
+            f"- Made: {info.created} by orchestrator {info.orchestrator_version}, seed {info.seed}",
+            f"- Libraries: {versions}",
+        ]
+    )
+
+
+def _counts(info: "BundleInfo") -> str:
+    """Images by split and class, as a table."""
+    header = ["split", *info.class_names, "all"]
+    rows = []
+    for split, by_class in info.data.counts.items():
+        numbers = [by_class.get(name, 0) for name in info.class_names]
+        rows.append([split, *(f"{number:,}" for number in (*numbers, sum(numbers)))])
+    return _table(header, rows) + f"\n\nFingerprint: `{info.data.fingerprint}`"
+
+
+def _metrics(info: "BundleInfo") -> str:
+    """Figures with intervals, a column for each split."""
+    if not info.metrics:
+        return "Not measured."
+    names = [name for name in _SHOWN if any(name in m.metrics for m in info.metrics.values())]
+    rows = [
+        [name, *(_figure(split.metrics.get(name)) for split in info.metrics.values())]
+        for name in names
+    ]
+    sizes = "; ".join(
+        f"{split}: {measured.num_images:,} images"
+        + (f" of {measured.num_patients:,} patients" if measured.num_patients else "")
+        for split, measured in info.metrics.items()
+    )
+    return _table(["metric", *info.metrics], rows) + f"\n\n95% intervals in brackets. {sizes}."
+
+
+def _figure(figure: "Figure | None") -> str:
+    """`0.953 [0.941, 0.964]`, or why there is none."""
+    if figure is None or figure.value is None:
+        return (figure.note if figure else None) or "undefined"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3f}"
+    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+
+
+def _limits(info: "BundleInfo") -> str:
+    """What the figures above do not show."""
+    tested = "test" in info.metrics
+    return "\n".join(
+        [
+            "- Figures hold for images like those it was trained on. Another hospital, machine, "
+            "age group or view can lower them: measure on your own labelled images first.",
+            "- It tells two classes apart and knows no other finding; an image that is not a "
+            "frontal chest X-ray gets a probability too.",
+            "- Threshold and calibration were chosen on validation images, so figures there are "
+            + (
+                "slightly hopeful; those of the test set are not."
+                if tested
+                else "hopeful, and no test set was given."
+            ),
+            "- Labels are those of the data set; their errors are in every figure.",
+        ]
+    )
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right of the first column."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,277 @@
+"""Inference: uint8 grey images in, logits or features out.
+
+Two engines behind one interface: OpenVINO for CPU workers, which needs neither TensorFlow nor
+Keras in the process, and Keras for GPUs. Both run batches of one fixed size, the last one padded,
+so that an image's result does not depend on the images it shares a batch with. Exporting a model
+for OpenVINO is in `export.py`.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.errors import BundleError, SpecError
+from orchestrator.model.keras_file import last_line
+
+if TYPE_CHECKING:
+    import keras
+
+EngineName = Literal["openvino", "keras"]
+Precision = Literal["f32", "bf16", "f16"]
+Array = npt.NDArray[Any]
+BATCH_SIZE = 32
+BACKBONE_FILE = "backbone.keras"  # its IR lies beside it, .xml and .bin
+
+_KERAS_POLICIES: dict[Precision, str] = {
+    "f32": "float32",
+    "bf16": "mixed_bfloat16",
+    "f16": "mixed_float16",
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A loaded model, ready to run.
+
+    Attributes:
+        name: `openvino` or `keras`.
+        precision: of the arithmetic inside the network: `f32`, `bf16` or `f16`.
+        size_px: height and width of the images it takes, px.
+        batch_size: images a call of the network.
+        num_outputs: numbers an image gives: 1 for a classifier's logit, D for a backbone.
+        run_batch: uint8 [batch_size, size_px, size_px] -> float32 [batch_size, num_outputs].
+    """
+
+    name: EngineName
+    precision: Precision
+    size_px: int
+    batch_size: int
+    num_outputs: int
+    run_batch: Callable[[Array], Array]
+
+    def logits(self, images: Array) -> Array:
+        """Returns the logit of PNEUMONIA of each image, before any calibration.
+
+        Args:
+            images: uint8 [N, size_px, size_px], any N.
+
+        Returns:
+            float32 [N], in the order of the images.
+
+        Raises:
+            SpecError: the model is a backbone, or the images have another shape or dtype.
+        """
+        if self.num_outputs != 1:
+            raise SpecError(
+                f"this engine gives {self.num_outputs} features an image, not a logit; load the "
+                "engine of a bundle"
+            )
+        return self.predict(images)[:, 0]
+
+    def predict(self, images: Array) -> Array:
+        """Returns the model's outputs: a backbone's pooled features, or a classifier's logit.
+
+        Args:
+            images: uint8 [N, size_px, size_px], any N.
+
+        Returns:
+            float32 [N, num_outputs], in the order of the images.
+
+        Raises:
+            SpecError: the images have another shape or dtype.
+        """
+        expected = (self.size_px, self.size_px)
+        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != expected:
+            raise SpecError(
+                f"the engine received {images.dtype} {list(images.shape)}; expected uint8 "
+                f"[N, {self.size_px}, {self.size_px}]: decode the images at the model's size"
+            )
+        outputs = np.empty((len(images), self.num_outputs), np.float32)
+        for start in range(0, len(images), self.batch_size):
+            batch = np.ascontiguousarray(images[start : start + self.batch_size])
+            count = len(batch)
+            if count < self.batch_size:
+                padding = np.zeros((self.batch_size - count, *expected), np.uint8)
+                batch = np.concatenate([batch, padding])
+            outputs[start : start + count] = self.run_batch(batch)[:count]
+        return outputs
+
+
+def load_engine(
+    folder: Path,
+    engine: str = "auto",
+    num_threads: int | None = None,
+    precision: str = "f32",
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> Engine:
+    """Loads the engine of a bundle, after checking its hashes, or of an exported backbone.
+
+    Args:
+        folder: a bundle, or a folder written by `export.export_backbone`.
+        engine: `openvino`, `keras`, or `auto`: Keras on a machine with an NVIDIA GPU that this
+            process may use, else OpenVINO.
+        num_threads: CPU threads to use, >= 1; None for as many as this process may run on.
+            TensorFlow keeps to it only where it has not started in this process yet.
+        precision: `f32`, `bf16` or `f16`; on a CPU without such instructions f32 is faster.
+        batch_size: images a call of the network, >= 1.
+
+    Returns:
+        An engine whose `logits` (bundle) or `predict` (backbone) can be called from one thread
+        at a time.
+
+    Raises:
+        BundleError: a file is missing, changed or of a kind that is not loaded.
+        SpecError: unknown engine or precision.
+    """
+    from orchestrator.model import bundle
+
+    is_backbone = (folder / BACKBONE_FILE).exists()
+    if _resolve_engine(engine) == "openvino":
+        if not is_backbone:
+            bundle.load_info(folder)
+        ir = folder / (BACKBONE_FILE if is_backbone else bundle.IR_FILE)
+        return openvino_engine(ir.with_suffix(".xml"), num_threads, precision, batch_size)
+
+    from orchestrator.model.keras_file import load_keras_file
+    from orchestrator.model.network import logit_model
+
+    _limit_tensorflow_threads(num_threads)
+    if is_backbone:
+        return keras_engine(load_keras_file(folder / BACKBONE_FILE), precision, batch_size)
+    return keras_engine(logit_model(bundle.load_network(folder)), precision, batch_size)
+
+
+def _resolve_engine(engine: str) -> EngineName:
+    """Chooses the engine without importing Keras, which takes seconds."""
+    if engine == "openvino" or engine == "keras":
+        return "openvino" if engine == "openvino" else "keras"
+    if engine != "auto":
+        raise SpecError(f"unknown engine {engine!r}; expected auto, openvino or keras")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()
+    has_gpu = Path("/dev/nvidiactl").exists() and visible not in ("", "-1", "NoDevFiles")
+    return "keras" if has_gpu else "openvino"
+
+
+def _check_precision(precision: str) -> Precision:
+    for known in _KERAS_POLICIES:
+        if precision == known:
+            return known
+    raise SpecError(f"unknown precision {precision!r}; expected {', '.join(_KERAS_POLICIES)}")
+
+
+def openvino_engine(
+    path: Path, num_threads: int | None, precision: str, batch_size: int = BATCH_SIZE
+) -> Engine:
+    """Reads an IR file and compiles it for the CPU at a fixed batch size.
+
+    Args:
+        path: the `.xml` file, its `.bin` beside it, as `export.export_ir` writes them.
+        num_threads: as `load_engine` takes it.
+        precision: as `load_engine` takes it.
+        batch_size: images a call of the network, >= 1.
+
+    Returns:
+        The engine.
+
+    Raises:
+        BundleError: a file is missing or cannot be loaded.
+        SpecError: unknown precision.
+    """
+    import openvino
+
+    checked = _check_precision(precision)
+    if not path.is_file() or not path.with_suffix(".bin").is_file():
+        raise BundleError(
+            f"{path} and its .bin are missing; use --engine keras or write the bundle again"
+        )
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        size_px = int(model.input(0).partial_shape[1].get_length())
+        model.reshape([batch_size, size_px, size_px])
+        compiled = core.compile_model(model, "CPU", _openvino_config(num_threads, checked))
+    except RuntimeError as error:
+        raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
+    request = compiled.create_infer_request()
+
+    def run_batch(images: Array) -> Array:
+        request.infer([images], share_inputs=True)
+        outputs: Array = request.get_output_tensor(0).data
+        return outputs
+
+    num_outputs = int(model.output(0).shape[1])
+    return Engine("openvino", checked, size_px, batch_size, num_outputs, run_batch)
+
+
+def _openvino_config(num_threads: int | None, precision: Precision) -> dict[str, Any]:
+    """OpenVINO's settings for one worker among several on a machine."""
+    return {
+        # Without the hint a CPU that has bf16 uses it, and results depend on the machine.
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": num_threads or len(os.sched_getaffinity(0)),
+        # Pinning counts cores from the first one, in every worker: all would share it.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def keras_engine(
+    model: "keras.Model", precision: str = "f32", batch_size: int = BATCH_SIZE
+) -> Engine:
+    """Wraps a Keras model that is in memory; it runs on Keras's backend.
+
+    Args:
+        model: images [None, S, S, 1] -> [None, D], e.g. of `build_backbone` or `logit_model`.
+            For another precision than f32 its layers' policies are changed in place.
+        precision: as `load_engine` takes it.
+        batch_size: images a call of the network, >= 1.
+
+    Returns:
+        The engine.
+
+    Raises:
+        SpecError: unknown precision.
+    """
+    import keras
+
+    checked = _check_precision(precision)
+    if checked != "f32":
+        _set_policy(model, keras.DTypePolicy(_KERAS_POLICIES[checked]))
+    if keras.backend.backend() == "tensorflow":
+        # XLA is slow to compile, and on a CPU ten times slower than plain TensorFlow.
+        model.jit_compile = False
+
+    def run_batch(images: Array) -> Array:
+        return np.asarray(model.predict_on_batch(images[..., np.newaxis]), np.float32)
+
+    size_px, num_outputs = int(model.input_shape[1]), int(model.output_shape[-1])
+    return Engine("keras", checked, size_px, batch_size, num_outputs, run_batch)
+
+
+def _set_policy(model: "keras.Model", policy: Any) -> None:
+    """Runs a model's layers in mixed precision, but for the first scaling and the logit."""
+    for layer in model.layers:
+        if layer.name not in ("image", "preprocess", "logit", "probability"):
+            layer.dtype_policy = policy
+
+
+def _limit_tensorflow_threads(num_threads: int | None) -> None:
+    """Bounds TensorFlow's threads, where TensorFlow is the backend and has not started."""
+    import keras
+
+    if num_threads is None or keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow
+
+    try:
+        tensorflow.config.threading.set_intra_op_parallelism_threads(num_threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:  # it has started: the process keeps its threads
+        return

@@ -1,0 +1,262 @@
+"""RunDir: every file name of a run, its status, and the writes that are whole or absent.
+
+A file appears under its final name by a rename of a finished, flushed temporary file in the same
+folder, so a reader never sees half of one. Temporary names start with `.tmp-`, working folders
+with `_`: readers of Arrow data sets pass over both.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ClusterError, OrchestratorError, SpecError
+
+
+class Status(StrEnum):
+    """State of a run."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+
+@contextlib.contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Yields a temporary path that becomes `final` when the block ends without an exception.
+
+    Args:
+        final: the name the file gets; its folder is made.
+
+    Yields:
+        A path in the same folder; write the whole file there.
+
+    Raises:
+        ClusterError: the file system refused the write (full, read-only, not permitted).
+    """
+    temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(final)
+    except OSError as error:
+        raise ClusterError(
+            f"cannot write {final}: {error.strerror or error}; free space or choose another "
+            "output folder, then run the same command again to continue"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(final: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with atomic_path(final) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(final: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all; NaN is an error, since JSON has none."""
+    write_text(final, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Returns a SHA-256 over a JSON-able value, equal for equal values whatever their key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def new_run_id(kind: str) -> str:
+    """Returns a fresh run id, such as `score-20260131-020000-1a2b3c`, sortable by time."""
+    return f"{kind}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's folder.
+
+    Args:
+        path: the folder, absolute.
+    """
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """The resolved spec, YAML."""
+        return self.path / "spec.yaml"
+
+    @property
+    def status(self) -> Path:
+        """Status, times and error of the run, JSON."""
+        return self.path / "status.json"
+
+    @property
+    def log(self) -> Path:
+        """Ray's and the workers' own output."""
+        return self.path / "run.log"
+
+    @property
+    def manifest(self) -> Path:
+        """One row per file found, Parquet, one row group a shard."""
+        return self.path / "manifest.parquet"
+
+    @property
+    def splits(self) -> Path:
+        """Row, patient and split of every training image, Parquet."""
+        return self.path / "splits.parquet"
+
+    @property
+    def audit(self) -> Path:
+        """Class-by-split table and leakage audit, JSON."""
+        return self.path / "audit.json"
+
+    @property
+    def images(self) -> Path:
+        """Decoded images of an ingested data set, one Arrow file a shard."""
+        return self.path / "images"
+
+    @property
+    def ingested(self) -> Path:
+        """The data set that training made for itself, a run folder of its own."""
+        return self.path / "_ingested"
+
+    @property
+    def features(self) -> Path:
+        """Backbone features, one Arrow file a shard."""
+        return self.path / "_features"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training state, one folder an epoch, kept by Ray Train."""
+        return self.path / "_checkpoints"
+
+    @property
+    def shards(self) -> Path:
+        """Committed results of scoring, one Arrow file a shard, until the run is finished."""
+        return self.path / "_shards"
+
+    @property
+    def predictions(self) -> Path:
+        """One row per scored image, Parquet, one file a shard."""
+        return self.path / "predictions"
+
+    @property
+    def rejected(self) -> Path:
+        """One row per rejected file with its code and message, Parquet."""
+        return self.path / "rejected.parquet"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch of training, JSON."""
+        return self.path / "history.json"
+
+    @property
+    def report_json(self) -> Path:
+        """Counts and metrics."""
+        return self.path / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        """The report a person reads, self-contained."""
+        return self.path / "report.html"
+
+    @property
+    def success(self) -> Path:
+        """Written last; a run without it is not finished."""
+        return self.path / "_SUCCESS"
+
+    def load_status(self) -> dict[str, Any]:
+        """Returns the stored status, or an empty dict where there is none."""
+        try:
+            loaded = json.loads(self.status.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise SpecError(
+                f"{self.status} is not JSON; remove it or choose another --out"
+            ) from error
+        return loaded if isinstance(loaded, dict) else {}
+
+    def write_status(self, status: Status, **fields: Any) -> None:
+        """Stores a status; fields stay from one status to the next unless given again.
+
+        Args:
+            status: the new state.
+            **fields: JSON-able additions, such as `error` or `spec_digest`.
+        """
+        stored = self.load_status() | fields
+        stored["status"] = str(status)
+        stored[f"{status.lower()}_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(self.status, stored)
+
+    def start(self, spec_digest: str, *, overwrite: bool) -> bool:
+        """Claims the folder for a run of this spec.
+
+        Args:
+            spec_digest: digest of the resolved spec; an unfinished run of the same one resumes.
+            overwrite: remove a finished or different run that is in the way. A folder that is not
+                a run's is never removed.
+
+        Returns:
+            True where an unfinished run of the same spec is taken up again.
+
+        Raises:
+            SpecError: the folder holds something else.
+        """
+        resumed = False
+        if self.path.exists() and not self.path.is_dir():
+            raise SpecError(f"--out {self.path} is a file; name a folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            known = self.load_status()
+            if not known:
+                raise SpecError(
+                    f"--out {self.path} is not empty and holds no run; name a new or empty folder"
+                )
+            resumed = known.get("spec_digest") == spec_digest and not self.success.exists()
+            if not resumed and not overwrite:
+                state = "a finished run" if self.success.exists() else "a run of another spec"
+                raise SpecError(
+                    f"--out {self.path} holds {state}; name another folder or add --overwrite"
+                )
+            if not resumed:
+                shutil.rmtree(self.path)
+        self.write_status(Status.RUNNING, spec_digest=spec_digest, pid=os.getpid(), error=None)
+        return resumed
+
+    @contextlib.contextmanager
+    def recording_failure(self) -> Iterator[None]:
+        """Stores FAILED, or STOPPED on Ctrl-C, where the block ends with an exception."""
+        try:
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            # A full or read-only disk must not hide the error that is on its way.
+            with contextlib.suppress(OrchestratorError):
+                self.write_status(
+                    Status.STOPPED if stopped else Status.FAILED,
+                    error=str(error) if isinstance(error, OrchestratorError) else repr(error),
+                )
+            raise
+
+    def finish(self) -> None:
+        """Writes the status and then `_SUCCESS`, the last file of a run."""
+        self.write_status(Status.SUCCEEDED)
+        write_text(self.success, "")

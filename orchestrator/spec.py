@@ -1,0 +1,246 @@
+"""What a user may ask for: pydantic models built from a YAML job file and command-line flags.
+
+A job file and the flags of a command are one form: `args` in the file holds what the flags hold,
+and a flag wins. Relative paths in a file resolve against the file's folder, flags against the
+working directory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from orchestrator.errors import SpecError
+
+
+@dataclass(frozen=True)
+class _PathMarker:
+    """Marks a text field as a file-system path, for resolution and for messages."""
+
+
+PathText = Annotated[str, _PathMarker()]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Kind = Literal["train", "score"]
+FormT = TypeVar("FormT", bound=BaseModel)
+
+# What `--weights` and `--model` accept besides paths; these words are never resolved as paths.
+WEIGHT_WORDS = ("imagenet", "offline", "none")
+
+
+class _Form(BaseModel):
+    """Base of every form: unknown keys are errors, values are frozen once checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Resources(_Form):
+    """What a job asks of the cluster, per worker."""
+
+    workers: Annotated[int, Field(ge=1, le=4096)] | None = None  # None: what fits the cluster
+    cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+
+
+class DecodeLimits(_Form):
+    """Limits on one input file, None for the decoder's own (`orchestrator.data.limits.Limits`).
+
+    A file over a limit is rejected before its pixels are decoded.
+    """
+
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    max_frames: Annotated[int, Field(ge=1)] | None = None
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+
+
+class TrainSpec(_Form):
+    """Train a classifier and release it as a bundle."""
+
+    data: PathText
+    out: PathText | None = None
+    backbone: str = "EfficientNetB5"
+    weights: str = "imagenet"
+    image_size: Annotated[int, Field(ge=32, le=2048)] = 150
+    features: Literal["cached"] = "cached"
+    views: Annotated[int, Field(ge=1, le=100)] = 4
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 100
+    batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.01
+    alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
+    gamma: Annotated[float, Field(ge=0, le=20)] = 2.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    patience: Annotated[int, Field(ge=1)] = 8
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    merge_val: bool = False
+    allow_leakage: bool = False
+    patient_key_file: PathText | None = None
+    limits: DecodeLimits = DecodeLimits()
+    overwrite: bool = False
+
+
+class ScoreSpec(_Form):
+    """Score a folder of X-rays: one row per image and a report."""
+
+    input: PathText
+    model: PathText | None = None
+    out: PathText | None = None
+    batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
+    shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    engine: Literal["auto", "openvino", "keras"] = "auto"
+    max_rejected_fraction: Fraction = 1.0
+    patient_key_file: PathText | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    limits: DecodeLimits = DecodeLimits()
+    overwrite: bool = False
+
+
+class IngestSpec(_Form):
+    """Decode a folder once into an Arrow data set of uint8 images."""
+
+    input: PathText
+    out: PathText
+    image_size: Annotated[int, Field(ge=32, le=2048)]
+    shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    patient_key_file: PathText | None = None
+    limits: DecodeLimits = DecodeLimits()
+    overwrite: bool = False
+
+
+SPECS: dict[str, type[_Form]] = {"train": TrainSpec, "score": ScoreSpec}
+
+
+class Job(_Form):
+    """A declared job: the form of `jobs/*.yaml` and of every `-c` file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
+    kind: Kind
+    args: dict[str, Any]
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _args_fit_kind(self) -> Self:
+        known = set(SPECS[self.kind].model_fields)
+        unknown = sorted(set(map(str, self.args)) - known)
+        if unknown:
+            raise ValueError(
+                f"args has unknown key(s) {', '.join(unknown)}; "
+                f"{self.kind} takes {', '.join(sorted(known))}"
+            )
+        return self
+
+
+def load_job(path: Path) -> Job:
+    """Reads a job file with the safe YAML loader; paths in it become absolute.
+
+    Args:
+        path: a YAML file in the one form.
+
+    Returns:
+        The job, its `args` still a mapping: flags may complete it.
+
+    Raises:
+        SpecError: not readable, not YAML, an unknown key or a value of the wrong type.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(
+            f"cannot read {path}: {error.strerror}; name an existing YAML file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or "not plain YAML text"
+        raise SpecError(f"{path} is not plain YAML{where}: {reason}") from error
+    if not isinstance(raw, dict):
+        raise SpecError(f"{path} holds a {type(raw).__name__}; expected keys name, kind, args")
+    job = _validated(Job, raw, str(path))
+    folder = path.resolve().parent
+    args = dict(job.args)
+    for key in _path_fields(SPECS[job.kind]):
+        value = args.get(key)
+        if isinstance(value, str):
+            args[key] = resolve_path(value, folder)
+    weights = args.get("weights")
+    if isinstance(weights, str) and weights not in WEIGHT_WORDS:
+        args["weights"] = resolve_path(weights, folder)
+    return job.model_copy(update={"args": args})
+
+
+def build_spec(form: type[FormT], flags: Mapping[str, Any], job: Job | None = None) -> FormT:
+    """Returns a checked spec from a job's `args` and the flags that were given; a flag wins.
+
+    Args:
+        form: the spec's class.
+        flags: flag name (underscores) to value; None means not given.
+        job: the job file, when one was named.
+
+    Raises:
+        SpecError: an unknown key, a wrong type or a value out of range.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key in _path_fields(form):
+        if isinstance(given.get(key), str):
+            given[key] = resolve_path(given[key], Path.cwd())
+    args = job.args if job else {}
+    nested = {k: v for k, v in given.items() if k in DecodeLimits.model_fields}
+    if nested and "limits" in form.model_fields:
+        given = {k: v for k, v in given.items() if k not in nested}
+        given["limits"] = {**(args.get("limits") or {}), **nested}
+    return _validated(form, {**args, **given}, job.name if job else "command line")
+
+
+def build_resources(flags: Mapping[str, Any], job: Job | None = None) -> Resources:
+    """Returns the resources of a job file with the flags that were given on top."""
+    stored = job.resources.model_dump() if job else {}
+    given = {key: value for key, value in flags.items() if value is not None}
+    return _validated(Resources, {**stored, **given}, job.name if job else "command line")
+
+
+def dump_yaml(kind: str, name: str, spec: _Form, resources: Resources) -> str:
+    """Returns a resolved spec in the one YAML form, so that it can be run again with `-c`."""
+    body = {
+        "name": name,
+        "kind": kind,
+        "args": spec.model_dump(mode="json", exclude_none=True),
+        "resources": resources.model_dump(mode="json", exclude_none=True),
+    }
+    return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+
+
+def resolve_path(text: str, folder: Path) -> str:
+    """Returns `text` absolute, relative to `folder`; an address with a scheme stays as it is."""
+    return text if "://" in text else str((folder / Path(text).expanduser()).absolute())
+
+
+def _path_fields(form: type[BaseModel]) -> list[str]:
+    """Names of the fields annotated as paths."""
+    found = []
+    for name, field in form.model_fields.items():
+        marked = any(isinstance(m, _PathMarker) for m in field.metadata)
+        if marked or "_PathMarker" in repr(field.annotation):
+            found.append(name)
+    return found
+
+
+def _validated(form: type[FormT], values: dict[str, Any], source: str) -> FormT:
+    """Builds a form; turns pydantic's report into one line."""
+    try:
+        return form.model_validate(values)
+    except ValidationError as error:
+        parts = []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(p) for p in item["loc"] if p not in ("constrained-float",)) or "form"
+            if item["type"] == "missing":
+                parts.append(f"{key} is required")
+            elif item["type"] == "extra_forbidden":
+                known = ", ".join(form.model_fields)
+                parts.append(f"unknown key {key}; known: {known}")
+            else:
+                shown = repr(item["input"])
+                shown = shown if len(shown) <= 60 else shown[:57] + "..."
+                parts.append(f"{key}={shown}: {item['msg'].removeprefix('Value error, ')}")
+        raise SpecError(f"{source}: " + "; ".join(dict.fromkeys(parts))) from error
