@@ -23,12 +23,17 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "data"))
-
-from make_images import DICOM_WAYS, PICTURE_WAYS, make_chest, write_dicom, write_picture
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from orchestrator.data.images import REJECTION_CODES, Limits, decode
 from orchestrator.errors import ImageError
+from tests.data.make_images import (
+    DICOM_WAYS,
+    PICTURE_WAYS,
+    make_chest,
+    write_dicom,
+    write_picture,
+)
 
 SIZE_PX = 64
 LIMITS = Limits(max_bytes=1 << 22, max_pixels=4_000_000, max_frames=16, max_seconds=5)
@@ -206,7 +211,7 @@ def main() -> int:
     return 1 if num_failed else 0
 
 
-class _stderr_to:  # noqa: N801 - reads as a function where it is used
+class _stderr_to:
     """Sends file descriptor 2, which C libraries write to, elsewhere for a while."""
 
     def __init__(self, descriptor: int) -> None:

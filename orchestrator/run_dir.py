@@ -109,11 +109,6 @@ class RunDir:
         return self.path / "status.json"
 
     @property
-    def log(self) -> Path:
-        """Ray's and the workers' own output."""
-        return self.path / "run.log"
-
-    @property
     def manifest(self) -> Path:
         """One row per file found, Parquet, one row group a shard."""
         return self.path / "manifest.parquet"

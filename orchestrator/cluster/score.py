@@ -1,5 +1,6 @@
 """Score a folder: manifest -> shards -> predictions, rejected rows, accounting, report."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreRes
     with run.recording_failure():
         report = _score_run(spec, resources, run, manifest, ingested, info, reporter)
     run.finish()
+    shutil.rmtree(run.shards, ignore_errors=True)  # the tables hold all of it
     return ScoreResult(run.path, report)
 
 

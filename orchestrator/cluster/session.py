@@ -64,7 +64,7 @@ def open_session(resources: Resources, address: str | None = None) -> Iterator[S
 
     ours = not ray.is_initialized()
     if ours:
-        _connect(address or os.environ.get("RAY_ADDRESS"))
+        connect(address or os.environ.get("RAY_ADDRESS"))
     try:
         yield plan_workers(resources, node_resources())
     finally:
@@ -129,18 +129,31 @@ def node_resources() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _connect(address: str | None) -> None:
-    """Starts or joins Ray, with token authentication on and its chatter off."""
-    if address is None:
-        _ensure_token()
+def connect(
+    address: str | None,
+    num_cpus: int | None = None,
+    object_store_bytes: int = _LOCAL_OBJECT_STORE_BYTES,
+) -> None:
+    """Joins a cluster, or starts a local one that ends with `ray.shutdown()`.
+
+    Args:
+        address: a cluster's address; None for a local one.
+        num_cpus: CPUs that a local one counts; None for those of the machine.
+        object_store_bytes: memory of a local one's object store.
+
+    Raises:
+        ClusterError: the cluster does not answer, or none could be started.
+    """
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
+        _ensure_token()
         options |= {
             "address": "local",
+            "num_cpus": num_cpus,
             "include_dashboard": False,
-            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
+            "object_store_memory": object_store_bytes,
         }
     else:
         options["address"] = address

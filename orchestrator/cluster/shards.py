@@ -161,8 +161,9 @@ class _Pool:
             self.attempts[shard] = self.attempts.get(shard, 0) + 1
             if self.attempts[shard] >= _MAX_ATTEMPTS:
                 raise ClusterError(
-                    f"the worker of shard {shard} died {_MAX_ATTEMPTS} times; committed shards are "
-                    "kept: run the same command again to continue, or see run.log"
+                    f"the worker of shard {shard} died {_MAX_ATTEMPTS} times "
+                    f"({str(error).strip().splitlines()[0]}); committed shards are kept: give the "
+                    "workers more memory or fewer threads, and run the same command again"
                 ) from error
             return None
         return result

@@ -69,11 +69,10 @@ def train_head(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The training report.
     """
-    import keras
     import ray.train
 
-    from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, KerasStep
-    from orchestrator.model.network import build_head, focal_loss
+    from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, KerasStep, compile_model
+    from orchestrator.model.network import build_head
 
     task: Task = config["task"]
     spec, run = task.spec, RunDir(task.run)
@@ -81,14 +80,8 @@ def train_head(config: dict[str, Any]) -> dict[str, Any]:
     train, val = parts["train"], parts["val"]
     views = load_features(run.features, task.num_shards, train.rows, spec.views)
     val_features = _plain_features(task, val)
-    keras.utils.set_random_seed(spec.seed)
     head = build_head(views.shape[-1], spec.dropout, seed=spec.seed)
-    head.compile(
-        optimizer=keras.optimizers.Adam(spec.lr),
-        loss=focal_loss(task.alpha, spec.gamma),
-        metrics=[keras.metrics.BinaryAccuracy(name="accuracy")],
-    )
-    head.optimizer.build(head.trainable_variables)
+    compile_model(head, lr=spec.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
     fit = Fit(head, KerasStep(head, spec.batch_size), FitConfig(spec.epochs, spec.patience))
     resumed = ray.train.get_checkpoint()
     if resumed is not None:

@@ -1,18 +1,24 @@
-"""Reads the size of a JPEG, JPEG-LS or JPEG 2000 stream from its markers, before decoding it.
+"""Reads JPEG, JPEG-LS and JPEG 2000 streams by their markers, before a decoder sees them.
 
 A stream can claim any size whatever the file around it says, and the decoders believe the stream.
 """
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-# After a scan's header come coded bytes, in which FF is followed by 00 (stuffing) or D0-D7
-# (restart). Anything else ends the scan.
-_NEXT_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+from orchestrator.data.limits import rejection
+
+# Coded bytes follow a scan's header; in them FF is followed by 00 (stuffing) or D0-D7 (restart).
+# Anything else after FF is a marker.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # F7: JPEG-LS
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_WITHOUT_LENGTH = frozenset([0x01, *range(0xD0, 0xD9)])
+_LOSSLESS_FRAME, _HUFFMAN_TABLES, _RESTART_INTERVAL = 0xC3, 0xC4, 0xDD
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
+_WITHOUT_LENGTH = frozenset([0x01, _START_OF_IMAGE, _END_OF_IMAGE])
+_COMMENTS = frozenset([*range(0xE0, 0xF0), 0xFE])
+_MAX_SCANS = 100  # encoders write about 10
 _J2K_START = b"\xff\x4f\xff\x51"
 
 
@@ -21,7 +27,8 @@ class Codestream:
     """What the markers of one coded image say.
 
     Attributes:
-        width_px, height_px: size of the image.
+        width_px: width of the image.
+        height_px: height of the image.
         num_components: 1 for grey.
         precision_bits: bits per sample.
     """
@@ -37,51 +44,81 @@ def read_jpeg(data: bytes) -> Codestream | None:
 
     Reference: ITU-T T.81 annex B; ITU-T T.87 annex C.
     """
-    position = 2
-    while data[position : position + 1] == b"\xff":
-        marker = data[position + 1] if position + 1 < len(data) else 0
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker in _WITHOUT_LENGTH:
-            position += 2
-        elif marker in _START_OF_FRAME and position + 10 <= len(data):
-            precision, height, width, components = struct.unpack_from(">BHHB", data, position + 4)
+    for marker, start, _ in _segments(data):
+        if marker in _START_OF_FRAME and start + 10 <= len(data):
+            precision, height, width, components = struct.unpack_from(">BHHB", data, start + 4)
             return Codestream(width, height, components, precision)
-        elif marker in (_START_OF_SCAN, _END_OF_IMAGE) or position + 4 > len(data):
-            return None
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in _START_OF_FRAME or marker == _START_OF_SCAN:
+            break
     return None
 
 
-def count_jpeg_scans(data: bytes, stop: int) -> int | None:
-    """Returns the number of scans of a JPEG file, or None where it has no end marker.
+def check_jpeg_scans(data: bytes) -> None:
+    """Raises `ImageError` where a JPEG has no end marker, or scans enough to be an attack.
 
-    A progressive JPEG may hold any number of scans, each of which costs a pass over all pixels
-    however few bytes it has; and a file whose second half was lost and filled with zeros still
-    decodes, but has no end marker.
+    A file whose second half was lost and filled with zeros still decodes, but has no end marker;
+    and a progressive JPEG may hold any number of scans, each of which costs a pass over all pixels
+    however few bytes it has.
 
     Args:
         data: the file, from its start-of-image marker.
-        stop: counting ends here.
-
-    Returns:
-        The number of scans up to the end marker, at most `stop`.
     """
     num_scans = 0
-    position = 2
-    while found := _NEXT_MARKER.search(data, position):
-        marker = found.group(1)[0]
-        position = found.end()
+    for marker, _, _ in _segments(data):
+        num_scans += marker == _START_OF_SCAN
+        if num_scans > _MAX_SCANS:
+            raise rejection("too_slow", f"The JPEG has more than {_MAX_SCANS} scans")
         if marker == _END_OF_IMAGE:
-            return num_scans
+            return
+    raise rejection("damaged", "The JPEG has no end marker")
+
+
+def rebuild_lossless_jpeg(data: bytes) -> bytes | None:
+    """Returns a JPEG Lossless stream with only what decoding needs, or None where it is malformed.
+
+    GDCM ends the whole process on some malformed streams, so it is given none: one frame header,
+    Huffman tables, restart interval, scans and the end marker, in the order found, and no more.
+
+    Args:
+        data: the stream, from its start-of-image marker.
+
+    Returns:
+        The stream rebuilt; comments, application data and what lies between markers are dropped.
+    """
+    rebuilt = [b"\xff\xd8"]
+    num_frames = num_scans = 0
+    scan_start = 0
+    for marker, start, end in _segments(data):
+        if scan_start:
+            rebuilt.append(data[scan_start:start])
+            scan_start = 0
+        if end > len(data):
+            return None
+        if marker in _COMMENTS:
+            continue
+        rebuilt.append(data[start:end])
+        num_frames += marker == _LOSSLESS_FRAME
         if marker == _START_OF_SCAN:
             num_scans += 1
-            if num_scans == stop:
-                return num_scans
+            scan_start = end
+        elif marker == _END_OF_IMAGE:
+            return b"".join(rebuilt) if num_frames == 1 and num_scans else None
+        elif marker not in (_LOSSLESS_FRAME, _HUFFMAN_TABLES, _RESTART_INTERVAL):
+            return None
+    return None
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields marker, start and end of each marker segment, up to the end of the image."""
+    position = 2
+    while found := _MARKER.search(data, position):
+        marker = found[1][0]
+        position = found.end()
         if marker not in _WITHOUT_LENGTH:
             position += int.from_bytes(data[position : position + 2], "big")
-    return None
+        yield marker, found.start(), position
+        if marker == _END_OF_IMAGE:
+            return
 
 
 def read_jpeg2000(data: bytes) -> Codestream | None:

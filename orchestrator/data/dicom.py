@@ -1,72 +1,35 @@
 """Turns the first frame of a DICOM image into 8-bit grey, as a viewer would show it.
 
 Stored values go through the modality transform (LUT or rescale), the VOI transform (LUT or window)
-and the inversion of MONOCHROME1. The header is read by `dicom_header`; pydicom and its plugins see
-pixel data and numbers only, never text.
+and the inversion of MONOCHROME1, which `grey` computes. The header is read by `dicom_header`, the
+pixels by `dicom_pixels`.
 """
 
 import hashlib
 import hmac
-import logging
-import struct
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import gdcm
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pydicom import uid
-from pydicom.encaps import encapsulate, get_frame
-from pydicom._uid_dict import UID_dictionary
-from pydicom.pixels.decoders.base import get_decoder
 
 from orchestrator.data import dicom_header as tags
-from orchestrator.data.codestream import read_jpeg, read_jpeg2000
 from orchestrator.data.dicom_header import Header, read_header
+from orchestrator.data.dicom_pixels import (
+    PixelFormat,
+    check_syntax,
+    decode_pixels,
+    registered_name,
+)
 from orchestrator.data.grey import build_grey_table, build_palette_table, stored_range
 from orchestrator.data.limits import Limits, Stopwatch, rejection
-
-# The libraries report what they cannot decode by log, warning and trace as well as by exception.
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-warnings.filterwarnings("ignore", module=r"pydicom\b")
-gdcm.Trace.DebugOff()
-gdcm.Trace.WarningOff()
-gdcm.Trace.ErrorOff()
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
 
-_NATIVE = (
-    uid.ImplicitVRLittleEndian,
-    uid.ExplicitVRLittleEndian,
-    uid.ExplicitVRBigEndian,
-    uid.DeflatedExplicitVRLittleEndian,
-)
-# One decoder each, so that a file always decodes the same way: a second try by another library
-# would only multiply the cost of hostile files.
-_PLUGINS = {
-    uid.JPEGBaseline8Bit: "pillow",
-    uid.JPEGExtended12Bit: "pillow",
-    uid.JPEGLossless: "gdcm",
-    uid.JPEGLosslessSV1: "gdcm",
-    uid.JPEGLSLossless: "gdcm",  # pyjpegls spends 3 to 7 s on each damaged stream
-    uid.JPEGLSNearLossless: "gdcm",
-    uid.JPEG2000Lossless: "pylibjpeg",
-    uid.JPEG2000: "pylibjpeg",
-    uid.HTJ2KLossless: "pylibjpeg",
-    uid.HTJ2KLosslessRPCL: "pylibjpeg",
-    uid.HTJ2K: "pylibjpeg",
-}
-_JPEG2000 = (
-    uid.JPEG2000Lossless,
-    uid.JPEG2000,
-    uid.HTJ2KLossless,
-    uid.HTJ2KLosslessRPCL,
-    uid.HTJ2K,
-)
 # Objects that have pixels but are no pictures of anything.
 _NOT_IMAGES = (uid.RTDoseStorage, uid.SegmentationStorage, uid.ParametricMapStorage)
 
@@ -82,22 +45,6 @@ class DicomImage:
 
     grey: Image.Image
     patient_id: str | None
-
-
-@dataclass(frozen=True)
-class _PixelFormat:
-    """The numbers that describe stored pixels, checked."""
-
-    syntax: str
-    rows: int
-    columns: int
-    num_frames: int
-    samples: int
-    photometric: str
-    planar: int
-    bits_allocated: int
-    bits_stored: int
-    is_signed: bool
 
 
 def decode_dicom(
@@ -122,7 +69,7 @@ def decode_dicom(
     _check_object(header)
     pixel_format = _read_format(header, limits)
     watch.check()
-    stored = _decode_pixels(header, pixel_format)
+    stored = decode_pixels(header, pixel_format)
     watch.check()
     grey = _to_grey(stored, header, pixel_format)
     watch.check()
@@ -139,27 +86,20 @@ def _hash_patient(header: Header, key: bytes) -> str | None:
     return "hmac:" + digest.hexdigest()[:32]
 
 
-def _registered_name(identifier: str, unknown: str) -> str:
-    """Returns a UID with its registered name; text that is not in the registry is not repeated."""
-    if identifier not in UID_dictionary:
-        return unknown
-    return f"{identifier} ({UID_dictionary[identifier][0]})"
-
-
 def _check_object(header: Header) -> None:
     """Raises `ImageError` where the object is something else than an image."""
     media_class = header.code(tags.MEDIA_SOP_CLASS)
     if tags.DIRECTORY_RECORDS in header.values or media_class == uid.MediaStorageDirectoryStorage:
         raise rejection("dicom_directory", "A DICOMDIR")
     sop_class = header.code(tags.SOP_CLASS) or media_class
-    name = _registered_name(sop_class, "unregistered class")
+    name = registered_name(sop_class, "unregistered class")
     if header.pixels is None:
         raise rejection("dicom_not_an_image", f"A DICOM object without pixels: {name}")
     if sop_class in _NOT_IMAGES or header.pixels_tag != tags.PIXEL_DATA:
         raise rejection("dicom_not_an_image", f"A DICOM object that is no image: {name}")
 
 
-def _read_format(header: Header, limits: Limits) -> _PixelFormat:
+def _read_format(header: Header, limits: Limits) -> PixelFormat:
     """Returns what the header says of the pixels, after checking it against the limits."""
     rows, columns = header.integer(tags.ROWS), header.integer(tags.COLUMNS)
     limits.check_pixels(columns, rows)
@@ -180,8 +120,8 @@ def _read_format(header: Header, limits: Limits) -> _PixelFormat:
     if not 1 <= stored <= allocated or high_bit != stored - 1 or signed not in (0, 1):
         found = f"BitsStored {stored}, HighBit {high_bit}, PixelRepresentation {signed}"
         raise rejection("unsupported_pixels", f"{found} do not fit BitsAllocated {allocated}")
-    return _PixelFormat(
-        syntax=_transfer_syntax(header),
+    return PixelFormat(
+        syntax=check_syntax(header),
         rows=rows,
         columns=columns,
         num_frames=max(num_frames, 1),
@@ -194,128 +134,7 @@ def _read_format(header: Header, limits: Limits) -> _PixelFormat:
     )
 
 
-def _transfer_syntax(header: Header) -> str:
-    """Returns the transfer syntax, which must be one that can be decoded here."""
-    syntax = header.code(tags.TRANSFER_SYNTAX)
-    if not syntax and not header.is_encapsulated:
-        # Without file meta the byte order was told by content; it is all that native pixels need.
-        return str(
-            uid.ExplicitVRLittleEndian if header.is_little_endian else uid.ExplicitVRBigEndian
-        )
-    if not syntax:
-        raise rejection("dicom_syntax", "Compressed pixels without a TransferSyntaxUID")
-    if syntax not in _NATIVE and syntax not in _PLUGINS and syntax != uid.RLELossless:
-        name = _registered_name(syntax, "a UID that is not in the DICOM registry")
-        raise rejection("dicom_syntax", f"No decoder for the transfer syntax {name}")
-    if (syntax in _NATIVE) == header.is_encapsulated:
-        raise rejection("damaged", "TransferSyntaxUID and pixels disagree on compression")
-    return syntax
-
-
-def _decode_pixels(header: Header, form: _PixelFormat) -> npt.NDArray[Any]:
-    """Returns the stored values of the first frame, [rows, columns] or [rows, columns, 3]."""
-    options: dict[str, Any] = {
-        "rows": form.rows,
-        "columns": form.columns,
-        "number_of_frames": 1,
-        "samples_per_pixel": form.samples,
-        "photometric_interpretation": form.photometric,
-        "bits_allocated": form.bits_allocated,
-        "bits_stored": form.bits_stored,
-        "pixel_representation": int(form.is_signed),
-        "planar_configuration": form.planar,
-        "pixel_keyword": "PixelData",
-    }
-    syntax, plugin = form.syntax, ""
-    if syntax in _NATIVE:
-        options["pixel_vr"] = header.pixels_vr.decode("ascii") or "OW"
-        pixels = bytes(header.pixels or b"")
-    else:
-        frame = _first_frame(header, form)
-        if syntax == uid.RLELossless:
-            pixels = _decode_rle(frame, form)
-            syntax = uid.ExplicitVRLittleEndian
-            options["planar_configuration"] = 1
-        else:
-            _check_codestream(frame, form)
-            pixels, plugin = encapsulate([frame]), _PLUGINS[uid.UID(syntax)]
-    decoder = get_decoder(syntax)
-    values, _ = decoder.as_array(pixels, index=0, decoding_plugin=plugin, **options)
-    return values
-
-
-def _first_frame(header: Header, form: _PixelFormat) -> bytes:
-    """Returns the compressed stream of the first frame, joined from its fragments."""
-    offsets = header.values.get(tags.EXTENDED_OFFSETS)
-    lengths = header.values.get(tags.EXTENDED_LENGTHS)
-    extended = (offsets, lengths) if offsets and lengths else None
-    return get_frame(
-        bytes(header.pixels or b""),
-        0,
-        number_of_frames=form.num_frames,
-        extended_offsets=extended,
-    )
-
-
-def _check_codestream(frame: bytes, form: _PixelFormat) -> None:
-    """Raises `ImageError` where a compressed stream is of another size than the header says.
-
-    The decoders allocate what the stream says, so a small header could hide a huge image.
-    """
-    stream = read_jpeg2000(frame) if form.syntax in _JPEG2000 else read_jpeg(frame)
-    if stream is None:
-        raise rejection("damaged", "The compressed pixels do not start with a readable header")
-    if (stream.height_px, stream.width_px) != (form.rows, form.columns):
-        raise rejection("damaged", "The compressed pixels and the header differ in size")
-    if stream.num_components != form.samples or stream.precision_bits > form.bits_allocated:
-        raise rejection("damaged", "The compressed pixels and the header differ in depth")
-    if form.syntax == uid.JPEGExtended12Bit and stream.precision_bits != 8:
-        name = _registered_name(form.syntax, "")
-        found = f"No decoder for {stream.precision_bits}-bit pixels in the transfer syntax {name}"
-        raise rejection("dicom_syntax", found)
-
-
-def _decode_rle(frame: bytes, form: _PixelFormat) -> bytes:
-    """Returns an RLE frame as little-endian samples, colour by plane.
-
-    pydicom's own decoder expands a segment whatever its size; this one stops at the size that the
-    header says.
-
-    Reference: DICOM PS3.5 annex G.
-    """
-    num_pixels = form.rows * form.columns
-    sample_bytes = form.bits_allocated // 8
-    num_segments, *offsets = struct.unpack_from("<16I", frame)
-    if num_segments != form.samples * sample_bytes:
-        raise rejection("damaged", "The RLE pixels and the header differ in depth")
-    ends = [*offsets[1:num_segments], len(frame)]
-    decoded = np.empty((form.samples, num_pixels, sample_bytes), np.uint8)
-    for index in range(num_segments):
-        plane, byte = divmod(index, sample_bytes)  # the most significant byte comes first
-        segment = _unpack_bits(frame[offsets[index] : ends[index]], num_pixels)
-        decoded[plane, :, sample_bytes - 1 - byte] = np.frombuffer(segment, np.uint8)
-    return decoded.tobytes()
-
-
-def _unpack_bits(segment: bytes, num_bytes: int) -> bytes:
-    """Returns the first bytes of one run-length coded segment."""
-    decoded = bytearray()
-    position = 0
-    while len(decoded) < num_bytes and position < len(segment):
-        code = segment[position]
-        if code < 128:  # a literal run of code + 1 bytes
-            decoded += segment[position + 1 : position + 2 + code]
-            position += 2 + code
-        else:  # one byte repeated 257 - code times; 128 means nothing
-            if code > 128:
-                decoded += segment[position + 1 : position + 2] * (257 - code)
-            position += 2 if code > 128 else 1
-    if len(decoded) < num_bytes:
-        raise rejection("damaged", "The RLE pixels end before the image is full")
-    return bytes(decoded[:num_bytes])
-
-
-def _to_grey(stored: npt.NDArray[Any], header: Header, form: _PixelFormat) -> Image.Image:
+def _to_grey(stored: npt.NDArray[Any], header: Header, form: PixelFormat) -> Image.Image:
     """Returns stored values as displayed 8-bit grey, by one table look-up per pixel."""
     if form.samples == 3:
         eight_bits = (stored >> max(form.bits_stored - 8, 0)).astype(np.uint8)

@@ -33,7 +33,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from orchestrator.data.codestream import count_jpeg_scans
+from orchestrator.data.codestream import check_jpeg_scans
 from orchestrator.data.dicom_header import is_dicom
 from orchestrator.data.files import read_file
 from orchestrator.data.grey import reduce_16_bits
@@ -59,7 +59,6 @@ _OPENERS: dict[bytes, type[ImageFile]] = {
     b"GIF87a": GifImageFile,
     b"GIF89a": GifImageFile,
 }
-_MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 _ORIENTATION = 0x0112
 _TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -166,7 +165,7 @@ def _decode_picture(
     width_px, height_px = image.size
     limits.check_pixels(width_px, height_px)
     if isinstance(image, JpegImageFile):
-        _check_jpeg(data)
+        check_jpeg_scans(data)
     elif isinstance(image, PngImageFile):
         limits.check_frames(image.n_frames)
         PngImageFile(BytesIO(data)).verify()  # every checksum; loading skips those of the pixels
@@ -199,11 +198,13 @@ def _resize(
 
 
 def _difference_hash(image: Image.Image) -> int:
-    """Returns 64 bits, row by row: whether each pixel of 8 x 9 is brighter than the one before.
+    """Returns 64 bits, row by row: whether each pixel is brighter than the one to its left.
+
+    The pixels are the means of 8 rows of 9 blocks; the first bit is the most significant.
 
     Reference: N. Krawetz, "Kind of Like That", hackerfactor.com, 2013.
     """
-    small = image.resize((_DHASH_COLUMNS, _DHASH_ROWS), Image.Resampling.BILINEAR)
+    small = image.resize((_DHASH_COLUMNS, _DHASH_ROWS), Image.Resampling.BOX)
     pixels = np.asarray(small)
     bits = np.packbits(pixels[:, 1:] > pixels[:, :-1])
     return int.from_bytes(bits.tobytes(), "big", signed=True)
@@ -238,15 +239,6 @@ def _to_grey(image: ImageFile) -> Image.Image:
     if image.mode == "LAB":
         raise rejection("unsupported_pixels", "The pixels are in the Lab colour space")
     return image.convert("L")
-
-
-def _check_jpeg(data: bytes) -> None:
-    """Raises `ImageError` where a JPEG has no end, or scans enough to be an attack."""
-    num_scans = count_jpeg_scans(data, stop=_MAX_SCANS)
-    if num_scans is None:
-        raise rejection("damaged", "The JPEG has no end marker")
-    if num_scans == _MAX_SCANS:
-        raise rejection("too_slow", f"The JPEG has {_MAX_SCANS} scans or more")
 
 
 def _check_tiff(image: TiffImageFile, limits: Limits) -> None:

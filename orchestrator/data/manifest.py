@@ -155,6 +155,10 @@ def load_manifest(path: Path) -> Manifest:
         roots = tuple(unescape_path(text) for text in texts)
     except (KeyError, ValueError, TypeError) as error:
         raise _damaged(path) from error
+    row = table.column("row").to_numpy()
+    root = table.column("root").to_numpy()
+    if (row != np.arange(len(row))).any() or not ((root >= 0) & (root < len(roots))).all():
+        raise _damaged(path)
     known = {key: value for key, value in metadata.items() if key == SPLIT_COLUMN_KEY}
     return Manifest(table.replace_schema_metadata(known or None), roots)
 

@@ -43,8 +43,9 @@ def perceptual_hash(grey: npt.NDArray[np.uint8]) -> int:
         the image averaged to 32 x 32.
 
     Reference:
-        C. Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010,
-        section 3.2.1, with the frequencies moved up and the sign in place of the median.
+        C. Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010
+        (the hash based on the cosine transform), with the frequencies moved up and the sign in
+        place of the comparison with the median.
     """
     small = Image.fromarray(grey).resize((_GRID, _GRID), Image.Resampling.BOX)
     coefficients = _COSINES @ np.asarray(small, dtype=np.float64) @ _COSINES.T

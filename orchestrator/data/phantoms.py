@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from orchestrator.data.schema import CLASS_NAMES
-from orchestrator.errors import DataError
+from orchestrator.errors import ClusterError, DataError
 
 _NORMAL_SHARE = 0.4
 _IMAGES_PER_PATIENT = (1, 2, 3)
@@ -67,6 +67,7 @@ def write_phantoms(folder: Path, *, num_images: int, seed: int, size_px: int = 2
 
     Raises:
         DataError: the folder holds something, or fewer than 2 images are asked for.
+        ClusterError: the file system refused the write.
     """
     if num_images < 2:
         raise DataError(f"{num_images} phantoms asked for; expected at least 2, one of each class")
@@ -80,6 +81,10 @@ def write_phantoms(folder: Path, *, num_images: int, seed: int, size_px: int = 2
             for name, image in _draw_class(label, num_of_class, seed, size_px):
                 image.save(temporary / CLASS_NAMES[label] / name, quality=_JPEG_QUALITY)
         temporary.replace(folder)
+    except OSError as error:
+        raise ClusterError(
+            f"cannot write {folder}: {error.strerror or error}; free space or name another folder"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

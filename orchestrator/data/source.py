@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from orchestrator.data import schema
 from orchestrator.data.images import DecodedImage, Limits, decode, read_file
@@ -116,10 +117,15 @@ class IngestedSource:
         return read_part(part_path(self.folder / "images", shard))
 
     def load_rows(self) -> pa.Table:
-        """Returns all rows without their images: `MANIFEST` and `DECODED` columns, row order."""
-        return pa.concat_tables(
+        """Returns all rows without their images: `MANIFEST` and `DECODED` columns, row order.
+
+        The schema carries the manifest's metadata, which say where splits came from.
+        """
+        rows = pa.concat_tables(
             self.load_table(shard).drop_columns(["image"]) for shard in range(self.num_shards)
         )
+        stored = pq.read_schema(self.folder / "manifest.parquet")
+        return rows.replace_schema_metadata(stored.metadata)
 
 
 def open_ingested(folder: Path) -> IngestedSource | None:

@@ -1,6 +1,6 @@
 """Divides labelled images into train, validation and test, patient by patient.
 
-What leaks from one split into another is found in `audit.py`, offered here as well.
+What leaks from one split into another is found in `audit.py`.
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,9 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from orchestrator.data.audit import Audit, audit_leakage, render_audit
 from orchestrator.data.manifest import SPLIT_COLUMN_KEY
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
 from orchestrator.errors import DataError
-
-__all__ = [
-    "Audit",
-    "Split",
-    "audit_leakage",
-    "class_by_split",
-    "group_rows",
-    "render_audit",
-    "render_class_table",
-    "split_rows",
-]
 
 VAL_OF_TRAIN = 0.2  # of the images of `train`
 TEST_OF_POOL, VAL_OF_POOL = 0.1, 0.2  # of a single pool: 70/10/20 train/test/validation

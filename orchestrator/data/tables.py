@@ -70,6 +70,8 @@ class InputTable:
         self.name = _shown(source)
         self._folder = os.path.abspath(os.fsencode(source.parent))
         suffix = source.suffix.lower()
+        if not source.is_file():  # a FIFO would hang
+            raise DataError(f"{self.name} is not a regular file; expected a folder or a table")
         if suffix in CSV_SUFFIXES:
             self.unit = "line"
             self.columns, self._records = _open_csv(source)

@@ -282,15 +282,25 @@ def learning_curve(
         axes.set_zorder(rate.get_zorder() + 1)
         axes.patch.set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        rate.grid(False)
-        rate.set_yscale("log")
-        rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        rate.yaxis.set_minor_formatter(NullFormatter())
+        _scale_rate(rate, columns["lr"])
         rate.set_ylabel("learning rate", color=GREY)
         rate.tick_params(axis="y", which="both", colors=GREY)
         rate.spines["right"].set_visible(True)
         axes.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         return render_svg(figure, name, f"{quantity} of training and validation by epoch")
+
+
+def _scale_rate(axes: Axes, rates: npt.NDArray[np.float64]) -> None:
+    """A logarithmic axis for learning rates; where they are few, each is a tick."""
+    axes.grid(False)
+    axes.set_yscale("log")
+    distinct = np.unique(rates[rates > 0])
+    if distinct.size:
+        axes.set_ylim(distinct[0] / 1.5, distinct[-1] * 1.5)
+    if 0 < distinct.size <= 5:
+        axes.set_yticks(distinct)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _root(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:

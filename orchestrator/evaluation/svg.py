@@ -75,8 +75,8 @@ def thin_curve(
 def render_svg(figure: Figure, name: str, title: str) -> str:
     """Returns a figure as one <svg> element that scales with the page.
 
-    Ids of parts are dropped and those of definitions salted with `name`, since several pictures share a page;
-    coordinates keep two decimals, a hundredth of a point.
+    Ids of parts are dropped and those of definitions salted with `name`, since several pictures
+    share a page; coordinates keep two decimals, a hundredth of a point.
 
     Args:
         figure: drawn under `STYLE`.

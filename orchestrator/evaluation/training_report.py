@@ -22,15 +22,14 @@ from orchestrator.evaluation.page import (
 )
 
 _SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
-_MAX_EXAMPLES = 3
 _FINDINGS = {
-    "same_patient": "Patients with images in more than one split",
+    "same_patient": "Patients (known from a column or DICOM) in more than one split",
     "same_bytes": "Identical files in more than one split",
-    "near_duplicate": "Images that look alike in more than one split",
-    "possible": "Possible: ids read from file names that recur across the given folders",
+    "near_duplicate": "Pairs of look-alike images in different splits",
+    "possible": "Equal patient numbers in file names of different splits; numbering may restart "
+    "from folder to folder, so this alone proves nothing",
 }
-
-_SUSPICIONS = ("near_duplicate", "possible")  # shown, not proven
+_PROOFS = ("same_patient", "same_bytes")
 
 
 def build_training_report(
@@ -52,9 +51,9 @@ def build_training_report(
     Args:
         history: one row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, lr and more.
         best_epoch: the epoch whose weights were kept, numbered as in `history`.
-        splits: images by split and class name, the paper's Table I.
-        audit: the leakage audit, JSON-able: `blocking`, and for each of same_patient, same_bytes,
-            near_duplicate and possible a number of findings or a list of them.
+        splits: images by split and class name, the paper's Table I, as `class_by_split` gives it.
+        audit: the leakage audit, as `Audit.as_dict` gives it: `blocking`, a number for each of
+            same_patient, same_bytes, near_duplicate and possible, and `examples` of each.
         validation: metrics on the validation rows, at the threshold.
         test: metrics on the test rows; None where there are none.
         threshold: the operating point and its rule.
@@ -122,6 +121,7 @@ def render_training_html(
         curves=curves,
         subtitle=_subtitle(report),
         split_rows=_split_rows(report["splits"]),
+        unused=_unused(report["splits"]),
         class_names=CLASS_NAMES,
         findings=_findings(report["audit"]),
         model_facts=list_facts(model),
@@ -152,32 +152,38 @@ def _subtitle(report: Mapping[str, Any]) -> str:
 
 
 def _split_rows(splits: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """Rows of the class-by-split table: each split, its classes, their sum, share of PNEUMONIA."""
+    """Rows of the class-by-split table: each split with its counts by class, then their sum."""
     rows: list[dict[str, Any]] = []
     for split in [split for split in SPLITS if split in splits]:
         counts = [splits[split].get(name, 0) for name in CLASS_NAMES]
         rows.append({"title": _SPLIT_TITLES[split], "counts": counts})
-    rows.append(
-        {"title": "Total", "counts": [sum(row["counts"][i] for row in rows) for i in (0, 1)]}
-    )
+    sums = [sum(row["counts"][label] for row in rows) for label in range(len(CLASS_NAMES))]
+    rows.append({"title": "Total", "counts": sums})
     for row in rows:
         row["total"] = sum(row["counts"])
     return rows
 
 
+def _unused(splits: Mapping[str, Mapping[str, int]]) -> int:
+    """Images found that no split uses."""
+    counts = splits.get("unused", {})
+    return sum(number for name, number in counts.items() if name != "patients")
+
+
 def _findings(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the audit: title, number found and a few examples."""
+    """Rows of the audit: title, number of cases, how grave, and the images of the first case."""
     rows = []
-    for key, title in _FINDINGS.items():
-        found = audit.get(key, 0)
-        listed = isinstance(found, list | tuple)
-        examples = list_facts({"": found[:_MAX_EXAMPLES]}) if listed and found else []
+    for kind, title in _FINDINGS.items():
+        examples = audit.get("examples", {}).get(kind, [])
+        grave = "bad" if audit[kind] else "ok"
         rows.append(
             {
                 "title": title,
-                "count": len(found) if listed else int(found),
-                "kind": "" if key in _SUSPICIONS else ("bad" if found else "ok"),
-                "examples": examples[0][1] if examples else "",
+                "count": audit[kind],
+                "class": grave if kind in _PROOFS else "",
+                "images": list(zip(examples[0]["splits"], examples[0]["paths"], strict=True))
+                if examples
+                else [],
             }
         )
     return rows

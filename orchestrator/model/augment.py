@@ -47,7 +47,9 @@ def build_augmentation() -> dict[str, "keras.layers.Layer"]:
         "rotation": keras.layers.RandomRotation(ROTATION),
         "zoom": keras.layers.RandomZoom(ZOOM),
         "translation": keras.layers.RandomTranslation(TRANSLATION, TRANSLATION),
-        "contrast": keras.layers.RandomContrast(CONTRAST, value_range=grey),
+        # A single factor would only raise contrast in this release of Keras, against its
+        # documentation; a pair is (down, up).
+        "contrast": keras.layers.RandomContrast((CONTRAST, CONTRAST), value_range=grey),
         "brightness": keras.layers.RandomBrightness(BRIGHTNESS, value_range=grey),
     }
 

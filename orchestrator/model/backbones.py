@@ -300,10 +300,27 @@ def _load_weights_file(model: "keras.Model", name: str, path: Path) -> None:
     """Loads a `.h5` weights file, which holds arrays only, into a built backbone."""
     if not path.is_file():
         raise SpecError(f"the weights file {path} does not exist; {_choices(name)}")
+    before = _kernels(model)
     try:
         model.load_weights(path)
     except Exception as error:  # Keras and h5py raise many kinds for a file that does not fit
-        raise SpecError(
-            f"the weights file {path} does not fit {name} ({first_line(error)}); give a file "
-            "saved from the same network without its top"
-        ) from error
+        reason = first_line(error)
+    else:
+        # Keras only warns of layers that it does not find in some kinds of file.
+        kept = [name for name, kernel in _kernels(model).items() if (kernel == before[name]).all()]
+        if not kept:
+            return
+        reason = f"it has no weights for {len(kept)} layers, the first is {kept[0]}"
+    raise SpecError(
+        f"the weights file {path} does not fit {name} ({reason}); give a file saved from the same "
+        "network without its top"
+    )
+
+
+def _kernels(model: "keras.Model") -> dict[str, Any]:
+    """Path -> array of every weight that starts at random."""
+    return {
+        weight.path: array
+        for weight, array in zip(model.weights, model.get_weights(), strict=True)
+        if array.ndim >= 2
+    }

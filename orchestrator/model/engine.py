@@ -244,6 +244,9 @@ def keras_engine(
     checked = _check_precision(precision)
     if checked != "f32":
         _set_policy(model, keras.DTypePolicy(_KERAS_POLICIES[checked]))
+    # A model of its own over the same layers: one that has predicted before would go on with the
+    # function it compiled then, in its old precision.
+    model = keras.Model(model.input, model.output)
     if keras.backend.backend() == "tensorflow":
         # XLA is slow to compile, and on a CPU ten times slower than plain TensorFlow.
         model.jit_compile = False

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import log_loss, roc_auc_score
 
+from orchestrator.model.network import focal_loss
+
 Array = npt.NDArray[Any]
 PLATEAU_FACTOR = 0.3  # the paper: "decay to 30%"
 PLATEAU_PATIENCE = 1
@@ -46,12 +48,32 @@ class ArrayBatches:
     def epoch(self, epoch: int) -> Iterator[tuple[Array, Array]]:
         """Yields the batches of one epoch; an example shows its views in turn."""
         num_views, num_examples = self.views.shape[:2]
-        first_view = np.random.default_rng(self.seed).integers(num_views, size=num_examples)
+        first_view: Array = np.random.default_rng(self.seed).integers(num_views, size=(num_examples,))
         order = np.random.default_rng([self.seed, epoch]).permutation(num_examples)
         for start in range(0, num_examples, self.batch_size):
             chosen = order[start : start + self.batch_size]
             view = (first_view[chosen] + epoch) % num_views
             yield self.views[view, chosen], self.labels[chosen, None].astype(np.float32)
+
+
+def compile_model(model: keras.Model, *, lr: float, alpha: float, gamma: float, seed: int) -> None:
+    """Makes a model ready for `Fit`: Adam, focal loss, and every seed set.
+
+    Args:
+        model: a model of `build_head` or `build_network`.
+        lr: learning rate.
+        alpha: focal weight of PNEUMONIA.
+        gamma: focal exponent.
+        seed: of what is still random from here on.
+    """
+    keras.utils.set_random_seed(seed)
+    model.compile(
+        optimizer=keras.optimizers.Adam(lr),
+        loss=focal_loss(alpha, gamma),
+        metrics=[keras.metrics.BinaryAccuracy(name="accuracy")],
+    )
+    # Built now, so that a checkpoint can be loaded before the first step.
+    model.optimizer.build(model.trainable_variables)
 
 
 class Step(Protocol):
@@ -78,11 +100,15 @@ class KerasStep:
 
     def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
         """Trains on every batch; see `Step.train_epoch`."""
-        self.model.reset_metrics()
-        logs: dict[str, float] = {}
+        total = {"loss": 0.0, "accuracy": 0.0}
+        count = 0
         for inputs, labels in batches:
+            # Keras starts its metrics anew at each call, so these are the batch's own means.
             logs = self.model.train_on_batch(inputs, labels, return_dict=True)
-        return {name: float(logs[name]) for name in ("loss", "accuracy")}
+            count += len(labels)
+            for name in total:
+                total[name] += float(logs[name]) * len(labels)
+        return {name: value / count for name, value in total.items()}
 
     def predict(self, inputs: Array) -> Array:
         """Returns probabilities, float64 [n]."""

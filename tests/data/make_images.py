@@ -55,9 +55,7 @@ def write_picture(grey: np.ndarray, way: str) -> bytes:
         "png rgba": lambda: save(rgba, "PNG"),
         "png grey alpha": lambda: save(image.convert("LA"), "PNG"),
         "png palette": lambda: save(_palette_image(grey), "PNG"),
-        "png exif": lambda: save(
-            image.transpose(Image.Transpose.ROTATE_180), "PNG", exif=_exif(3)
-        ),
+        "png exif": lambda: save(image.transpose(Image.Transpose.ROTATE_180), "PNG", exif=_exif(3)),
         "tiff": lambda: save(image, "TIFF"),
         "tiff lzw": lambda: save(image, "TIFF", compression="tiff_lzw"),
         "tiff 16": lambda: save(sixteen, "TIFF"),
@@ -74,7 +72,10 @@ def write_picture(grey: np.ndarray, way: str) -> bytes:
         "bmp": lambda: save(image, "BMP"),
         "gif": lambda: save(image, "GIF"),
         "gif animated": lambda: save(
-            image, "GIF", save_all=True, append_images=[Image.new("L", image.size, 7)] * 2
+            image,
+            "GIF",
+            save_all=True,
+            append_images=[Image.new("L", image.size, level) for level in (7, 99)],
         ),
     }
     return writers[way]()
@@ -327,9 +328,7 @@ def write_dicom(grey: np.ndarray, way: str) -> bytes:
         ),
         "rgb": lambda: to_bytes(data_set(rgb, PlanarConfiguration=0, **colour)),
         "rgb by plane": lambda: to_bytes(
-            data_set(
-                rgb, PlanarConfiguration=1, **colour, PixelData=np.stack([grey] * 3).tobytes()
-            )
+            data_set(rgb, PlanarConfiguration=1, **colour, PixelData=np.stack([grey] * 3).tobytes())
         ),
         "palette": lambda: to_bytes(_with_palette(data_set(255 - grey), palette)),
         "frames": lambda: to_bytes(data_set(**two_frames)),

@@ -74,6 +74,8 @@ def test_learning_curve_has_a_rate_axis_and_bears_gaps():
     for text in ("training", "validation", "learning rate", "epoch", "0.0001"):
         assert text in svg
     assert "mathdefault" not in svg
+    constant = plots.learning_curve([{"epoch": 1, "loss": 0.5, "lr": 0.004}], "loss", 1, "a")
+    assert "0.004" in constant
 
 
 def test_histogram_of_one_class_and_of_none():

@@ -10,12 +10,14 @@ from orchestrator.evaluation.training_report import build_training_report, rende
 
 LABELS = np.array([0, 1] * 20)
 PROBABILITIES = np.clip(np.linspace(0, 0.6, 40) + 0.3 * LABELS, 0, 1)
+EXAMPLE = {"splits": ["train", "test"], "paths": ["train/<a>.jpeg", "test/b.jpeg"], "bits": 3}
 AUDIT = {
     "same_patient": 0,
     "same_bytes": 2,
-    "near_duplicate": ["train/<a>.jpeg ~ test/b.jpeg"] * 9,
+    "near_duplicate": 9,
     "possible": 170,
     "blocking": False,
+    "examples": {"same_patient": [], "near_duplicate": [EXAMPLE] * 9},
 }
 
 
@@ -29,7 +31,8 @@ def build(with_test=True, audit=AUDIT):
         best_epoch=2,
         splits={
             "val": {"NORMAL": 268, "PNEUMONIA": 775},
-            "train": {"NORMAL": 1073, "PNEUMONIA": 3100},
+            "train": {"NORMAL": 1073, "PNEUMONIA": 3100, "no label": 0, "patients": 2276},
+            "unused": {"NORMAL": 8, "PNEUMONIA": 8, "no label": 0, "patients": 16},
         },
         audit=audit,
         validation=evaluation,
@@ -43,7 +46,7 @@ def build(with_test=True, audit=AUDIT):
     assert report == json.loads(json.dumps(report, allow_nan=False))
     columns = (LABELS, PROBABILITIES)
     page = render_training_html(report, columns, columns if with_test else None)
-    visible = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page)))
+    visible = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", page.replace("</", " </"))))
     return report, page, visible
 
 
@@ -57,7 +60,8 @@ def test_page_holds_every_part():
         "Training 1,073 3,100 4,173 74.3%",
         "Total 1,341 3,875 5,216 74.3%",
         "Identical files in more than one split 2",
-        "train/<a>.jpeg ~ test/b.jpeg",
+        "such as train/<a>.jpeg (train), test/b.jpeg (test)",
+        "16 more images are in no split",
         "170",
         "Loss",
         "Accuracy",

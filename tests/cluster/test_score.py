@@ -1,0 +1,161 @@
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.cluster.ingest import ingest
+from orchestrator.cluster.score import newest_bundle, score
+from orchestrator.errors import DataError, SpecError
+from orchestrator.spec import IngestSpec, Resources, ScoreSpec
+from tests.conftest import Recorder
+
+pytestmark = pytest.mark.ray
+ONE = Resources(workers=1)
+
+
+def predictions(run: Path) -> list[dict[str, Any]]:
+    return pq.read_table(run / "predictions").to_pylist()
+
+
+def run_score(trained: SimpleNamespace, source: Path, out: Path, **fields: Any) -> Any:
+    spec = ScoreSpec(input=str(source), model=str(trained.bundle), out=str(out), **fields)
+    return score(spec, ONE, Recorder())
+
+
+@pytest.fixture(scope="module")
+def scored(
+    trained: SimpleNamespace, phantoms: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    return run_score(trained, phantoms, tmp_path_factory.mktemp("scored") / "run", shard_rows=50)
+
+
+def test_every_image_has_one_row(scored: Any, phantoms: Path) -> None:
+    rows = predictions(scored.run)
+    expected = {str(p.relative_to(phantoms)) for p in phantoms.rglob("*.jpeg")}
+    assert len(rows) == 160
+    assert {row["path"] for row in rows} == expected
+    assert scored.report["counts"]["found"] == scored.report["counts"]["scored"] == 160
+    assert all(0 <= row["probability"] <= 1 for row in rows)
+    assert (scored.run / "_SUCCESS").exists()
+    assert not (scored.run / "_shards").exists()
+
+
+def test_calls_follow_the_bundles_threshold(scored: Any) -> None:
+    threshold = scored.report["threshold"]
+    for row in predictions(scored.run):
+        assert row["predicted"] == int(row["probability"] >= threshold)
+
+
+def test_report_counts_the_confusion_of_the_table(scored: Any) -> None:
+    report = json.loads((scored.run / "report.json").read_text())
+    rows = predictions(scored.run)
+    cells = {
+        name: sum(r["label"] == label and r["predicted"] == call for r in rows)
+        for name, label, call in (("tn", 0, 0), ("fp", 0, 1), ("fn", 1, 0), ("tp", 1, 1))
+    }
+    assert report["confusion"] == cells
+    assert report["metrics"]["accuracy"]["value"] == pytest.approx(
+        (cells["tn"] + cells["tp"]) / 160
+    )
+
+
+def test_a_second_run_gives_the_same_tables(
+    scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    again = run_score(trained, phantoms, tmp_path / "again", shard_rows=50)
+    assert predictions(again.run) == predictions(scored.run)
+
+
+def test_flat_table_and_ingested_inputs_score_alike_and_bad_files_are_rejected(
+    scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in phantoms.rglob("*.jpeg"):
+        (flat / path.name).write_bytes(path.read_bytes())
+    (flat / "empty.jpg").touch()
+    (flat / "letter.jpg").write_text("Dear colleague")
+    table = tmp_path / "list.csv"
+    with table.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["path", "label", "patient_id"])
+        for path in flat.iterdir():
+            writer.writerow([path, "PNEUMONIA" if "person" in path.name else "0", path.name[:9]])
+    spec = IngestSpec(input=str(flat), out=str(tmp_path / "set"), image_size=64, shard_rows=40)
+    described = ingest(spec, ONE, Recorder())
+    assert (described["num_found"], described["num_rejected"]) == (162, 2)
+
+    expected = {Path(r["path"]).name: r["probability"] for r in predictions(scored.run)}
+    for number, source in enumerate((flat, table, tmp_path / "set")):
+        result = run_score(trained, source, tmp_path / f"run{number}")
+        rows = predictions(result.run)
+        assert {Path(r["path"]).name: r["probability"] for r in rows} == expected
+        rejected = pq.read_table(result.run / "rejected.parquet").to_pylist()
+        assert {Path(r["path"]).name: r["code"] for r in rejected} == {
+            "empty.jpg": "empty_file",
+            "letter.jpg": "not_an_image",
+        }
+        assert result.report["counts"]["rejected_by_code"] == {"empty_file": 1, "not_an_image": 1}
+        labelled = {row["label"] for row in rows}
+        assert labelled == ({0, 1} if source == table else {None})
+        assert bool(result.report["metrics"]) == (source == table)
+
+
+def test_too_many_rejected_is_an_error_that_loses_nothing(
+    trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = next(phantoms.rglob("*.jpeg"))
+    (folder / "good.jpeg").write_bytes(good.read_bytes())
+    (folder / "bad.jpeg").touch()
+    with pytest.raises(DataError, match="1 of 2 files were rejected, over the allowed fraction 0"):
+        run_score(trained, folder, tmp_path / "run", max_rejected_fraction=0.1)
+    assert len(predictions(tmp_path / "run")) == 1
+    assert not (tmp_path / "run" / "_SUCCESS").exists()
+    # With the limit raised the same folder finishes without scoring again.
+    result = run_score(trained, folder, tmp_path / "run", max_rejected_fraction=0.5)
+    assert result.report["counts"]["scored"] == 1
+
+
+def test_a_finished_run_is_refused_and_overwritten_when_asked(
+    trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    run_score(trained, phantoms / "NORMAL", tmp_path / "run")
+    with pytest.raises(SpecError, match="holds a finished run"):
+        run_score(trained, phantoms / "NORMAL", tmp_path / "run")
+    result = run_score(trained, phantoms / "PNEUMONIA", tmp_path / "run", overwrite=True)
+    assert result.report["counts"]["found"] == len(list((phantoms / "PNEUMONIA").iterdir()))
+
+
+def test_an_ingested_set_of_another_size_is_refused(
+    trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    spec = IngestSpec(input=str(phantoms), out=str(tmp_path / "set"), image_size=48)
+    ingest(spec, ONE, Recorder())
+    with pytest.raises(DataError, match="images of 48 px and the model takes 64 px"):
+        run_score(trained, tmp_path / "set", tmp_path / "run")
+
+
+def test_without_a_model_the_newest_bundle_is_taken(
+    trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert newest_bundle(trained.folder / "models") == trained.bundle
+    with pytest.raises(SpecError, match="no model was named and there is none under"):
+        newest_bundle(tmp_path)
+
+
+def test_progress_covers_every_image(
+    trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    recorder = Recorder()
+    spec = ScoreSpec(
+        input=str(phantoms), model=str(trained.bundle), out=str(tmp_path / "r"), shard_rows=64
+    )
+    score(spec, ONE, recorder)
+    assert recorder.bars == [("scoring", 160)]
+    assert recorder.counts == [160]

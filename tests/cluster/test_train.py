@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.cluster.train import train
+from orchestrator.errors import DataError, SpecError
+from orchestrator.model.bundle import load_info
+from orchestrator.spec import Resources, TrainSpec
+from tests.conftest import Recorder
+
+pytestmark = pytest.mark.ray
+
+
+def test_training_releases_a_bundle_that_verifies(trained: SimpleNamespace) -> None:
+    info = load_info(trained.bundle)
+    assert (info.backbone, info.weights, info.size_px) == ("tiny", "none", 64)
+    assert info.threshold.rule == "youden"
+    assert set(info.metrics) == {"validation", "test"}
+    assert not (trained.bundle / "_unfinished.json").exists()
+    assert (trained.bundle / "report.html").read_text() == (trained.run / "report.html").read_text()
+
+
+def test_metrics_of_bundle_and_report_agree(trained: SimpleNamespace) -> None:
+    stored = json.loads((trained.run / "report.json").read_text())
+    assert stored == trained.report
+    figures = load_info(trained.bundle).metrics["validation"].metrics
+    assert figures["auroc"].value == stored["validation"]["metrics"]["auroc"]["value"]
+    best = stored["history"][stored["best_epoch"] - 1]
+    assert best["val_auroc"] == max(row["val_auroc"] for row in stored["history"])
+    assert figures["auroc"].value == pytest.approx(best["val_auroc"], abs=1e-6)
+
+
+def test_the_network_learns(trained: SimpleNamespace) -> None:
+    assert trained.report["validation"]["metrics"]["auroc"]["value"] > 0.65
+
+
+def test_splits_keep_patients_whole_and_the_audit_is_said(trained: SimpleNamespace) -> None:
+    table = pq.read_table(trained.run / "splits.parquet").to_pylist()
+    assert len(table) == 160
+    splits_of: dict[str, set[str]] = {}
+    for row in table:
+        splits_of.setdefault(row["patient_id"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in splits_of.values())
+    said = "\n".join(trained.said.lines)
+    assert "same patient" in said
+    assert "NORMAL" in said
+    assert "epoch   1" in said
+
+
+def test_working_files_are_gone_after_success(trained: SimpleNamespace) -> None:
+    assert {p.name for p in trained.run.iterdir()} == {
+        "_SUCCESS",
+        "audit.json",
+        "history.json",
+        "manifest.parquet",
+        "rejected.parquet",
+        "report.html",
+        "report.json",
+        "spec.yaml",
+        "splits.parquet",
+        "status.json",
+    }
+    assert json.loads((trained.run / "status.json").read_text())["status"] == "SUCCEEDED"
+
+
+def test_a_finished_bundle_is_not_overwritten_unasked(trained: SimpleNamespace) -> None:
+    spec = TrainSpec(data="x", out=str(trained.bundle), backbone="tiny", weights="none")
+    with pytest.raises(SpecError, match="holds a bundle; name another or add --overwrite"):
+        train(spec, Resources(), Recorder())
+    load_info(trained.bundle)
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    spec = TrainSpec(data="x", out=str(tmp_path), backbone="tiny", weights="none", overwrite=True)
+    with pytest.raises(SpecError, match="not empty and holds no bundle"):
+        train(spec, Resources(), Recorder())
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_proven_leakage_stops_training_before_the_backbone(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = sorted(phantoms.rglob("*.jpeg"))
+    lines = ["path,label,patient_id,split"]
+    for index, path in enumerate(files):
+        split = ("train", "val", "test")[index % 3]
+        lines.append(f"{path},{path.parent.name},same-patient-{index // 2},{split}")
+    table = tmp_path / "leaky.csv"
+    table.write_text("\n".join(lines))
+    recorder = Recorder()
+    spec = TrainSpec(data=str(table), out="b", backbone="tiny", weights="none", image_size=64)
+    with pytest.raises(DataError, match=r"leak between the splits.*--allow-leakage"):
+        train(spec, Resources(workers=1), recorder)
+    assert not any("building" in line for line in recorder.lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "resnet9000"}, "unknown backbone 'resnet9000'; expected one of"),
+        ({"weights": "offline"}, "weights 'offline' are not offered for tiny"),
+        ({"backbone": "InceptionV3", "weights": "none", "image_size": 64}, "too small"),
+    ],
+)
+def test_an_impossible_spec_is_refused_before_any_folder_is_made(
+    change: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = TrainSpec.model_validate({"data": "x", "backbone": "tiny", "weights": "none"} | change)
+    with pytest.raises(SpecError, match=message):
+        train(spec, Resources(), Recorder())
+    assert list(tmp_path.iterdir()) == []

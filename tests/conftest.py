@@ -1,0 +1,95 @@
+"""Fixtures shared by all tests: one local Ray, one small trained bundle, the public X-rays."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import orchestrator.cluster  # noqa: F401 - sets Ray's environment before anything imports ray
+
+PUBLIC_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+class Recorder:
+    """A Reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.bars: list[tuple[str, int]] = []
+        self.counts: list[int] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def begin(self, label: str, total: int, unit: str) -> None:
+        self.bars.append((label, total))
+        self.counts.append(0)
+
+    def advance(self, count: int) -> None:
+        self.counts[-1] += count
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    if not PUBLIC_DATA.is_dir():
+        pytest.skip("the public X-rays are not at ../shared/data")
+    return PUBLIC_DATA
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """The one local Ray of the ordinary tests."""
+    import orchestrator.cluster.session as session
+
+    session.connect(None, num_cpus=2, object_store_bytes=128 * 2**20)
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of 160 synthetic phantoms."""
+    from orchestrator.data.phantoms import write_phantoms
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, num_images=160, seed=3, size_px=96)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(
+    ray_cluster: None, phantoms: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """A bundle trained on the phantoms with the tiny backbone, and what its training said."""
+    from orchestrator.cluster.train import train
+    from orchestrator.spec import Resources, TrainSpec
+
+    folder = tmp_path_factory.mktemp("trained")
+    recorder = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        spec = TrainSpec(
+            data=str(phantoms),
+            out=str(folder / "models" / "tiny"),
+            backbone="tiny",
+            weights="none",
+            image_size=64,
+            views=2,
+            epochs=4,
+            lr=0.003,
+        )
+        result = train(spec, Resources(workers=1), recorder)
+    return SimpleNamespace(
+        folder=folder, bundle=result.bundle, run=result.run, report=result.report, said=recorder
+    )

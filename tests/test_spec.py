@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.errors import SpecError
+from orchestrator.spec import (
+    Resources,
+    ScoreSpec,
+    TrainSpec,
+    build_resources,
+    build_spec,
+    dump_yaml,
+    load_job,
+)
+
+
+def write_job(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_win_over_the_file_and_paths_resolve_against_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    job = load_job(
+        write_job(
+            tmp_path / "jobs",
+            "{name: a, kind: train, args: {data: ../x, out: b, lr: 0.5, weights: w.h5}}",
+        )
+    )
+    spec = build_spec(TrainSpec, {"out": "c", "gamma": 1.0, "lr": None}, job)
+    assert Path(spec.data) == tmp_path / "jobs" / ".." / "x"
+    assert spec.out == str(tmp_path / "c")
+    assert (spec.lr, spec.gamma) == (0.5, 1.0)
+    assert spec.weights == str(tmp_path / "jobs" / "w.h5")
+
+
+def test_limits_of_file_and_flags_are_joined(tmp_path: Path) -> None:
+    job = load_job(
+        write_job(tmp_path, "{name: a, kind: score, args: {input: x, limits: {max_pixels: 9}}}")
+    )
+    spec = build_spec(ScoreSpec, {"max_bytes": 7}, job)
+    assert (spec.limits.max_pixels, spec.limits.max_bytes) == (9, 7)
+
+
+def test_a_resolved_spec_is_a_job_file_that_gives_it_back(tmp_path: Path) -> None:
+    spec = build_spec(TrainSpec, {"data": str(tmp_path), "alpha": "0.3"})
+    job = load_job(write_job(tmp_path, dump_yaml("train", "again", spec, Resources(workers=3))))
+    assert build_spec(TrainSpec, {}, job) == spec
+    assert build_resources({}, job) == Resources(workers=3)
+    assert build_resources({"workers": 2}, job).workers == 2
+
+
+def test_addresses_with_a_scheme_are_not_paths() -> None:
+    assert build_spec(ScoreSpec, {"input": "s3://bucket/x"}).input == "s3://bucket/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "not plain YAML at line 1"),
+        ("!!python/object/apply:os.system ['true']", "not plain YAML at line 1"),
+        ("- a", "holds a list; expected keys name, kind, args"),
+        ("{name: a, kind: train}", "args is required"),
+        ("{name: a, kind: dance, args: {}}", "kind='dance'"),
+        ("{name: 'a b', kind: train, args: {}}", "name='a b'"),
+        ("{name: a, kind: train, args: {epoch: 3}}", "unknown key.* epoch; train takes .*epochs"),
+        ("{name: a, kind: train, args: {}, cron: x}", "unknown key cron; known: name"),
+        ("{name: a, kind: train, args: {}, resources: {workers: 0}}", "workers=0"),
+    ],
+)
+def test_a_bad_job_file_is_one_clear_line(text: str, message: str, tmp_path: Path) -> None:
+    path = write_job(tmp_path, text)
+    with pytest.raises(SpecError, match=message) as caught:
+        load_job(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "data is required"),
+        ({"data": "x", "lr": -1}, "lr=-1: .*greater than 0"),
+        ({"data": "x", "alpha": "high"}, "alpha.*'high'"),
+        ({"data": "x", "epochs": "many"}, "epochs='many'"),
+        ({"data": "x", "lr": float("nan")}, "lr=nan"),
+        ({"data": "x", "max_bytes": 0}, "limits.max_bytes=0"),
+    ],
+)
+def test_a_bad_flag_is_one_clear_line(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        build_spec(TrainSpec, flags)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_job_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"cannot read .*nope\.yaml: No such file"):
+        load_job(tmp_path / "nope.yaml")
+
+
+def test_job_files_of_the_repository_load() -> None:
+    for path in sorted((Path(__file__).parent.parent / "jobs").glob("*.yaml")):
+        assert load_job(path).name, path
+        assert yaml.safe_load(path.read_text())["name"] == path.stem
