@@ -96,7 +96,7 @@ def train(
     out: Out = None,
     backbone: Annotated[str | None, typer.Option(help="Feature extractor.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="imagenet, offline, none or a .h5 file.")
+        str | None, typer.Option(help="auto, imagenet, offline, none or a .h5 file.")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width, px.")] = None,
     features: Annotated[
@@ -251,7 +251,7 @@ def inspect(
 @app.command()
 def demo(
     out: Annotated[str, typer.Option("--out", help="Folder of the demo.")] = "demo",
-    images: Annotated[int, typer.Option(help="Phantoms to make.", min=60)] = 240,
+    images: Annotated[int, typer.Option(help="Phantoms to train on.", min=60)] = 400,
     as_json: JsonFlag = False,
 ) -> None:
     """Make synthetic phantoms, train on them, score them, name the report."""

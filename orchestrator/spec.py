@@ -27,7 +27,7 @@ Kind = Literal["train", "score"]
 FormT = TypeVar("FormT", bound=BaseModel)
 
 # What `--weights` and `--model` accept besides paths; these words are never resolved as paths.
-WEIGHT_WORDS = ("imagenet", "offline", "none")
+WEIGHT_WORDS = ("auto", "imagenet", "offline", "none", "file")
 
 
 class _Form(BaseModel):
@@ -62,13 +62,13 @@ class TrainSpec(_Form):
     data: PathText
     out: PathText | None = None
     backbone: str = "EfficientNetB5"
-    weights: str = "imagenet"
+    weights: str = "auto"  # the backbone's first choice
     image_size: Annotated[int, Field(ge=32, le=2048)] = 150
     features: Literal["cached"] = "cached"
-    views: Annotated[int, Field(ge=1, le=100)] = 4
+    views: Annotated[int, Field(ge=1, le=100)] = 1  # the plain image alone
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 100
     batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
-    lr: Annotated[float, Field(gt=0, le=10)] = 0.01
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.001
     alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
     gamma: Annotated[float, Field(ge=0, le=20)] = 2.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2

@@ -46,8 +46,6 @@ def run_demo(folder: Path, num_images: int, reporter: Reporter) -> ScoreResult:
         backbone="efficientnet-lite0",
         weights="offline",
         image_size=_SIZE_PX,
-        views=2,
-        lr=0.001,
         epochs=30,
     )
     train(spec, Resources(), reporter)

@@ -157,6 +157,9 @@ def connect(
         }
     else:
         options["address"] = address
+    # Ray prints messages about its workers to standard output even with `log_to_driver` off, and
+    # has no public switch for it; they would break `--json` and the progress bar.
+    ray._private.worker._worker_logs_enabled = False
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -77,7 +77,7 @@ def train(spec: TrainSpec, resources: Resources, reporter: Reporter) -> TrainRes
 def _checked(spec: TrainSpec) -> TrainSpec:
     """Returns the spec with names in their canonical form; raises SpecError before any work."""
     backbone = canonical_name(spec.backbone)
-    weights = check_weights(backbone, spec.weights)
+    weights = check_weights(backbone, None if spec.weights == "auto" else spec.weights)
     check_size(backbone, spec.image_size)
     return spec.model_copy(update={"backbone": backbone, "weights": weights})
 

@@ -167,7 +167,7 @@ def _release(
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
     )
     html = render_training_html(
-        report,
+        _without_paths(report),
         (val.labels, probabilities["val"]),
         (parts["test"].labels, probabilities["test"]) if "test" in probabilities else None,
     )
@@ -187,8 +187,7 @@ def _release(
             if key in evaluations
         },
         data=bundle.TrainingData(fingerprint=task.fingerprint, counts=task.counts),
-        # Paths of this machine say nothing to whom the bundle is given, and may be private.
-        training=spec.model_dump(mode="json", exclude={"out", "overwrite", "data"}),
+        training=_without_paths(report)["recipe"],
         seed=spec.seed,
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
     )
@@ -196,6 +195,14 @@ def _release(
         task.bundle, network, info, extra={"report.html": html}, num_threads=task.num_threads
     )
     return report
+
+
+def _without_paths(report: dict[str, Any]) -> dict[str, Any]:
+    """The report without file names, for the bundle, which goes where the images do not."""
+    audit = {key: value for key, value in report["audit"].items() if key != "examples"}
+    recipe = {key: value for key, value in report["recipe"].items() if "file" not in key}
+    recipe.pop("data")
+    return {**report, "audit": audit, "recipe": recipe}
 
 
 def _figures(evaluation: Evaluation) -> bundle.Metrics:

@@ -111,12 +111,15 @@ def _read_format(header: Header, limits: Limits) -> PixelFormat:
     stored = header.integer(tags.BITS_STORED, default=allocated)
     high_bit = header.integer(tags.HIGH_BIT, default=stored - 1)
     signed = header.integer(tags.PIXEL_REPRESENTATION, default=0)
+    planar = header.integer(tags.PLANAR_CONFIGURATION, default=0)
     expected_samples = {1: (*_GREY, _PALETTE), 3: _COLOUR}
     if photometric not in expected_samples.get(samples, ()):
         found = "PhotometricInterpretation and SamplesPerPixel do not describe grey or colour"
         raise rejection("unsupported_pixels", found)
     if allocated not in (8, 16):
         raise rejection("unsupported_pixels", f"BitsAllocated is {allocated}, expected 8 or 16")
+    if planar not in (0, 1):
+        raise rejection("unsupported_pixels", f"PlanarConfiguration is {planar}, expected 0 or 1")
     if not 1 <= stored <= allocated or high_bit != stored - 1 or signed not in (0, 1):
         found = f"BitsStored {stored}, HighBit {high_bit}, PixelRepresentation {signed}"
         raise rejection("unsupported_pixels", f"{found} do not fit BitsAllocated {allocated}")
@@ -127,7 +130,7 @@ def _read_format(header: Header, limits: Limits) -> PixelFormat:
         num_frames=max(num_frames, 1),
         samples=samples,
         photometric=photometric,
-        planar=header.integer(tags.PLANAR_CONFIGURATION, default=0),
+        planar=planar,
         bits_allocated=allocated,
         bits_stored=stored,
         is_signed=signed == 1,

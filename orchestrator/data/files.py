@@ -14,7 +14,8 @@ from orchestrator.data.limits import Limits, rejection
 from orchestrator.errors import ImageError
 
 _MAX_LINKS = 40  # what Linux itself allows in one path
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_PATH, where the system has it, needs no permission to list the folder.
+_FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CODE_OF_ERRNO = {
     errno.ENOENT: ("missing_file", "There is no such file"),

@@ -25,7 +25,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageChops
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -234,8 +234,8 @@ def _to_grey(image: ImageFile) -> Image.Image:
         raise rejection("unsupported_pixels", "The pixels are signed, 32-bit or floating point")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, rgba).convert("L")
+        # Over black, compositing is multiplying by the opacity
+        return ImageChops.multiply(rgba.convert("L"), rgba.getchannel("A"))
     if image.mode == "LAB":
         raise rejection("unsupported_pixels", "The pixels are in the Lab colour space")
     return image.convert("L")

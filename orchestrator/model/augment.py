@@ -25,7 +25,6 @@ ZOOM = 0.2  # of the side, in and out, aspect kept
 BRIGHTNESS = 0.2  # of the grey range, added
 TRANSLATION = 0.1  # of the side, down and across
 _NUM_DRAWS = 8
-_WIDE = ("contrast", "brightness")  # computed in float64
 _CHUNK = 32  # images at a time, to bound memory
 
 
@@ -98,7 +97,7 @@ def transformations(draws: Array, size_px: int) -> dict[str, dict[str, Array]]:
         size_px: height and width of the images, px.
 
     Returns:
-        Layer name -> the layer's own keys -> bool or float arrays with N first.
+        Layer name -> the layer's own keys -> bool or float32 arrays with N first.
     """
     count = len(draws)
     spread = 2.0 * draws - 1.0  # uniform in [-1, 1)
@@ -116,7 +115,7 @@ def transformations(draws: Array, size_px: int) -> dict[str, dict[str, Array]]:
     }
     return {
         name: {
-            key: value if value.dtype == bool or name in _WIDE else value.astype(np.float32)
+            key: value if value.dtype == bool else value.astype(np.float32)
             for key, value in transformation.items()
         }
         for name, transformation in values.items()
@@ -138,11 +137,16 @@ def _apply(images: Array, chosen: dict[str, dict[str, Array]]) -> Array:
 
     x = keras.ops.cast(images[..., np.newaxis], "float32")
     for name, layer in _layers().items():
-        if name == "contrast":
+        transformation = chosen[name]
+        if name == "contrast" and keras.backend.backend() != "jax":
             # It takes each image's mean, and the order of additions within a mean depends on the
-            # batch; in float32 that would now and then turn a grey level by one.
+            # batch; in float32 that would now and then turn a grey level by one. (JAX has no
+            # float64 unless the whole process is set to it.)
             x = keras.ops.cast(x, "float64")
-        x = layer.transform_images(x, chosen[name], training=True)
+            transformation = {
+                key: value.astype(np.float64) for key, value in transformation.items()
+            }
+        x = layer.transform_images(x, transformation, training=True)
     x = keras.ops.cast(keras.ops.round(keras.ops.clip(x, 0, 255)), "uint8")
     augmented: Array = keras.ops.convert_to_numpy(x)[..., 0]
     return augmented

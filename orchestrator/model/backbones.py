@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from orchestrator.errors import BundleError, ClusterError, SpecError
 from orchestrator.model.keras_file import first_line, load_keras_file
 
@@ -300,27 +302,19 @@ def _load_weights_file(model: "keras.Model", name: str, path: Path) -> None:
     """Loads a `.h5` weights file, which holds arrays only, into a built backbone."""
     if not path.is_file():
         raise SpecError(f"the weights file {path} does not exist; {_choices(name)}")
-    before = _kernels(model)
+    # Keras only warns of layers that it does not find in some kinds of file; NaN tells.
+    model.set_weights([np.full(w.shape, np.nan, "float32") for w in model.get_weights()])
     try:
         model.load_weights(path)
     except Exception as error:  # Keras and h5py raise many kinds for a file that does not fit
         reason = first_line(error)
     else:
-        # Keras only warns of layers that it does not find in some kinds of file.
-        kept = [name for name, kernel in _kernels(model).items() if (kernel == before[name]).all()]
-        if not kept:
+        loaded = zip(model.weights, model.get_weights(), strict=True)
+        missing = [weight.path for weight, value in loaded if np.isnan(value).any()]
+        if not missing:
             return
-        reason = f"it has no weights for {len(kept)} layers, the first is {kept[0]}"
+        reason = f"it lacks {len(missing)} of the weights, the first is {missing[0]}"
     raise SpecError(
         f"the weights file {path} does not fit {name} ({reason}); give a file saved from the same "
         "network without its top"
     )
-
-
-def _kernels(model: "keras.Model") -> dict[str, Any]:
-    """Path -> array of every weight that starts at random."""
-    return {
-        weight.path: array
-        for weight, array in zip(model.weights, model.get_weights(), strict=True)
-        if array.ndim >= 2
-    }

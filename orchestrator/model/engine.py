@@ -6,8 +6,10 @@ so that an image's result does not depend on the images it shares a batch with. 
 for OpenVINO is in `export.py`.
 """
 
+import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -252,10 +254,37 @@ def keras_engine(
         model.jit_compile = False
 
     def run_batch(images: Array) -> Array:
-        return np.asarray(model.predict_on_batch(images[..., np.newaxis]), np.float32)
+        with _full_float32() if checked == "f32" else nullcontext():
+            return np.asarray(model.predict_on_batch(images[..., np.newaxis]), np.float32)
 
     size_px, num_outputs = int(model.input_shape[1]), int(model.output_shape[-1])
     return Engine("keras", checked, size_px, batch_size, num_outputs, run_batch)
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Turns off TF32, by which a GPU multiplies float32 numbers with 10 bits of mantissa.
+
+    With it a GPU's probabilities would differ from a CPU's in the third decimal.
+    """
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "jax":
+        with importlib.import_module("jax").default_matmul_precision("highest"):
+            yield
+        return
+    if backend != "tensorflow":
+        yield
+        return
+    from tensorflow.config import experimental as switches
+
+    was_on = switches.tensor_float_32_execution_enabled()
+    switches.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        switches.enable_tensor_float_32_execution(was_on)
 
 
 def _set_policy(model: "keras.Model", policy: Any) -> None:

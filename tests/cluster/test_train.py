@@ -25,7 +25,7 @@ def test_training_releases_a_bundle_that_verifies(trained: SimpleNamespace) -> N
 
 def test_metrics_of_bundle_and_report_agree(trained: SimpleNamespace) -> None:
     stored = json.loads((trained.run / "report.json").read_text())
-    assert stored == trained.report
+    assert stored == json.loads(json.dumps(trained.report))
     figures = load_info(trained.bundle).metrics["validation"].metrics
     assert figures["auroc"].value == stored["validation"]["metrics"]["auroc"]["value"]
     best = stored["history"][stored["best_epoch"] - 1]

@@ -43,6 +43,7 @@ def write_picture(grey: np.ndarray, way: str) -> bytes:
     writers = {
         "jpeg": lambda: save(image, "JPEG", **quality),
         "jpeg colour": lambda: save(image.convert("RGB"), "JPEG", **quality),
+        "jpeg rgb": lambda: save(image.convert("RGB"), "JPEG", keep_rgb=True, **quality),
         "jpeg progressive": lambda: save(image, "JPEG", progressive=True, **quality),
         "jpeg cmyk": lambda: save(image.convert("RGB").convert("CMYK"), "JPEG", **quality),
         "jpeg exif": lambda: save(
@@ -86,6 +87,7 @@ def write_picture(grey: np.ndarray, way: str) -> bytes:
 PICTURE_WAYS = {
     "jpeg": 4,
     "jpeg colour": 4,
+    "jpeg rgb": 4,
     "jpeg progressive": 4,
     "jpeg cmyk": 5,
     "jpeg exif": 4,
@@ -234,7 +236,7 @@ def compress_lossless(ds: Dataset) -> bytes:
 def make_lut(first: int, bits: int, entries: np.ndarray) -> Dataset:
     """Returns an item of a modality or VOI LUT sequence."""
     lut = Dataset()
-    lut.add_new(0x00283002, "US", [len(entries) % 65536, first % 65536, bits])
+    lut.add_new(0x00283002, "SS" if first < 0 else "US", [len(entries) % 65536, first, bits])
     lut.add_new(0x00283006, "OW", entries.astype("<u2").tobytes())
     return lut
 

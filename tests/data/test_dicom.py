@@ -454,26 +454,30 @@ def with_canaries(ds: Dataset) -> Dataset:
         for tag, (vr, *_) in DicomDictionary.items():
             group = tag >> 16
             if vr in TEXT_VRS and group > 4 and group not in kept and group < 0x5000:
-                target.add_new(tag, vr, f"{CANARY}{tag:08X}")
+                # numbers and dates as LO, since pydicom will not write text in them
+                written = "LO" if vr in {"AS", "DA", "DS", "DT", "IS", "TM"} else vr
+                target.add_new(tag, written, f"{CANARY}{tag:08X}")
 
     inner, outer = Dataset(), Dataset()
     fill(inner, kept=())
     outer.ReferencedSeriesSequence = Sequence([inner])
-    fill(outer, kept=())
+    few = Dataset()
+    few.PatientName = f"{CANARY}^few"
     fill(ds, kept=(0x0028,))
     sop_class = ds.file_meta.MediaStorageSOPClassUID
     ds.SOPClassUID, ds.PatientID = sop_class, f"{CANARY}-id"
-    ds.RequestAttributesSequence = Sequence([outer, outer])
+    ds.RequestAttributesSequence = Sequence([outer, few])
     ds["RequestAttributesSequence"].is_undefined_length = True
-    ds.SharedFunctionalGroupsSequence = Sequence([outer])
+    ds.SharedFunctionalGroupsSequence = Sequence([few])
     block = ds.private_block(0x0011, f"{CANARY} CREATOR", create=True)
     block.add_new(0x01, "LO", f"{CANARY} private")
-    block.add_new(0x02, "SQ", Sequence([outer]))
+    block.add_new(0x02, "SQ", Sequence([few]))
     ds.file_meta.SourceApplicationEntityTitle = CANARY
     ds.file_meta.ImplementationVersionName = CANARY
     return ds
 
 
+@pytest.fixture(scope="module")
 def canary_files(chest: np.ndarray) -> dict[str, bytes]:
     """Returns files full of canaries: a good one, and one made to fail at each stage."""
     with warnings.catch_warnings():
@@ -507,15 +511,14 @@ def canary_files(chest: np.ndarray) -> dict[str, bytes]:
     return files
 
 
-def test_no_text_of_a_header_gets_out(chest, caplog, capfd, recwarn):
-    files = canary_files(chest)
-    assert all(data.count(CANARY.encode()) > 8000 for name, data in files.items() if name == "good")
+def test_no_text_of_a_header_gets_out(canary_files, caplog, capfd, recwarn):
+    assert canary_files["good"].count(CANARY.encode()) > 4500
     recwarn.clear()
     caplog.clear()
     caplog.set_level(logging.DEBUG)
     capfd.readouterr()
     num_rejected = 0
-    for name, data in files.items():
+    for name, data in canary_files.items():
         try:
             text = repr(decode(data, SIDE_PX, LIMITS, KEY))
         except ImageError as error:
@@ -525,14 +528,14 @@ def test_no_text_of_a_header_gets_out(chest, caplog, capfd, recwarn):
         else:
             assert name == "good" or name.endswith("twisted")
         assert CANARY not in text
-    assert num_rejected >= len(files) - 1 - len(COMPRESSED)
+    assert num_rejected >= len(canary_files) - 1 - len(COMPRESSED)
     printed = capfd.readouterr()
     warned = " ".join(str(warning.message) for warning in recwarn)
     assert CANARY not in caplog.text + printed.out + printed.err + warned
 
 
-def test_a_process_that_logs_everything_prints_no_header_text(chest, tmp_path):
-    for number, data in enumerate(canary_files(chest).values()):
+def test_a_process_that_logs_everything_prints_no_header_text(canary_files, tmp_path):
+    for number, data in enumerate(canary_files.values()):
         (tmp_path / f"{number}.dcm").write_bytes(data)
     program = """
 import logging, pathlib, sys, traceback, warnings

@@ -17,6 +17,9 @@ from orchestrator.data.limits import Stopwatch, rejection
 from orchestrator.errors import ImageError
 from tests.data.make_images import PICTURE_WAYS, SIDE_PX, make_chest, save, write_picture
 
+# Under pytest the package's own filter is not in force
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
+
 LIMITS = Limits()
 CANARY = "Canary^Jane 19660101"
 FULLRES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "fullres"

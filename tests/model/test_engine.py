@@ -9,6 +9,7 @@ from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import (
     BATCH_SIZE,
+    _full_float32,
     _openvino_config,
     _resolve_engine,
     keras_engine,
@@ -133,3 +134,18 @@ found = [name for name in ("tensorflow", "keras", "jax", "torch", "ray") if name
 assert not found, found
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_f32_on_tensorflow_turns_tf32_off_and_back_on(images: np.ndarray) -> None:
+    from tensorflow.config.experimental import tensor_float_32_execution_enabled as enabled
+
+    seen = []
+    backbone = build_backbone("tiny", "none", 64)
+    engine = keras_engine(backbone)
+    assert enabled()
+    with _full_float32():
+        seen.append(enabled())
+    engine.predict(images)
+
+    assert seen == [False]
+    assert enabled()
