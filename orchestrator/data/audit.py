@@ -104,7 +104,7 @@ def audit_leakage(table: pa.Table, names: pa.Array) -> Audit:
 
     Args:
         table: columns of `MANIFEST`; identical bytes are found where it has `sha256`, and
-            near-duplicates where it has `dhash`.
+            near-duplicates where it has `phash`.
         names: the split of each row, from `split_rows`; rows of null are left out.
 
     Returns:
@@ -122,7 +122,7 @@ def audit_leakage(table: pa.Table, names: pa.Array) -> Audit:
     return Audit(
         same_patient=_find_shared(known, known.column("patient_id")),
         same_bytes=_find_shared(used, hashes) if hashes is not None else _none(),
-        near_duplicate=_find_near(used) if "dhash" in used.column_names else _none(),
+        near_duplicate=_find_near(used) if "phash" in used.column_names else _none(),
         possible=_find_shared(guessed, guessed_ids),
     )
 
@@ -187,8 +187,8 @@ def _example(rows: pa.Table, case: IntArray, split: IntArray, bits: int | None =
 
 def _find_near(rows: pa.Table) -> Overlap:
     """Returns the pairs of different splits with near hashes and different bytes."""
-    rows = rows.filter(pc.is_valid(rows.column("dhash")))
-    hashes = rows.column("dhash").to_numpy().view(np.uint64)
+    rows = rows.filter(pc.is_valid(rows.column("phash")))
+    hashes = rows.column("phash").to_numpy().view(np.uint64)
     split = _split_numbers(rows)
     content = np.arange(rows.num_rows)  # equal numbers, equal bytes
     if "sha256" in rows.column_names:

@@ -38,6 +38,7 @@ from orchestrator.data.dicom_header import is_dicom
 from orchestrator.data.files import read_file
 from orchestrator.data.grey import reduce_16_bits
 from orchestrator.data.limits import REJECTION_CODES, Limits, Stopwatch, rejection
+from orchestrator.data.perceptual import perceptual_hash
 from orchestrator.errors import ImageError
 
 __all__ = ["REJECTION_CODES", "DecodedImage", "Limits", "decode", "read_file"]
@@ -72,7 +73,6 @@ _TRANSPOSED = {
 _TIFF_PHOTOMETRIC, _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 262, 322, 323
 # A JPEG is decoded at 1/2, 1/4 or 1/8 size where that leaves this many times the target.
 _REDUCING_GAP = 2.0
-_DHASH_ROWS, _DHASH_COLUMNS = 8, 9
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class DecodedImage:
         width_px: width of the source as displayed (after EXIF rotation), px.
         height_px: height of the source as displayed, px.
         sha256: hash of the file's bytes, hexadecimal.
-        dhash: 64-bit difference hash of `pixels`, as a signed integer; near-duplicates differ in
-            few bits.
+        phash: 64-bit perceptual hash of `pixels` (`perceptual.py`), as a signed integer.
         patient_id: "hmac:" and 32 hexadecimal digits for DICOM with a patient id when a key was
             given; otherwise None.
     """
@@ -94,7 +93,7 @@ class DecodedImage:
     width_px: int
     height_px: int
     sha256: str
-    dhash: int
+    phash: int
     patient_id: str | None
 
 
@@ -149,7 +148,7 @@ def _decode(data: bytes, size_px: int, limits: Limits, patient_key: bytes | None
     watch.check()
     pixels = np.ascontiguousarray(np.asarray(small, np.uint8))
     sha256 = hashlib.sha256(data).hexdigest()
-    return DecodedImage(pixels, width_px, height_px, sha256, _difference_hash(small), patient_id)
+    return DecodedImage(pixels, width_px, height_px, sha256, perceptual_hash(pixels), patient_id)
 
 
 def _decode_picture(
@@ -195,19 +194,6 @@ def _resize(
     return grey.resize(
         (size_px, size_px), Image.Resampling.BILINEAR, box=box, reducing_gap=_REDUCING_GAP
     )
-
-
-def _difference_hash(image: Image.Image) -> int:
-    """Returns 64 bits, row by row: whether each pixel is brighter than the one to its left.
-
-    The pixels are the means of 8 rows of 9 blocks; the first bit is the most significant.
-
-    Reference: N. Krawetz, "Kind of Like That", hackerfactor.com, 2013.
-    """
-    small = image.resize((_DHASH_COLUMNS, _DHASH_ROWS), Image.Resampling.BOX)
-    pixels = np.asarray(small)
-    bits = np.packbits(pixels[:, 1:] > pixels[:, :-1])
-    return int.from_bytes(bits.tobytes(), "big", signed=True)
 
 
 def _orientation(image: ImageFile) -> int:

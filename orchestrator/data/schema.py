@@ -34,11 +34,11 @@ MANIFEST = pa.schema(
 )
 ROOTS_KEY = b"orchestrator.roots"  # JSON list of escaped roots in the manifest's metadata
 
-# What decoding adds to a manifest row. `dhash` is a 64-bit difference hash.
+# What decoding adds to a manifest row. `phash` is the hash of `perceptual.py`.
 DECODED = pa.schema(
     [
         ("sha256", pa.string()),
-        ("dhash", pa.int64()),
+        ("phash", pa.int64()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
     ]

@@ -23,15 +23,15 @@ real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the public X-rays are 
 
 
 def make_rows(rows):
-    """Rows of (split, patient_id, patient_source, sha256, dhash) as a table and split names."""
-    split, patient, source, sha256, dhash = zip(*rows, strict=True)
+    """Rows of (split, patient_id, patient_source, sha256, phash) as a table and split names."""
+    split, patient, source, sha256, phash = zip(*rows, strict=True)
     table = pa.table(
         {
             "path": [f"{n}.jpg" for n in range(len(rows))],
             "patient_id": pa.array(patient, pa.string()),
             "patient_source": pa.array(source, pa.string()),
             "sha256": pa.array(sha256, pa.string()),
-            "dhash": pa.array(dhash, pa.int64()),
+            "phash": pa.array(phash, pa.int64()),
         }
     )
     return table, pa.array(split, pa.string())
@@ -119,7 +119,7 @@ def test_unused_rows_are_left_out():
 
 def test_without_hashes_and_without_splits():
     table, names = make_rows([*CLEAN, ("val", "p1", "column", None, None)])
-    plain = table.drop_columns(["sha256", "dhash"])
+    plain = table.drop_columns(["sha256", "phash"])
     assert audit_leakage(plain, names).same_patient.num_cases == 1
     nothing = pa.nulls(len(names), pa.string())
     assert not audit_leakage(table, nothing).blocking
@@ -163,13 +163,13 @@ def test_near_pairs_equal_those_of_all_comparisons(seed):
 @real_data
 def test_public_training_folder():
     table = build_manifest(REAL / "kermany224", 256).table
-    sha256, dhash = [], []
+    sha256, phash = [], []
     for path in table.column("path").to_pylist():
         data = (REAL / "kermany224" / path).read_bytes()
         sha256.append(hashlib.sha256(data).hexdigest())
         with Image.open(REAL / "kermany224" / path) as image:
-            dhash.append(perceptual_hash(np.asarray(image.convert("L"))))
-    table = table.append_column("sha256", pa.array(sha256)).append_column("dhash", pa.array(dhash))
+            phash.append(perceptual_hash(np.asarray(image.convert("L"))))
+    table = table.append_column("sha256", pa.array(sha256)).append_column("phash", pa.array(phash))
     by_patient = audit_leakage(table, split_rows(table, seed=0, merge_val=False).names)
     assert by_patient.as_dict()["num_images"] == dict.fromkeys(
         ("same_patient", "same_bytes", "near_duplicate", "possible"), 0
@@ -177,7 +177,7 @@ def test_public_training_folder():
 
     # Identical images lie within one patient each, so a split by image leaks both.
     rng = np.random.default_rng(0)
-    by_image = pa.array(np.where(rng.random(len(dhash)) < 0.8, "train", "val").tolist())
+    by_image = pa.array(np.where(rng.random(len(phash)) < 0.8, "train", "val").tolist())
     leaking = audit_leakage(table, by_image)
     assert leaking.blocking
     assert leaking.same_bytes.num_cases > 0
