@@ -7,7 +7,7 @@ limit and without a word of the file in the message or on stderr. Files are deco
 process, so that a crash or a hang is counted and the run goes on. Prints one line per format and
 exits 1 where any mutation crashed, hung, leaked or raised something else.
 
-Cost: about 20,000 mutations a minute and core for most formats.
+Cost: about a minute on one core for 20,000 mutations of each of the 11 formats.
 """
 
 import argparse

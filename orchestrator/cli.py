@@ -165,6 +165,12 @@ def score(
     max_rejected_fraction: Annotated[
         float | None, typer.Option(help="Exit 3 where more of the files are rejected.")
     ] = None,
+    hash_paths: Annotated[
+        bool | None,
+        typer.Option(
+            "--hash-paths", help="Keep only keyed hashes of paths: they are patient data."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the intervals' resamples.")] = None,
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,

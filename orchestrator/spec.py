@@ -91,6 +91,7 @@ class ScoreSpec(_Form):
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     engine: Literal["auto", "openvino", "keras"] = "auto"
     max_rejected_fraction: Fraction = 1.0
+    hash_paths: bool = False
     patient_key_file: PathText | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     limits: DecodeLimits = DecodeLimits()

@@ -126,7 +126,8 @@ def ingest_manifest(
         DataError: no row could be decoded, or the stored rows do not match the manifest.
     """
     write_manifest(manifest, run.manifest)
-    source = file_source(manifest, run.manifest, size_px, limits, patient_key_file)
+    key = load_patient_key(patient_key_file)
+    source = file_source(manifest, run.manifest, size_px, limits, key)
     if patient_key_file is None:
         forget_hashed_patients(run.images, source.num_shards)
     stage = IngestStage(source, size_px, session.threads_per_worker)
@@ -191,13 +192,9 @@ def fingerprint(rows: pa.Table) -> str:
 
 
 def file_source(
-    manifest: Manifest, stored: Path, size_px: int, limits: Limits, patient_key_file: str | None
+    manifest: Manifest, stored: Path, size_px: int, limits: Limits, patient_key: bytes
 ) -> FileSource:
-    """Returns the source that decodes a stored manifest's files.
-
-    Raises:
-        SpecError: the patient key file cannot be read or is shorter than 16 bytes.
-    """
+    """Returns the source that decodes a stored manifest's files."""
     shards = manifest.table.column("shard")
     num_shards = 0 if manifest.table.num_rows == 0 else pc.max(shards).as_py() + 1
     return FileSource(
@@ -206,7 +203,7 @@ def file_source(
         num_shards=num_shards,
         size_px=size_px,
         limits=limits,
-        patient_key=_patient_key(patient_key_file),
+        patient_key=patient_key,
     )
 
 
@@ -230,7 +227,12 @@ def forget_hashed_patients(folder: Path, num_shards: int) -> None:
             path.unlink()
 
 
-def _patient_key(path: str | None) -> bytes:
+def load_patient_key(path: str | None) -> bytes:
+    """Returns the key in a file, or a fresh random one that is stored nowhere.
+
+    Raises:
+        SpecError: the file cannot be read or holds fewer than 16 bytes.
+    """
     if path is None:
         return secrets.token_bytes(32)
     try:

@@ -10,10 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.cluster.ingest import decode_limits, file_source, forget_hashed_patients
+from orchestrator.cluster.ingest import (
+    decode_limits,
+    file_source,
+    forget_hashed_patients,
+    load_patient_key,
+)
 from orchestrator.cluster.session import Session, open_session
 from orchestrator.cluster.shards import Stage, run_shards
 from orchestrator.data import schema
+from orchestrator.data.keyed import keyed_hash
 from orchestrator.data.manifest import Manifest, write_manifest
 from orchestrator.data.parts import part_path, read_part
 from orchestrator.data.source import IngestedSource, Source, open_manifest
@@ -68,6 +74,7 @@ class ScoreStage:
         calibration: from logit to probability.
         threshold: PNEUMONIA is called where probability >= threshold.
         num_threads: decoding and compute threads.
+        path_key: key under which paths are hashed; None keeps them.
     """
 
     source: Source
@@ -77,6 +84,7 @@ class ScoreStage:
     calibration: Calibration
     threshold: float
     num_threads: int
+    path_key: bytes | None
 
     def __post_init__(self) -> None:
         self._engine = load_engine(
@@ -89,11 +97,11 @@ class ScoreStage:
         batch: list[Any] = []
         waiting: list[dict[str, Any]] = []
         for row, image in self.source.decode_shard(shard, self.num_threads):
-            rows.append(row)
+            rows.append(row if self.path_key is None else hash_names(row, self.path_key))
             if image is None:
                 continue
             batch.append(image)
-            waiting.append(row)
+            waiting.append(rows[-1])
             if len(batch) == self.batch_size:
                 self._score(batch, waiting)
                 batch, waiting = [], []
@@ -113,6 +121,19 @@ class ScoreStage:
         calls = predict(probabilities, self.threshold)
         for row, logit, probability, call in zip(rows, logits, probabilities, calls, strict=True):
             row |= {"logit": logit, "probability": probability, "predicted": call}
+
+
+def hash_names(row: dict[str, Any], key: bytes) -> dict[str, Any]:
+    """Returns a manifest row with keyed hashes in place of its path and what was read from it.
+
+    Args:
+        row: columns root, path, patient_id and patient_source among others.
+        key: of HMAC-SHA256; the same key and path give the same hash.
+    """
+    hashed = row | {"path": keyed_hash(key, f"{row['root']}:{row['path']}")}
+    if row["patient_source"] == "filename":
+        hashed["patient_id"] = keyed_hash(key, row["patient_id"])
+    return hashed
 
 
 def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreResult:
@@ -178,15 +199,23 @@ def _score_run(
 ) -> dict[str, Any]:
     """Scores, accounts and reports inside a started run."""
     write_manifest(manifest, run.manifest)
-    limits = decode_limits(spec.limits)
+    key = load_patient_key(spec.patient_key_file)
     source: Source = ingested or file_source(
-        manifest, run.manifest, info.size_px, limits, spec.patient_key_file
+        manifest, run.manifest, info.size_px, decode_limits(spec.limits), key
     )
-    if spec.patient_key_file is None:
+    if spec.patient_key_file is None and spec.hash_paths:
+        shutil.rmtree(run.shards, ignore_errors=True)  # hashed under a key that is gone
+    elif spec.patient_key_file is None:
         forget_hashed_patients(run.shards, source.num_shards)
+    path_key = key if spec.hash_paths else None
     with open_session(resources) as session:
-        _score_shards(spec, run, source, info, session, manifest.table.num_rows, reporter)
-    return finish_tables(spec, run, manifest, source.num_shards, info)
+        _score_shards(spec, run, source, info, session, path_key, reporter)
+    report = finish_tables(spec, run, manifest, source.num_shards, info)
+    if path_key is not None:
+        rows = [hash_names(row, path_key) for row in manifest.table.to_pylist()]
+        hashed = pa.Table.from_pylist(rows, schema.MANIFEST)
+        write_manifest(Manifest(hashed, manifest.roots), run.manifest)
+    return report
 
 
 def _score_shards(
@@ -195,7 +224,7 @@ def _score_shards(
     source: Source,
     info: BundleInfo,
     session: Session,
-    num_rows: int,
+    path_key: bytes | None,
     reporter: Reporter,
 ) -> None:
     engine = spec.engine
@@ -213,9 +242,10 @@ def _score_shards(
             calibration,
             info.threshold.value,
             session.threads_per_worker,
+            path_key,
         )
 
-    reporter.begin("scoring", num_rows, "images")
+    reporter.begin("scoring", pq.read_metadata(run.manifest).num_rows, "images")
     for shard in range(source.num_shards):
         if part_path(run.shards, shard).exists():
             reporter.advance(read_part(part_path(run.shards, shard)).num_rows)

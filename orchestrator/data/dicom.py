@@ -5,8 +5,6 @@ and the inversion of MONOCHROME1, which `grey` computes. The header is read by `
 pixels by `dicom_pixels`.
 """
 
-import hashlib
-import hmac
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +22,7 @@ from orchestrator.data.dicom_pixels import (
     registered_name,
 )
 from orchestrator.data.grey import build_grey_table, build_palette_table, stored_range
+from orchestrator.data.keyed import keyed_hash
 from orchestrator.data.limits import Limits, Stopwatch, rejection
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -82,8 +81,7 @@ def _hash_patient(header: Header, key: bytes) -> str | None:
     issuer = header.values.get(tags.ISSUER_OF_PATIENT_ID, b"").strip(b" \0")
     if not patient:
         return None
-    digest = hmac.new(key, patient + (b"\0" + issuer if issuer else b""), hashlib.sha256)
-    return "hmac:" + digest.hexdigest()[:32]
+    return keyed_hash(key, patient + (b"\0" + issuer if issuer else b""))
 
 
 def _check_object(header: Header) -> None:
