@@ -1,8 +1,12 @@
 """The command line as a user meets it: exit codes, one-line errors, JSON on standard output."""
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +70,129 @@ def test_a_job_file_of_another_kind_names_the_right_command(
     code, _, err = call(capsys, monkeypatch, "train", "-c", str(tmp_path / "j.yaml"))
     assert code == 2
     assert "is a score job; run it with `orchestrator score`" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{name: j, kind: train, args: {data: d, epoch: 3}}", "unknown key(s) epoch"),
+        ("{name: j, kind: train, args: {data: d, epochs: [3]}}", "epochs=[3]"),
+        ("{name: j, kind: train, args: {data: !!python/name:os.system }}", "not plain YAML"),
+        (
+            "{name: j, kind: train, args: {data: d, backbone: resnet9}}",
+            "unknown backbone 'resnet9'",
+        ),
+    ],
+)
+def test_a_bad_job_file_is_one_line_and_exit_2(
+    text: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("j.yaml").write_text(text)
+    code, out, err = call(capsys, monkeypatch, "train", "-c", "j.yaml")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "holds no files"),
+        (["NORMAL/a.jpg", "NORMAL/b.jpg"], "all labelled images are NORMAL"),
+        (["a.jpg", "b.jpg"], "no image has a label"),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_on_is_one_line_and_exit_3(
+    files: list[str],
+    message: str,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = next(phantoms.rglob("*.jpeg")).read_bytes()
+    Path("in").mkdir()
+    for name in files:
+        path = Path("in", name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(image)
+    arguments = ["train", "in", "--backbone", "tiny", "--weights", "none", "--image-size", "64"]
+    code, out, err = call(capsys, monkeypatch, *arguments)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert (code, out, len(errors)) == (3, "", 1)
+    assert message in errors[0]
+    assert "Traceback" not in err
+
+
+def _change_a_byte(bundle: Path) -> None:
+    data = bytearray((bundle / "openvino.bin").read_bytes())
+    data[1000] ^= 1
+    (bundle / "openvino.bin").write_bytes(data)
+
+
+def _add_a_pickle(bundle: Path) -> None:
+    (bundle / "weights.pkl").write_bytes(b"x")
+
+
+def _name_an_h5_model(bundle: Path) -> None:
+    described = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "model.keras").rename(bundle / "model.h5")
+    described["files"]["model.h5"] = described["files"].pop("model.keras")
+    (bundle / "bundle.json").write_text(json.dumps(described))
+
+
+def _add_a_lambda(bundle: Path) -> None:
+    """Puts a Lambda layer into the network and mends the hashes, as a forger would."""
+    source = bundle / "model.keras"
+    with zipfile.ZipFile(source) as old:
+        contents = {name: old.read(name) for name in old.namelist()}
+    config = json.loads(contents["config.json"])
+    config["config"]["layers"][1]["class_name"] = "Lambda"
+    contents["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(source, "w") as new:
+        for name, data in contents.items():
+            new.writestr(name, data)
+    described = json.loads((bundle / "bundle.json").read_text())
+    entry = described["files"]["model.keras"]
+    entry["sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    entry["size_bytes"] = source.stat().st_size
+    (bundle / "bundle.json").write_text(json.dumps(described))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_change_a_byte, "openvino.bin differs from what bundle.json records"),
+        (_add_a_pickle, "holds weights.pkl, a kind of file that can run code"),
+        (_name_an_h5_model, "does not list model.keras"),
+        (_add_a_lambda, "Lambda"),
+        (lambda bundle: (bundle / "bundle.json").write_text("{}"), "schema_version None"),
+    ],
+)
+def test_a_spoilt_bundle_is_one_line_and_exit_4(
+    spoil: Callable[[Path], object],
+    message: str,
+    trained: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained.bundle, "bundle")
+    spoil(tmp_path / "bundle")
+    for arguments in (["score", ".", "--model", "bundle"], ["inspect", "bundle"]):
+        code, out, err = call(capsys, monkeypatch, *arguments)
+        assert (code, out, err.count("\n")) == (4, "", 1)
+        assert message in err
+    assert not Path("runs").exists()
 
 
 def test_version_and_help() -> None:

@@ -1,4 +1,3 @@
-import copy
 import hashlib
 import hmac
 import logging
@@ -14,15 +13,14 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import uid
-from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
 
 from orchestrator.data.dicom_header import is_dicom
 from orchestrator.data.images import REJECTION_CODES, Limits, decode
 from orchestrator.errors import ImageError
+from tests.data.make_canaries import CANARY, COMPRESSED, make_canary_files, stream_of, with_syntax
 from tests.data.make_images import (
     DICOM_WAYS,
     SIDE_PX,
@@ -36,7 +34,6 @@ from tests.data.make_images import (
 
 LIMITS = Limits()
 KEY = b"key of the run"
-CANARY = "Canary"
 EXAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
@@ -332,14 +329,6 @@ def test_malformed_numbers_are_rejected(text, chest):
     assert "RescaleSlope is not a number" in error.message
 
 
-def with_syntax(data: bytes, syntax: str) -> bytes:
-    """Returns a DICOM file with its TransferSyntaxUID element replaced."""
-    start = data.index(b"\x02\0\x10\0UI") + 6
-    length = int.from_bytes(data[start : start + 2], "little")
-    value = syntax.encode() + b"\0" * (len(syntax) % 2)
-    return data[:start] + len(value).to_bytes(2, "little") + value + data[start + 2 + length :]
-
-
 @pytest.mark.parametrize(
     ("syntax", "says"),
     [
@@ -380,14 +369,6 @@ def test_dicomdir_is_recognised():
 def test_a_file_cut_short_is_rejected(way, kept, chest):
     data = write_dicom(chest, way)
     assert rejected(data[: int(len(data) * kept)]).code == "damaged"
-
-
-COMPRESSED = ["jpeg baseline", "jpeg lossless 16", "jpeg-ls", "jpeg 2000", "rle 16"]
-
-
-def stream_of(data: bytes) -> tuple[Dataset, bytes]:
-    ds = pydicom.dcmread(BytesIO(data))
-    return ds, get_frame(ds.PixelData, 0, number_of_frames=1)
 
 
 @pytest.mark.parametrize("way", COMPRESSED)
@@ -442,73 +423,9 @@ def test_limits_on_pixels_frames_and_seconds(chest):
     assert rejected(data, Limits(max_seconds=0)).code == "too_slow"
 
 
-TEXT_VRS = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC",
-            "UI", "UR", "UT"}  # fmt: skip
-
-
-def with_canaries(ds: Dataset) -> Dataset:
-    """Fills every text tag of the dictionary, private tags and nested sequences with canaries."""
-    ds = copy.deepcopy(ds)
-
-    def fill(target: Dataset, kept: tuple[int, ...]) -> None:
-        for tag, (vr, *_) in DicomDictionary.items():
-            group = tag >> 16
-            if vr in TEXT_VRS and group > 4 and group not in kept and group < 0x5000:
-                # numbers and dates as LO, since pydicom will not write text in them
-                written = "LO" if vr in {"AS", "DA", "DS", "DT", "IS", "TM"} else vr
-                target.add_new(tag, written, f"{CANARY}{tag:08X}")
-
-    inner, outer = Dataset(), Dataset()
-    fill(inner, kept=())
-    outer.ReferencedSeriesSequence = Sequence([inner])
-    few = Dataset()
-    few.PatientName = f"{CANARY}^few"
-    fill(ds, kept=(0x0028,))
-    sop_class = ds.file_meta.MediaStorageSOPClassUID
-    ds.SOPClassUID, ds.PatientID = sop_class, f"{CANARY}-id"
-    ds.RequestAttributesSequence = Sequence([outer, few])
-    ds["RequestAttributesSequence"].is_undefined_length = True
-    ds.SharedFunctionalGroupsSequence = Sequence([few])
-    block = ds.private_block(0x0011, f"{CANARY} CREATOR", create=True)
-    block.add_new(0x01, "LO", f"{CANARY} private")
-    block.add_new(0x02, "SQ", Sequence([few]))
-    ds.file_meta.SourceApplicationEntityTitle = CANARY
-    ds.file_meta.ImplementationVersionName = CANARY
-    return ds
-
-
 @pytest.fixture(scope="module")
 def canary_files(chest: np.ndarray) -> dict[str, bytes]:
-    """Returns files full of canaries: a good one, and one made to fail at each stage."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ds = with_canaries(make_dataset(chest, 8))
-        files = {"good": to_bytes(ds)}
-        for keyword in ("PhotometricInterpretation", "NumberOfFrames", "VOILUTFunction",
-                        "WindowCenter", "RescaleSlope", "SOPClassUID"):  # fmt: skip
-            broken = copy.deepcopy(ds)
-            broken.WindowCenter, broken.WindowWidth = 1, 1
-            broken[keyword] = pydicom.DataElement(keyword, "LO", f"{CANARY}{keyword}")
-            if keyword == "SOPClassUID":
-                del broken.PixelData
-            files[keyword] = to_bytes(broken)
-        broken = copy.deepcopy(ds)
-        broken["Rows"] = pydicom.DataElement("Rows", "LO", CANARY)
-        files["Rows"] = to_bytes(broken)
-        files["syntax"] = with_syntax(files["good"], f"{CANARY}.1")
-        files["header cut"] = files["good"][:50_000]
-        files["pixels cut"] = files["good"][:-9]
-        for way in COMPRESSED:
-            compressed, stream = stream_of(write_dicom(chest, way))
-            full = with_canaries(compressed)
-            comment = b"\xff\xfe\x00\x0e" + CANARY.encode() * 2
-            damaged = stream[:2] + comment + stream[2 : len(stream) // 2]
-            files[way] = encapsulated(full, compressed.file_meta.TransferSyntaxUID, damaged)
-            twisted = stream[:-400] + CANARY.encode() * 60 + stream[-40:]
-            files[f"{way} twisted"] = encapsulated(
-                full, compressed.file_meta.TransferSyntaxUID, twisted
-            )
-    return files
+    return make_canary_files(chest)
 
 
 def test_no_text_of_a_header_gets_out(canary_files, caplog, capfd, recwarn):
