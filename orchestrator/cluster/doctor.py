@@ -3,13 +3,13 @@
 import importlib.metadata
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cluster.session import node_resources, open_session
 from orchestrator.errors import OrchestratorError
-from orchestrator.model.devices import describe_backend
 from orchestrator.spec import Resources
 
 _PACKAGES = ("ray", "tensorflow", "keras", "openvino", "pyarrow", "pandas", "pydicom")
@@ -78,10 +78,14 @@ def _disk() -> Check:
 
 
 def _backend() -> Check:
-    try:
-        return Check("Keras backend", True, describe_backend())
-    except ImportError as error:
-        return Check("Keras backend", False, f"{error}; run `make setup`, or mend KERAS_BACKEND")
+    # In a process of its own: some backends write to the terminal when they are loaded.
+    code = "from orchestrator.model.devices import describe_backend; print(describe_backend())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    found = lines[-1] if lines else f"exit code {done.returncode}"
+    if done.returncode:
+        found += "; run `make setup`, or mend KERAS_BACKEND"
+    return Check("Keras backend", done.returncode == 0, found)
 
 
 def _cluster() -> Check:
