@@ -82,7 +82,7 @@ def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[s
     manifest, ingested = open_manifest(Path(spec.input), spec.shard_rows)
     if ingested is not None:
         raise DataError(f"{spec.input} is an ingested data set already; name a folder of X-rays")
-    run = RunDir(Path(spec.out))
+    run = RunDir(Path(spec.out).absolute())
     run.start(digest(spec.model_dump(exclude={"overwrite"})), overwrite=spec.overwrite)
     with run.recording_failure(), open_session(resources) as session:
         ingest_manifest(

@@ -153,7 +153,7 @@ def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreRes
         BundleError: the model cannot be used.
         ClusterError: a worker or the disk failed; the same command with `--out` goes on later.
     """
-    bundle = Path(spec.model) if spec.model else newest_bundle(Path("models"))
+    bundle = Path(spec.model).absolute() if spec.model else newest_bundle(Path("models"))
     info = load_info(bundle)
     manifest, ingested = open_manifest(Path(spec.input), spec.shard_rows)
     if ingested is not None and ingested.size_px != info.size_px:
@@ -161,7 +161,7 @@ def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreRes
             f"{spec.input} holds images of {ingested.size_px} px and the model takes "
             f"{info.size_px} px; ingest with --image-size {info.size_px}"
         )
-    run = RunDir(Path(spec.out) if spec.out else Path("runs", new_run_id("score")).absolute())
+    run = RunDir(Path(spec.out or f"runs/{new_run_id('score')}").absolute())
     spec = spec.model_copy(update={"model": str(bundle), "out": str(run.path)})
     identity = spec.model_dump(exclude={"overwrite", "max_rejected_fraction"})
     run.start(digest([identity, info.sha256]), overwrite=spec.overwrite)

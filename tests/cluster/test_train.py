@@ -33,10 +33,6 @@ def test_metrics_of_bundle_and_report_agree(trained: SimpleNamespace) -> None:
     assert figures["auroc"].value == pytest.approx(best["val_auroc"], abs=1e-6)
 
 
-def test_the_network_learns(trained: SimpleNamespace) -> None:
-    assert trained.report["validation"]["metrics"]["auroc"]["value"] > 0.65
-
-
 def test_splits_keep_patients_whole_and_the_audit_is_said(trained: SimpleNamespace) -> None:
     table = pq.read_table(trained.run / "splits.parquet").to_pylist()
     assert len(table) == 160
