@@ -24,6 +24,7 @@ app = typer.Typer(
 
 _LIMITS = "Limits on one input file"
 _CLUSTER = "Cluster"
+_FINETUNE = "Fine-tuning"
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="Job file; flags win over it.")
 ]
@@ -93,6 +94,9 @@ def _version(
 def train(
     data: Annotated[str | None, typer.Argument(help="Folder, CSV, Parquet or data set.")] = None,
     config: ConfigFile = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with an unfinished run's folder.")
+    ] = None,
     out: Out = None,
     backbone: Annotated[str | None, typer.Option(help="Feature extractor.")] = None,
     weights: Annotated[
@@ -100,7 +104,11 @@ def train(
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width, px.")] = None,
     features: Annotated[
-        str | None, typer.Option(help="cached: the frozen backbone runs once.")
+        str | None,
+        typer.Option(help="cached: the frozen backbone runs once; live: in every step."),
+    ] = None,
+    augmentation: Annotated[
+        str | None, typer.Option(help="none, paper (its Table II) or light.")
     ] = None,
     views: Annotated[
         int | None, typer.Option(help="Views of a training image, the plain one included.")
@@ -115,6 +123,38 @@ def train(
     dropout: Annotated[float | None, typer.Option(help="Of the head.")] = None,
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better AUROC before stopping.")
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(help="youden, or youden-shifted: on changed copies of the images too."),
+    ] = None,
+    test_time_views: Annotated[
+        int | None, typer.Option(help="1, or 3: mean logit of plain, closer and farther view.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="f32, or mixed_bfloat16 for GPUs; of live training.")
+    ] = None,
+    finetune: Annotated[
+        str | None,
+        typer.Option(help="none, top:N layers or all.", rich_help_panel=_FINETUNE),
+    ] = None,
+    finetune_epochs: Annotated[
+        int | None, typer.Option(help="Epochs after the head's.", rich_help_panel=_FINETUNE)
+    ] = None,
+    finetune_lr: Annotated[
+        float | None,
+        typer.Option(help="Highest learning rate; it falls to 0.", rich_help_panel=_FINETUNE),
+    ] = None,
+    finetune_warmup: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps in which it rises.", rich_help_panel=_FINETUNE),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="AdamW's.", rich_help_panel=_FINETUNE)
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Kept a step by an average of the weights.", rich_help_panel=_FINETUNE),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of split, views, order, weights.")] = None,
     merge_val: Annotated[
@@ -135,7 +175,13 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a classifier and release it as a bundle."""
-    flags = {k: v for k, v in locals().items() if k not in ("config", "as_json")}
+    flags = {k: v for k, v in locals().items() if k not in ("config", "resume", "as_json")}
+    if resume is not None:
+        from orchestrator.run_dir import RunDir
+
+        if config is not None or data is not None:
+            raise SpecError("--resume takes its spec from the run; leave out -c and the data")
+        config = RunDir(resume.absolute()).unfinished_spec()
     spec, resources = _resolve("train", config, flags)
     from orchestrator.cluster.train import train as run
     from orchestrator.summary import train_summary
@@ -162,6 +208,9 @@ def score(
     batch_size: Annotated[int | None, typer.Option(help="Images a model call.")] = None,
     shard_rows: Annotated[int | None, typer.Option(help="Images a shard.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, openvino or keras.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="f32, bf16 or f16: of the network's arithmetic.")
+    ] = None,
     max_rejected_fraction: Annotated[
         float | None, typer.Option(help="Exit 3 where more of the files are rejected.")
     ] = None,

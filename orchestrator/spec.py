@@ -64,7 +64,8 @@ class TrainSpec(_Form):
     backbone: str = "EfficientNetB5"
     weights: str = "auto"  # the backbone's first choice
     image_size: Annotated[int, Field(ge=32, le=2048)] = 150
-    features: Literal["cached"] = "cached"
+    features: Literal["cached", "live"] = "cached"
+    augmentation: Literal["none", "paper", "light"] = "paper"
     views: Annotated[int, Field(ge=1, le=100)] = 1  # the plain image alone
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 100
     batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
@@ -73,6 +74,15 @@ class TrainSpec(_Form):
     gamma: Annotated[float, Field(ge=0, le=20)] = 2.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     patience: Annotated[int, Field(ge=1)] = 8
+    threshold: Literal["youden", "youden-shifted"] = "youden"
+    test_time_views: Literal[1, 3] = 1  # 3: mean logit of three zooms
+    precision: Literal["f32", "mixed_bfloat16"] = "f32"
+    finetune: Annotated[str, Field(pattern=r"^(none|all|top:[1-9][0-9]{0,5})$")] = "none"
+    finetune_epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
+    finetune_lr: Annotated[float, Field(gt=0, le=1)] = 0.0003
+    finetune_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01  # in fine-tuning
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # kept a step by the average of the weights
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     merge_val: bool = False
     allow_leakage: bool = False
@@ -90,6 +100,7 @@ class ScoreSpec(_Form):
     batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     engine: Literal["auto", "openvino", "keras"] = "auto"
+    precision: Literal["f32", "bf16", "f16"] = "f32"
     max_rejected_fraction: Fraction = 1.0
     hash_paths: bool = False
     patient_key_file: PathText | None = None

@@ -4,6 +4,7 @@ The driver lists, splits, audits and reports; everything that needs Keras runs i
 """
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.cluster.features import Backbone, compute_features
+from orchestrator.cluster.features import Backbone, compute_features, prepare_backbone
 from orchestrator.cluster.ingest import decode_limits, fingerprint, ingest_manifest
+from orchestrator.cluster.live_loop import LiveTask, train_network
+from orchestrator.cluster.release import Task
 from orchestrator.cluster.session import Session, open_session
-from orchestrator.cluster.train_loop import Task, train_head
+from orchestrator.cluster.train_loop import train_head
 from orchestrator.cluster.trainer import run_training
 from orchestrator.data.audit import audit_leakage, render_audit
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
-from orchestrator.data.source import IngestedSource, open_manifest
+from orchestrator.data.source import IngestedSource, open_ingested, open_manifest
 from orchestrator.data.splits import class_by_split, render_class_table, split_rows
 from orchestrator.errors import DataError, SpecError
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
@@ -67,7 +70,9 @@ def train(spec: TrainSpec, resources: Resources, reporter: Reporter) -> TrainRes
     """
     spec = _checked(spec)
     run, bundle = _claim(spec)
-    write_text(run.spec, dump_yaml("train", run.path.name, spec, resources))
+    # With the bundle's folder, so that `--resume` finds it whatever the working directory.
+    stored = spec.model_copy(update={"out": str(bundle)})
+    write_text(run.spec, dump_yaml("train", run.path.name, stored, resources))
     with run.recording_failure(), open_session(resources) as session:
         report = _train(spec, session, run, bundle, reporter)
     run.finish()
@@ -79,6 +84,12 @@ def _checked(spec: TrainSpec) -> TrainSpec:
     backbone = canonical_name(spec.backbone)
     weights = check_weights(backbone, None if spec.weights == "auto" else spec.weights)
     check_size(backbone, spec.image_size)
+    on_images = spec.features == "live" or spec.finetune != "none"
+    if not on_images and (spec.test_time_views > 1 or spec.threshold == "youden-shifted"):
+        raise SpecError(
+            "--test-time-views 3 and --threshold youden-shifted need the images at hand: add "
+            "--features live, or --finetune"
+        )
     return spec.model_copy(update={"backbone": backbone, "weights": weights})
 
 
@@ -127,13 +138,12 @@ def _train(
     spec: TrainSpec, session: Session, run: RunDir, bundle: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """All steps inside an open session; returns the report."""
+    if spec.features == "live" or spec.finetune != "none":
+        _check_workers(session)
     dataset = open_images(spec, session, run, reporter)
     rows = dataset.load_rows()
     names, counts, audit = _split(spec, rows, run, reporter)
     backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
-    compute_features(
-        dataset, names.to_pylist(), backbone, spec.views, run.features, session, reporter
-    )
     labels = rows.column("label").filter(pc.equal(names, "train")).to_numpy()
     task = Task(
         spec=spec,
@@ -146,17 +156,57 @@ def _train(
         counts=_by_split(counts),
         audit=audit,
     )
-    reporter.say("starting the training worker")
     told = EpochLines(run, reporter)
-    report: dict[str, Any] = run_training(
-        train_head, {"task": task}, run.checkpoints, 1, session, told.poll
-    )
+    report: dict[str, Any] = {}
+    if spec.features == "live":
+        prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
+    elif not run.head.exists():
+        compute_features(
+            dataset,
+            names.to_pylist(),
+            backbone,
+            spec.views,
+            run.features,
+            session,
+            reporter,
+            spec.augmentation,
+        )
+        reporter.say("starting the training worker")
+        report = run_training(
+            train_head, {"task": task}, run.checkpoints / "head", 1, session, told.poll
+        )
+    if not report:
+        reporter.say(f"starting {session.num_workers} training worker(s)")
+        report = run_training(
+            train_network,
+            {"live": LiveTask(task, dataset)},
+            run.checkpoints / "network",
+            session.num_workers,
+            session,
+            told.poll,
+        )
     write_json(run.report_json, report)
     shutil.copyfile(bundle / "report.html", run.report_html)
     (bundle / _MARKER).unlink(missing_ok=True)
+    run.head.unlink(missing_ok=True)
     for folder in (run.ingested, run.features, run.checkpoints):
         shutil.rmtree(folder, ignore_errors=True)  # the bundle and the tables are what stays
     return report
+
+
+def _check_workers(session: Session) -> None:
+    """Raises SpecError where the workers could not train together."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if session.gpus_per_worker > 1 or 0 < session.gpus_per_worker < 1 < session.num_workers:
+        raise SpecError(
+            f"asked for {session.gpus_per_worker:g} GPU per worker; training on images takes one: "
+            "give --gpus-per-worker 1 and as many --workers as there are GPUs"
+        )
+    if session.num_workers > 1 and backend != "tensorflow":
+        raise SpecError(
+            f"{session.num_workers} workers cannot train under KERAS_BACKEND={backend}; give "
+            "--workers 1 or KERAS_BACKEND=tensorflow"
+        )
 
 
 def open_images(
@@ -167,6 +217,11 @@ def open_images(
     Raises:
         DataError: an ingested data set of another image size, or nothing to read.
     """
+    # A resumed run keeps the one it has: another reading would hash DICOM patients under another
+    # key, and so split them otherwise.
+    finished = open_ingested(run.ingested) if (run.ingested / "dataset.json").is_file() else None
+    if finished is not None:
+        return finished
     manifest, ingested = open_manifest(Path(spec.data), _SHARD_ROWS)
     if ingested is not None:
         if ingested.size_px != spec.image_size:
