@@ -136,7 +136,8 @@ class DistributedStep:
                 )
             )
         loss, correct = np.sum([[float(x) for x in pair] for pair in sums], axis=0)
-        return {"loss": loss / sum(self._counts), "accuracy": correct / sum(self._counts)}
+        total = sum(self._counts)
+        return {"loss": float(loss) / total, "accuracy": float(correct) / total}
 
     def predict(self, inputs: Inputs) -> Array:
         """Returns probabilities, float64 [n], equal on every worker; each computes a slice."""

@@ -15,7 +15,8 @@ import pytest
 from orchestrator.cluster.train import train
 from orchestrator.errors import SpecError
 from orchestrator.model.bundle import load_info
-from orchestrator.spec import Resources, TrainSpec, dump_yaml
+from orchestrator.run_dir import RunDir
+from orchestrator.spec import Resources, TrainSpec, build_spec, dump_yaml, load_job
 from tests.conftest import Recorder
 
 pytestmark = pytest.mark.ray
@@ -248,3 +249,44 @@ def test_several_workers_need_tensorflow(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(SpecError, match="2 workers cannot train under KERAS_BACKEND=jax"):
         _check_workers(Session(2, 1, 0))
     _check_workers(Session(1, 1, 0))
+
+
+@pytest.mark.parametrize("name", ["train-paper", "train-offline"])
+def test_job_files_of_the_recipes_are_valid(name: str) -> None:
+    job = load_job(Path(__file__).parents[2] / "jobs" / f"{name}.yaml")
+    spec = build_spec(TrainSpec, {}, job)
+    assert job.name == name
+    assert Path(spec.data).is_absolute()
+    assert (spec.features, spec.augmentation, spec.finetune) == {
+        "train-paper": ("live", "paper", "none"),
+        "train-offline": ("cached", "light", "all"),
+    }[name]
+
+
+@pytest.mark.parametrize("part", ["top:0", "top", "some", "top:-1"])
+def test_parts_that_cannot_be_fine_tuned(part: str) -> None:
+    with pytest.raises(SpecError, match="finetune="):
+        build_spec(TrainSpec, {"data": "x", "finetune": part})
+
+
+@pytest.mark.parametrize("change", [{"test_time_views": 3}, {"threshold": "youden-shifted"}])
+def test_what_needs_images_is_refused_for_a_head_on_features(
+    change: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = TrainSpec.model_validate({"data": "x", "backbone": "tiny", "weights": "none"} | change)
+    with pytest.raises(SpecError, match="need the images at hand: add --features live"):
+        train(spec, Resources(), Recorder())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="holds no run"):
+        RunDir(tmp_path).unfinished_spec()
+    run = RunDir(tmp_path / "run")
+    run.start("digest", overwrite=False)
+    run.spec.write_text("name: x\n")
+    assert run.unfinished_spec() == run.spec
+    run.finish()
+    with pytest.raises(SpecError, match="is finished; there is nothing to resume"):
+        run.unfinished_spec()
