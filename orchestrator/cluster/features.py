@@ -134,7 +134,7 @@ def compute_features(
     exported = out / "backbone"
     if not (exported / "backbone.keras").exists():
         reporter.say(f"building {backbone.name} with {backbone.weights} weights")
-        _run_once(_export_backbone, session, backbone, exported)
+        run_once(_export_backbone, session, backbone, exported)
 
     engine = "keras" if session.gpus_per_worker else "openvino"
 
@@ -207,7 +207,7 @@ def _export_backbone(backbone: Backbone, folder: Path, threads: int) -> None:
     export_backbone(model, folder, threads)
 
 
-def _run_once(function: Any, session: Session, *args: Any) -> Any:
+def run_once(function: Any, session: Session, *args: Any) -> Any:
     """Runs one function in a worker process and returns what it returned."""
     import ray
 

@@ -1,5 +1,6 @@
 """What a Ray Train worker does: trains the head on cached features, then releases the bundle."""
 
+import functools
 import importlib.metadata
 import tempfile
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.cluster.evaluated import write_evaluated
 from orchestrator.cluster.features import load_features
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.evaluation.calibration import choose_threshold, fit_calibration
 from orchestrator.evaluation.metrics import Evaluation, evaluate
 from orchestrator.evaluation.training_report import build_training_report, render_training_html
 from orchestrator.model import bundle
-from orchestrator.run_dir import RunDir, write_json
+from orchestrator.model.strip import MAX_VIEWS, Samples, draw_strip
+from orchestrator.run_dir import RunDir, write_json, write_text
 from orchestrator.spec import TrainSpec
 
 THRESHOLD_RULE = "youden"
@@ -34,10 +37,12 @@ class Task:
         bundle: folder of the bundle to write.
         num_shards: shards of the feature data set.
         alpha: focal weight of PNEUMONIA, a number.
+        lr: Adam's learning rate, a number.
         num_threads: compute threads.
         fingerprint: digest of the training data.
         counts: images by split, then by class.
         audit: the leakage audit, JSON-able.
+        samples: images for the report's strip; None where training sees no augmented view.
     """
 
     spec: TrainSpec
@@ -45,10 +50,12 @@ class Task:
     bundle: Path
     num_shards: int
     alpha: float
+    lr: float
     num_threads: int
     fingerprint: str
     counts: dict[str, dict[str, int]]
     audit: dict[str, Any]
+    samples: Samples | None
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def train_head(config: dict[str, Any]) -> dict[str, Any]:
     views = load_features(run.features, task.num_shards, train.rows, spec.views)
     val_features = _plain_features(task, val)
     head = build_head(views.shape[-1], spec.dropout, seed=spec.seed)
-    compile_model(head, lr=spec.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
+    compile_model(head, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
     fit = Fit(head, KerasStep(head, spec.batch_size), FitConfig(spec.epochs, spec.patience))
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
@@ -166,11 +173,14 @@ def _release(
         recipe=spec.model_dump(mode="json", exclude={"out", "overwrite"}),
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
     )
-    html = render_training_html(
+    write_evaluated(run, parts, probabilities)
+    page = functools.partial(
+        render_training_html,
         _without_paths(report),
         (val.labels, probabilities["val"]),
         (parts["test"].labels, probabilities["test"]) if "test" in probabilities else None,
     )
+    write_text(run.report_html, page(strip=_strip(task)))
     info = bundle.BundleInfo(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         class_names=CLASS_NAMES,
@@ -192,9 +202,16 @@ def _release(
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
     )
     bundle.write_bundle(
-        task.bundle, network, info, extra={"report.html": html}, num_threads=task.num_threads
+        task.bundle, network, info, extra={"report.html": page()}, num_threads=task.num_threads
     )
     return report
+
+
+def _strip(task: Task) -> str | None:
+    """Training images beside their augmented views, where training sees any."""
+    if task.samples is None:
+        return None
+    return draw_strip(task.samples, min(task.spec.views - 1, MAX_VIEWS), task.spec.seed)
 
 
 def _without_paths(report: dict[str, Any]) -> dict[str, Any]:

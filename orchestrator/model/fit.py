@@ -48,7 +48,9 @@ class ArrayBatches:
     def epoch(self, epoch: int) -> Iterator[tuple[Array, Array]]:
         """Yields the batches of one epoch; an example shows its views in turn."""
         num_views, num_examples = self.views.shape[:2]
-        first_view: Array = np.random.default_rng(self.seed).integers(num_views, size=(num_examples,))
+        first_view: Array = np.random.default_rng(self.seed).integers(
+            num_views, size=(num_examples,)
+        )
         order = np.random.default_rng([self.seed, epoch]).permutation(num_examples)
         for start in range(0, num_examples, self.batch_size):
             chosen = order[start : start + self.batch_size]
