@@ -174,6 +174,21 @@ class RunDir:
         return self.path / "history.json"
 
     @property
+    def evaluated(self) -> Path:
+        """One row per validation and test image of training with its probability, Parquet."""
+        return self.path / "evaluated.parquet"
+
+    @property
+    def rate(self) -> Path:
+        """The learning rate search, JSON."""
+        return self.path / "lr.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of training, for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
     def report_json(self) -> Path:
         """Counts and metrics."""
         return self.path / "report.json"

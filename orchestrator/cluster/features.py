@@ -185,7 +185,7 @@ def prepare_backbone(
     """
     if not (folder / "backbone.keras").exists():
         reporter.say(f"building {backbone.name} with {backbone.weights} weights")
-        _run_once(_export_backbone if engines else _save_backbone, session, backbone, folder)
+        run_once(_export_backbone if engines else _save_backbone, session, backbone, folder)
 
 
 def load_features(
@@ -245,7 +245,7 @@ def _save_backbone(backbone: Backbone, folder: Path, threads: int) -> None:
         model.save(temporary)
 
 
-def _run_once(function: Any, session: Session, *args: Any) -> Any:
+def run_once(function: Any, session: Session, *args: Any) -> Any:
     """Runs one function in a worker process and returns what it returned."""
     import ray
 

@@ -130,14 +130,14 @@ def _prepare(worker: _Worker, stage: str, history: list[dict[str, float]]) -> "F
     task, network = worker.live.task, worker.network
     spec, num_train = task.spec, len(worker.parts["train"].rows)
     if stage == "head":
-        compile_model(network, lr=spec.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
+        compile_model(network, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
         config = FitConfig(spec.epochs, spec.patience)
     else:
         unfreeze(network, spec.finetune)
         compile_finetuning(
             network,
             lr=spec.finetune_lr,
-            head_lr=spec.lr,
+            head_lr=task.lr,
             steps=len(batch_counts(num_train, spec.batch_size)) * spec.finetune_epochs,
             warmup=spec.finetune_warmup,
             weight_decay=spec.weight_decay,

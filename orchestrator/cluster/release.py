@@ -1,5 +1,6 @@
 """What ends a training run: calibration, threshold, evaluation, and the bundle with its report."""
 
+import functools
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.cluster.evaluated import write_evaluated
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.evaluation.calibration import (
     Calibration,
@@ -21,7 +23,8 @@ from orchestrator.evaluation.calibration import (
 from orchestrator.evaluation.metrics import Evaluation, evaluate
 from orchestrator.evaluation.training_report import build_training_report, render_training_html
 from orchestrator.model import bundle
-from orchestrator.run_dir import RunDir
+from orchestrator.model.strip import MAX_VIEWS, Samples, draw_strip
+from orchestrator.run_dir import RunDir, write_text
 from orchestrator.spec import TrainSpec
 
 _VERSIONED = ("xray-orchestrator", "keras", "tensorflow", "openvino", "numpy", "ray")
@@ -37,10 +40,12 @@ class Task:
         bundle: folder of the bundle to write.
         num_shards: shards of the feature data set.
         alpha: focal weight of PNEUMONIA, a number.
+        lr: learning rate of the head, a number.
         num_threads: compute threads.
         fingerprint: digest of the training data.
         counts: images by split, then by class.
         audit: the leakage audit, JSON-able.
+        samples: images for the report's strip; None where training sees no augmented view.
     """
 
     spec: TrainSpec
@@ -48,10 +53,12 @@ class Task:
     bundle: Path
     num_shards: int
     alpha: float
+    lr: float
     num_threads: int
     fingerprint: str
     counts: dict[str, dict[str, int]]
     audit: dict[str, Any]
+    samples: Samples | None
 
 
 @dataclass(frozen=True)
@@ -146,11 +153,13 @@ def release(
         recipe=spec.model_dump(mode="json", exclude={"out", "overwrite"}),
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
     )
-    html = render_training_html(
-        _without_paths(report),
-        (val.labels, probabilities["val"]),
-        (parts["test"].labels, probabilities["test"]) if "test" in probabilities else None,
+    write_evaluated(run, parts, probabilities)
+    page = functools.partial(
+        render_training_html,
+        validation=(val.labels, probabilities["val"]),
+        test=(parts["test"].labels, probabilities["test"]) if "test" in probabilities else None,
     )
+    write_text(run.report_html, page(report, strip=_strip(task)))
     info = bundle.BundleInfo(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         class_names=CLASS_NAMES,
@@ -176,7 +185,7 @@ def release(
         task.bundle,
         trained.network,
         info,
-        extra={"report.html": html},
+        extra={"report.html": page(_without_paths(report))},
         num_threads=task.num_threads,
     )
     return report
@@ -192,6 +201,14 @@ def _choose_threshold(
     pooled = np.concatenate([probabilities, shifted.ravel()])
     labels = np.tile(val.labels, 1 + len(shifted))
     return Threshold(choose_threshold(labels, pooled, "youden").value, rule)
+
+
+def _strip(task: Task) -> str | None:
+    """The report's strip of augmented views, for the run's own folder: it shows patients."""
+    if task.samples is None:
+        return None
+    num_views = MAX_VIEWS if task.spec.views == 1 else min(task.spec.views - 1, MAX_VIEWS)
+    return draw_strip(task.samples, num_views, task.spec.seed, task.spec.augmentation)
 
 
 def _without_paths(report: dict[str, Any]) -> dict[str, Any]:

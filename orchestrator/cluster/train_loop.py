@@ -39,7 +39,7 @@ def train_head(config: dict[str, Any]) -> dict[str, Any]:
     views = load_features(run.features, task.num_shards, train.rows, spec.views)
     val_features = _plain_features(task, val)
     head = build_head(views.shape[-1], spec.dropout, seed=spec.seed)
-    compile_model(head, lr=spec.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
+    compile_model(head, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
     fit = Fit(head, KerasStep(head, spec.batch_size), FitConfig(spec.epochs, spec.patience))
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
