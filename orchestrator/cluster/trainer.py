@@ -120,6 +120,9 @@ def run_training(
         with _polled(on_poll):
             returned = trainer.fit().return_value
     except TrainingFailedError as error:
+        raised = _raised_by_worker(error)
+        if raised is not None:
+            raise raised from None
         raise ClusterError(
             "training failed in a worker: "
             f"{_last_line(error)}; run the same command again to continue from the last epoch"
@@ -151,15 +154,31 @@ def _polled(on_poll: Callable[[], None]) -> Iterator[None]:
 def _returning_errors(
     loop: Callable[[dict[str, Any]], Any],
 ) -> Callable[[dict[str, Any]], Any]:
-    """Makes a loop return the errors a user can mend: Ray Train would run it again for them."""
+    """Makes a lone worker return the errors a user can mend: Ray Train would run it again.
+
+    One of several raises them: its peers wait for it in a collective until Ray ends the group.
+    """
 
     def wrapped(config: dict[str, Any]) -> Any:
+        import ray.train
+
         try:
             return loop(config)
         except OrchestratorError as error:
+            if ray.train.get_context().get_world_size() > 1:
+                raise
             return error
 
     return wrapped
+
+
+def _raised_by_worker(error: TrainingFailedError) -> OrchestratorError | None:
+    """The error of ours that a worker raised, out of Ray's wrapping, or None."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        for cause in (failure, getattr(failure, "_base_exc", None), failure.__cause__):
+            if isinstance(cause, OrchestratorError):
+                return cause
+    return None
 
 
 def _last_line(error: BaseException) -> str:

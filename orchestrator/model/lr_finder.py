@@ -5,7 +5,7 @@ from the same weights and the same order of batches, and gives its step. Trials 
 can be compared although each loss is noisy.
 
 The range test alone would not do. Where the rate rises with every step, the loss has already
-fallen by the time the best rate is reached, and the steepest point lies up to twenty times below
+fallen by the time the best rate is reached, and the steepest point lies far below (2 to 100 times)
 it on smooth problems and above it on noisy ones. So the test gives the curve and where to begin,
 and trials at constant rates decide.
 """

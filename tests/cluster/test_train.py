@@ -35,6 +35,7 @@ def test_patients_images_and_file_names_stay_in_the_runs_own_report(
     names = [row["path"] for row in pq.read_table(trained.run / "splits.parquet").to_pylist()]
     assert not any(name in released for name in names)
 
+
 def test_curves_are_in_tensorboard_files(trained: SimpleNamespace) -> None:
     for name, keys in (("train", ("loss", "accuracy")), ("validation", ("val_loss", "val_auroc"))):
         events = read_events(trained.run / "tensorboard" / name)
