@@ -192,7 +192,8 @@ def test_a_bad_expression_is_one_clear_line(cron: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "zone", ["", "Mars/Olympus", "../../etc/passwd", "/etc/localtime", "America", "CET-1CEST", "x\0"]
+    "zone",
+    ["", "Mars/Olympus", "../../etc/passwd", "/etc/localtime", "America", "CET-1CEST", "x\0"],
 )
 def test_an_unknown_zone_is_one_clear_line(zone: str) -> None:
     with pytest.raises(SpecError, match="expected an IANA name") as caught:
