@@ -80,6 +80,9 @@ class Follower:
             if finding.state is not TickState.SUBMITTING:
                 self._record(run, finding)
                 return
+            if self._is_too_late(run):
+                self._give_up(run, "the cluster did not answer")
+                return
         if run.stop_reason is not None:
             self._record(run, Finding(TickState.STOPPED, run.stop_reason))
             return
@@ -110,16 +113,23 @@ class Follower:
         desk, found = self._desk, run.submission_id or ""
         desk.wait(("submit", found), desk.settings.resubmit_wait_s)
         desk.say_change(f"submit {run.job}", f"{run.job}: not submitted yet: {line}")
-        terms = load_terms(run.spec)
-        window = terms.schedule.window
-        if run.intent_at is None or desk.elapsed(("intent", found), run.intent_at) <= window:
+        if not self._is_too_late(run):
             return
         if known_absent:
-            reason = f"could not be submitted within {describe(window)}: {line}"
-            self._record(run, Finding(TickState.FAILED, reason))
-        elif run.notice is None and terms.on_failure is not None:
+            self._give_up(run, line)
+        elif run.notice is None and load_terms(run.spec).on_failure is not None:
             with desk.writing() as write:
                 write.notice(run.job, run.tick, "pending")
+
+    def _is_too_late(self, run: RunRow) -> bool:
+        key, since = ("intent", run.submission_id or ""), run.intent_at
+        window = load_terms(run.spec).schedule.window
+        return since is not None and self._desk.elapsed(key, since) > window
+
+    def _give_up(self, run: RunRow, line: str) -> None:
+        window = describe(load_terms(run.spec).schedule.window)
+        reason = f"could not be submitted within {window}: {line}"
+        self._record(run, Finding(TickState.FAILED, reason))
 
     def _find(self, run: RunRow) -> Finding | None:
         """Returns what a try has come to; None where the cluster or its folder does not answer."""
