@@ -2,13 +2,15 @@
 
 Two scheduler processes run at once against one ledger and one cluster; each gets a seed that says
 when it dies: before a submit, after the cluster has taken it and before anybody knows, within some
-milliseconds after it, or at any time. Those that die by themselves do so by SIGKILL, so nothing is
+milliseconds after it, before or after a commit of the ledger, or at any time. Those that die by
+themselves do so by SIGKILL, so nothing is
 cleaned up. Time runs faster than the wall's: one cron minute in half a second or so.
 
 The cluster is named by a factory, so the same harness serves a real one: a function in a module,
 `package.module:function`, that takes the harness's folder and returns a `Store`.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -16,7 +18,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
@@ -57,8 +59,9 @@ class Setup:
         made: Store = getattr(importlib.import_module(module), name)(self.folder)
         return made
 
-    def ledger(self) -> Ledger:
-        return Ledger(self.folder / "ledger.sqlite3")
+    @property
+    def ledger_path(self) -> Path:
+        return self.folder / "ledger.sqlite3"
 
     def scheduler(self, ledger: Ledger, store: Store, clock: Clock) -> Scheduler:
         def place(job: Job, key: str) -> tuple[Job, Path | None]:
@@ -92,7 +95,13 @@ class DeadlyStore:
         self._inner = inner
         self._random = random.Random(seed)
         self._left = self._random.randint(1, 6)
-        self._point = self._random.choice(("before", "taken", "taken", "raises", "soon", "soon"))
+        self._point = self._random.choice(("before", "taken", "raises", "soon", "ledger", "ledger"))
+
+    def open_ledger(self, path: Path) -> Ledger:
+        if self._point != "ledger":
+            return Ledger(path)
+        self._left = 0
+        return DeadlyLedger(path, self._random.randint(1, 20), self._random.random() < 0.5)
 
     def as_store(self) -> Store:
         return Store(self._submit, self._look_up, self._inner.stop)
@@ -115,11 +124,33 @@ class DeadlyStore:
                 raise TimeoutError("the answer was lost")
 
 
+class DeadlyLedger(Ledger):
+    """A ledger at whose commit, the one of that number that writes ticks, its scheduler dies."""
+
+    def __init__(self, path: Path, commits: int, after: bool) -> None:
+        self._left, self._after = 10**9, after
+        super().__init__(path)
+        self._left = commits
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        written = self._db.total_changes
+        with super()._transaction():
+            yield
+            # A renewal of the lead changes one row; anything of a tick changes more.
+            self._left -= self._db.total_changes - written > 1
+            if self._left <= 0 and not self._after:
+                die()
+        if self._left <= 0:
+            die()
+
+
 def scheduler_process(setup: Setup, seed: int) -> None:
     """A scheduler that runs until it is killed."""
     clock = Clock(setup.now, lambda: time.monotonic() * setup.speed)
-    store = DeadlyStore(setup.store(), seed).as_store()
-    setup.scheduler(setup.ledger(), store, clock).run(threading.Event(), interval_s=0.01)
+    deadly = DeadlyStore(setup.store(), seed)
+    ledger = deadly.open_ledger(setup.ledger_path)
+    setup.scheduler(ledger, deadly.as_store(), clock).run(threading.Event(), interval_s=0.01)
 
 
 def run_kills(
@@ -151,7 +182,9 @@ def run_kills(
         schedule = {"cron": cron, "overlap": "queue", "catch_up": "all", "window": "31d"}
         dump_job(folder / "jobs", name, retries=1, schedule=schedule)
     register = Setup(folder, factory, speed, 0.0)
-    first = register.scheduler(register.ledger(), register.store(), Clock(lambda: BASE, lambda: 0))
+    first = register.scheduler(
+        Ledger(register.ledger_path), register.store(), Clock(lambda: BASE, lambda: 0)
+    )
     first.step()
     first.close()
     setup = Setup(folder, factory, speed, time.time())
@@ -194,7 +227,7 @@ def is_settled(
     for at, process in enumerate(running):
         if not process.is_alive():
             running[at] = start()
-    ledger = setup.ledger()
+    ledger = Ledger(setup.ledger_path)
     try:
         decided = all(row.cursor >= end for row in ledger.jobs().values())
         newest = min((run.tick for run in ledger.open_runs()), default=end + timedelta(minutes=1))
