@@ -204,7 +204,7 @@ def run_kills(
         dead = 0
         while dead < kills:
             if chance.random() < 0.01:
-                os.kill(chance.choice(running).pid or 0, signal.SIGKILL)
+                chance.choice(running).kill()
             for at, process in enumerate(running):
                 if not process.is_alive():
                     assert process.exitcode == -signal.SIGKILL, process.exitcode
