@@ -74,16 +74,21 @@ class Decider:
         A changed cron or time zone counts from now on; what the old one was still owed is skipped
         and recorded. Everything else in a file counts for the next tick that is decided.
         """
-        jobs, errors = self._load_jobs()
+        found, errors = self._load_jobs()
+        jobs = dict(found)
         self._desk.say_change("files", "; ".join(errors))
         changed = []
         for name, job in jobs.items():
             if job is self._jobs.get(name) or job.schedule is None:
                 continue
             ticks, row = job.schedule.ticks(), self._rows.get(name)
-            self._ticks[name] = ticks
             if row is None or (row.cron, row.timezone) != (ticks.cron, ticks.timezone):
+                if name in self._jobs and self._is_due(name, self._desk.clock.now()):
+                    # Came due within this step: the next one decides it, then takes the edit.
+                    jobs[name] = self._jobs[name]
+                    continue
                 changed.append((name, ticks, row))
+            self._ticks[name] = ticks
         gone = [name for name, row in self._rows.items() if row.cron and name not in jobs]
         if errors:
             gone = []  # a job whose file cannot be read now has not been removed

@@ -11,6 +11,8 @@ import pytest
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.run_dir import Status
 from orchestrator.schedule.ledger import Ledger
+from orchestrator.schedule.specs import JobFolder, place_run
+from orchestrator.spec import Job
 from tests.schedule.fake_cluster import dump_job
 from tests.schedule.world import World
 
@@ -507,6 +509,32 @@ def test_a_tick_that_was_due_before_the_edit_was_seen_runs(world: World) -> None
     assert world.cluster.ids() == ["nightly-20260301T010000Z-1"]
 
 
+def test_a_tick_that_came_due_while_the_edit_was_read_runs(world: World) -> None:
+    world.job(cron="0 1 * * *")
+    world.step()
+    world.go_to(2026, 3, 1, 0, 59, 59)
+    files = JobFolder(world.jobs)
+    late = []
+
+    def load() -> tuple[dict[str, Job], list[str]]:
+        if late:
+            late.clear()
+            world.pass_time(seconds=1)  # after the decisions of this step
+            world.job(cron="0 9 * * *", retries=1)
+        return files.load()
+
+    world.load_jobs = load
+    world.scheduler.close()
+    world.scheduler = world.new_scheduler()
+    world.scheduler.step()
+    late.append(True)
+    world.scheduler.step()
+    assert world.now == at(2026, 3, 1, 1)
+    world.step(2)
+    assert world.cluster.ids() == ["nightly-20260301T010000Z-1"]
+    assert world.ledger.jobs()["nightly"].cron == "0 9 * * *"
+
+
 def test_other_edits_keep_the_ticks_and_serve_the_next_run(world: World) -> None:
     world.job(args={"input": "/data/old"})
     world.step()
@@ -717,9 +745,6 @@ def test_a_thousand_schedules_of_one_minute_are_committed_within_ten_seconds(wor
 
 def test_the_ledger_of_the_package_is_where_the_loop_looks(tmp_path: Path) -> None:
     """The default run folder is under `runs`, absolute, one for each tick."""
-    from orchestrator.schedule.specs import place_run
-    from orchestrator.spec import Job
-
     job = Job(name="a", kind="score", args={"input": "/x"})
     placed, folder = place_run(job, "a-20260301T010000Z")
     assert folder == Path("runs/a-20260301T010000Z").absolute()

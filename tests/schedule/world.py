@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from orchestrator.run_dir import Status
+from orchestrator.schedule.decide import LoadJobs
 from orchestrator.schedule.desk import Clock, Settings, Store
 from orchestrator.schedule.ledger import Ledger, RunRow
 from orchestrator.schedule.loop import Scheduler
@@ -28,6 +29,7 @@ class World:
         self.cluster = FileStore(folder / "cluster")
         self.jobs = folder / "jobs"
         self.jobs.mkdir()
+        self.load_jobs: LoadJobs | None = None
         self.said: list[str] = []
         self.submits: list[str] = []
         self.submit_error: Exception | None = None  # raised after the cluster has taken the id
@@ -40,7 +42,7 @@ class World:
         store = Store(self._submit, self._look_up, self.cluster.stop)
         return Scheduler(
             ledger or self.ledger,
-            JobFolder(self.jobs).load,
+            self.load_jobs or JobFolder(self.jobs).load,
             store,
             self.said.append,
             clock=Clock(lambda: self.now, lambda: self.ticking),
