@@ -24,6 +24,7 @@ app = typer.Typer(
 
 _LIMITS = "Limits on one input file"
 _CLUSTER = "Cluster"
+_FINETUNE = "Fine-tuning"
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="Job file; flags win over it.")
 ]
@@ -93,6 +94,9 @@ def _version(
 def train(
     data: Annotated[str | None, typer.Argument(help="Folder, CSV, Parquet or data set.")] = None,
     config: ConfigFile = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with an unfinished run's folder.")
+    ] = None,
     out: Out = None,
     backbone: Annotated[str | None, typer.Option(help="Feature extractor.")] = None,
     weights: Annotated[
@@ -100,14 +104,20 @@ def train(
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width, px.")] = None,
     features: Annotated[
-        str | None, typer.Option(help="cached: the frozen backbone runs once.")
+        str | None,
+        typer.Option(help="cached: the frozen backbone runs once; live: in every step."),
+    ] = None,
+    augmentation: Annotated[
+        str | None, typer.Option(help="none, paper (its Table II) or light.")
     ] = None,
     views: Annotated[
         int | None, typer.Option(help="Views of a training image, the plain one included.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    lr: Annotated[
+        str | None, typer.Option(help="Adam's learning rate; auto: searched, as find-lr does.")
+    ] = None,
     alpha: Annotated[
         str | None, typer.Option(help="Focal weight of PNEUMONIA; auto: share of NORMAL.")
     ] = None,
@@ -115,6 +125,38 @@ def train(
     dropout: Annotated[float | None, typer.Option(help="Of the head.")] = None,
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better AUROC before stopping.")
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(help="youden, or youden-shifted: on changed copies of the images too."),
+    ] = None,
+    test_time_views: Annotated[
+        int | None, typer.Option(help="1, or 3: mean logit of plain, closer and farther view.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="f32, or mixed_bfloat16 for GPUs; of live training.")
+    ] = None,
+    finetune: Annotated[
+        str | None,
+        typer.Option(help="none, top:N layers or all.", rich_help_panel=_FINETUNE),
+    ] = None,
+    finetune_epochs: Annotated[
+        int | None, typer.Option(help="Epochs after the head's.", rich_help_panel=_FINETUNE)
+    ] = None,
+    finetune_lr: Annotated[
+        float | None,
+        typer.Option(help="Highest learning rate; it falls to 0.", rich_help_panel=_FINETUNE),
+    ] = None,
+    finetune_warmup: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps in which it rises.", rich_help_panel=_FINETUNE),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="AdamW's.", rich_help_panel=_FINETUNE)
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Kept a step by an average of the weights.", rich_help_panel=_FINETUNE),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of split, views, order, weights.")] = None,
     merge_val: Annotated[
@@ -131,11 +173,21 @@ def train(
     max_frames: MaxFrames = None,
     max_seconds: MaxSeconds = None,
     patient_key_file: PatientKeyFile = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(help="Log to this MLflow store too, such as sqlite:///mlflow.db."),
+    ] = None,
     overwrite: Overwrite = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a classifier and release it as a bundle."""
-    flags = {k: v for k, v in locals().items() if k not in ("config", "as_json")}
+    flags = {k: v for k, v in locals().items() if k not in ("config", "resume", "as_json")}
+    if resume is not None:
+        from orchestrator.run_dir import RunDir
+
+        if config is not None or data is not None:
+            raise SpecError("--resume takes its spec from the run; leave out -c and the data")
+        config = RunDir(resume.absolute()).unfinished_spec()
     spec, resources = _resolve("train", config, flags)
     from orchestrator.cluster.train import train as run
     from orchestrator.summary import train_summary
@@ -162,6 +214,9 @@ def score(
     batch_size: Annotated[int | None, typer.Option(help="Images a model call.")] = None,
     shard_rows: Annotated[int | None, typer.Option(help="Images a shard.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, openvino or keras.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="f32, bf16 or f16: of the network's arithmetic.")
+    ] = None,
     max_rejected_fraction: Annotated[
         float | None, typer.Option(help="Exit 3 where more of the files are rejected.")
     ] = None,
@@ -237,6 +292,114 @@ def ingest(
             f"{described['num_decoded']:,} of {described['num_found']:,} files decoded to "
             f"{described['size_px']} px, {described['num_rejected']:,} rejected: {spec.out}"
         )
+
+
+@app.command("find-lr")
+def find_lr(
+    data: Annotated[str | None, typer.Argument(help="Folder, CSV, Parquet or data set.")] = None,
+    config: ConfigFile = None,
+    out: Out = None,
+    backbone: Annotated[str | None, typer.Option(help="Feature extractor.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="auto, imagenet, offline, none or a .h5 file.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Height and width, px.")] = None,
+    views: Annotated[int | None, typer.Option(help="Views of a training image.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    alpha: Annotated[str | None, typer.Option(help="Focal weight of PNEUMONIA, or auto.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Focal exponent.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of the head.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of split, views, order, weights.")] = None,
+    merge_val: Annotated[
+        bool | None, typer.Option("--merge-val", help="Use a given val folder for training.")
+    ] = None,
+    allow_leakage: Annotated[
+        bool | None, typer.Option("--allow-leakage", help="Search though patients leak.")
+    ] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
+    patient_key_file: PatientKeyFile = None,
+    overwrite: Overwrite = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find a learning rate for a training, by range test and short trials; takes its job file."""
+    flags = {k: v for k, v in locals().items() if k not in ("config", "as_json")}
+    spec, resources = _resolve("train", config, flags)
+    from orchestrator.cluster.find_lr import find_lr as run
+    from orchestrator.summary import rate_summary
+    from orchestrator.terminal import open_reporter
+
+    with open_reporter() as reporter:
+        result = run(spec, resources, reporter)
+    if as_json:
+        _print_json(result.report | {"out": str(result.run)})
+    else:
+        _print(rate_summary(result))
+
+
+@app.command()
+def compare(
+    data: Annotated[str | None, typer.Argument(help="Folder, CSV, Parquet or data set.")] = None,
+    config: ConfigFile = None,
+    out: Out = None,
+    backbones: Annotated[
+        str | None, typer.Option(help="Names separated by commas; the paper's four otherwise.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="auto (each one's first choice), imagenet, offline, none.")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="focal; bce: binary cross-entropy too, and what focal loss is worth."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="About so many images: whole patients, classes in share.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Height and width, px.")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Views of a training image, the plain one included.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    lr: Annotated[
+        str | None, typer.Option(help="Adam's learning rate; auto: searched for each model.")
+    ] = None,
+    alpha: Annotated[
+        str | None, typer.Option(help="Focal weight of PNEUMONIA; auto: share of NORMAL.")
+    ] = None,
+    gamma: Annotated[float | None, typer.Option(help="Focal exponent.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of the head.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better AUROC before stopping.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of split, views, order, weights.")] = None,
+    merge_val: Annotated[
+        bool | None, typer.Option("--merge-val", help="Use a given val folder for training.")
+    ] = None,
+    allow_leakage: Annotated[
+        bool | None, typer.Option("--allow-leakage", help="Train though patients leak.")
+    ] = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
+    patient_key_file: PatientKeyFile = None,
+    overwrite: Overwrite = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train several backbones by one recipe; one table beside the paper's Table IV."""
+    flags = {k: v for k, v in locals().items() if k not in ("config", "as_json")}
+    spec, resources = _resolve("compare", config, flags)
+    from orchestrator.cluster.compare import compare as run
+    from orchestrator.summary import compare_summary
+    from orchestrator.terminal import open_reporter
+
+    with open_reporter() as reporter:
+        result = run(spec, resources, reporter)
+    if as_json:
+        _print_json(result.report | {"out": str(result.run)})
+    else:
+        _print(compare_summary(result))
 
 
 @app.command()

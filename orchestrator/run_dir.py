@@ -139,6 +139,16 @@ class RunDir:
         return self.path / "_features"
 
     @property
+    def backbone(self) -> Path:
+        """The backbone as training starts from it, beside its features where they are cached."""
+        return self.features / "backbone" / "backbone.keras"
+
+    @property
+    def head(self) -> Path:
+        """Weights and history of a head that fine-tuning starts from, NumPy."""
+        return self.path / "_head.npz"
+
+    @property
     def checkpoints(self) -> Path:
         """Training state, one folder an epoch, kept by Ray Train."""
         return self.path / "_checkpoints"
@@ -162,6 +172,21 @@ class RunDir:
     def history(self) -> Path:
         """One row per epoch of training, JSON."""
         return self.path / "history.json"
+
+    @property
+    def evaluated(self) -> Path:
+        """One row per validation and test image of training with its probability, Parquet."""
+        return self.path / "evaluated.parquet"
+
+    @property
+    def rate(self) -> Path:
+        """The learning rate search, JSON."""
+        return self.path / "lr.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of training, for TensorBoard."""
+        return self.path / "tensorboard"
 
     @property
     def report_json(self) -> Path:
@@ -189,6 +214,18 @@ class RunDir:
                 f"{self.status} is not JSON; remove it or choose another --out"
             ) from error
         return loaded if isinstance(loaded, dict) else {}
+
+    def unfinished_spec(self) -> Path:
+        """Returns the stored spec of a run that has not ended well, to run it again with.
+
+        Raises:
+            SpecError: no run there, or a finished one.
+        """
+        if not self.spec.is_file() or not self.load_status():
+            raise SpecError(f"{self.path} holds no run; name a folder such as runs/train-...")
+        if self.success.exists():
+            raise SpecError(f"the run {self.path} is finished; there is nothing to resume")
+        return self.spec
 
     def write_status(self, status: Status, **fields: Any) -> None:
         """Stores a status; fields stay from one status to the next unless given again.

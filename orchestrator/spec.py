@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -34,11 +35,13 @@ class _PathMarker:
 
 PathText = Annotated[str, _PathMarker()]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Kind = Literal["train", "score"]
+Kind = Literal["train", "compare", "score"]
+Rate = Annotated[float, Field(gt=0, le=10)]
 FormT = TypeVar("FormT", bound=BaseModel)
 
 # What `--weights` and `--model` accept besides paths; these words are never resolved as paths.
 WEIGHT_WORDS = ("auto", "imagenet", "offline", "none", "file")
+_FORM_NAMES = ("constrained-", "literal[")  # pydantic's, of the forms a field may take
 
 
 class _Form(BaseModel):
@@ -75,11 +78,53 @@ class TrainSpec(_Form):
     backbone: str = "EfficientNetB5"
     weights: str = "auto"  # the backbone's first choice
     image_size: Annotated[int, Field(ge=32, le=2048)] = 150
-    features: Literal["cached"] = "cached"
+    features: Literal["cached", "live"] = "cached"
+    augmentation: Literal["none", "paper", "light"] = "paper"
     views: Annotated[int, Field(ge=1, le=100)] = 1  # the plain image alone
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 100
     batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
-    lr: Annotated[float, Field(gt=0, le=10)] = 0.001
+    lr: Rate | Literal["auto"] = 0.001
+    alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
+    gamma: Annotated[float, Field(ge=0, le=20)] = 2.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    patience: Annotated[int, Field(ge=1)] = 8
+    threshold: Literal["youden", "youden-shifted"] = "youden"
+    test_time_views: Literal[1, 3] = 1  # 3: mean logit of three zooms
+    precision: Literal["f32", "mixed_bfloat16"] = "f32"
+    finetune: Annotated[str, Field(pattern=r"^(none|all|top:[1-9][0-9]{0,5})$")] = "none"
+    finetune_epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
+    finetune_lr: Annotated[float, Field(gt=0, le=1)] = 0.0003
+    finetune_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01  # in fine-tuning
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # kept a step by the average of the weights
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    merge_val: bool = False
+    allow_leakage: bool = False
+    patient_key_file: PathText | None = None
+    limits: DecodeLimits = DecodeLimits()
+    mlflow: str | None = None  # address of a tracking store
+    overwrite: bool = False
+
+
+class CompareSpec(_Form):
+    """Train several backbones by one recipe on one split and set them side by side."""
+
+    data: PathText
+    out: PathText | None = None
+    backbones: Annotated[tuple[str, ...], Field(min_length=1, max_length=40)] = (
+        "VGG19",
+        "ResNet50",
+        "DenseNet121",
+        "EfficientNetB5",
+    )
+    weights: Literal["auto", "imagenet", "offline", "none"] = "auto"  # each one's first choice
+    loss: Literal["focal", "bce"] = "focal"  # bce: with both, and the difference
+    limit: Annotated[int, Field(ge=20)] | None = None  # images
+    image_size: Annotated[int, Field(ge=32, le=2048)] = 150
+    views: Annotated[int, Field(ge=1, le=100)] = 1
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 100
+    batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
+    lr: Rate | Literal["auto"] = 0.001
     alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
     gamma: Annotated[float, Field(ge=0, le=20)] = 2.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -91,6 +136,12 @@ class TrainSpec(_Form):
     limits: DecodeLimits = DecodeLimits()
     overwrite: bool = False
 
+    @field_validator("backbones", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        """A command line gives the names in one text, separated by commas."""
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
 
 class ScoreSpec(_Form):
     """Score a folder of X-rays: one row per image and a report."""
@@ -101,6 +152,7 @@ class ScoreSpec(_Form):
     batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     engine: Literal["auto", "openvino", "keras"] = "auto"
+    precision: Literal["f32", "bf16", "f16"] = "f32"
     max_rejected_fraction: Fraction = 1.0
     hash_paths: bool = False
     patient_key_file: PathText | None = None
@@ -121,7 +173,11 @@ class IngestSpec(_Form):
     overwrite: bool = False
 
 
-SPECS: dict[str, type[_Form]] = {"train": TrainSpec, "score": ScoreSpec}
+SPECS: dict[str, type[_Form]] = {
+    "train": TrainSpec,
+    "compare": CompareSpec,
+    "score": ScoreSpec,
+}
 
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -305,16 +361,19 @@ def _validated(form: type[FormT], values: dict[str, Any], source: str) -> FormT:
     try:
         return form.model_validate(values)
     except ValidationError as error:
-        parts = []
+        parts: dict[str, list[str]] = {}  # what is wrong -> every way to mend it
         for item in error.errors(include_url=False):
-            key = ".".join(str(p) for p in item["loc"] if p not in ("constrained-float",)) or "form"
+            # A field of several forms names the form in the location: "constrained-float".
+            places = [str(p) for p in item["loc"]]
+            key = ".".join(p for p in places if not p.startswith(_FORM_NAMES)) or "form"
             if item["type"] == "missing":
-                parts.append(f"{key} is required")
+                parts[f"{key} is required"] = []
             elif item["type"] == "extra_forbidden":
-                known = ", ".join(form.model_fields)
-                parts.append(f"unknown key {key}; known: {known}")
+                parts[f"unknown key {key}; known: {', '.join(form.model_fields)}"] = []
             else:
                 shown = repr(item["input"])
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
-                parts.append(f"{key}={shown}: {item['msg'].removeprefix('Value error, ')}")
-        raise SpecError(f"{source}: " + "; ".join(dict.fromkeys(parts))) from error
+                message = item["msg"].removeprefix("Value error, ")
+                parts.setdefault(f"{key}={shown}: ", []).append(message)
+        lines = [what + " or ".join(dict.fromkeys(messages)) for what, messages in parts.items()]
+        raise SpecError(f"{source}: " + "; ".join(lines)) from error

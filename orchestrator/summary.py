@@ -21,6 +21,9 @@ _SHOWN = (
     ("log_loss", "log loss"),
     ("brier", "Brier score"),
 )
+_TABLE_IV_METRICS = ("accuracy", "precision", "recall", "auroc", "f1")
+_TABLE_IV = ("", "accuracy", "precision", "recall", "AUC", "F1", "val. acc.")
+_WORTH = ("auroc", "accuracy", "recall", "specificity")
 
 
 def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -31,7 +34,7 @@ def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
     for row in rows:
         table.add_row(*row)
     sink = io.StringIO()
-    Console(file=sink, width=100, markup=False).print(table)
+    Console(file=sink, width=104, markup=False).print(table)
     return "\n".join(line.rstrip() for line in sink.getvalue().rstrip().splitlines())
 
 
@@ -70,6 +73,93 @@ def train_summary(result: Any) -> str:
             parts.append(metrics_table(split.capitalize(), report[split]["metrics"]))
     parts += [f"bundle  {result.bundle}", f"report  {result.bundle / 'report.html'}"]
     return "\n".join(parts)
+
+
+def rate_summary(result: Any) -> str:
+    """Returns the suggested rate, the trials behind it and the paths of a search.
+
+    Args:
+        result: a `RateResult`.
+    """
+    report = result.report
+    rows = [
+        (f"{row['rate']:.2g}", "diverged" if row["loss"] is None else f"{row['loss']:.4f}")
+        for row in report["trials"]
+    ]
+    return "\n".join(
+        [
+            text_table("Trials", ("learning rate", f"loss after {report['trial_steps']}"), rows),
+            f"suggested learning rate  {report['rate']:.2g}",
+            f"report  {result.run / 'report.html'}",
+        ]
+    )
+
+
+def compare_summary(result: Any) -> str:
+    """Returns the table in the form of the paper's Table IV, what the losses differ by, and costs.
+
+    Args:
+        result: a `CompareResult`.
+    """
+    report = result.report
+    losses = list(dict.fromkeys(row["loss"] for row in report["rows"]))
+    parts = []
+    for loss in losses:
+        rows = [row for row in report["rows"] if row["loss"] == loss]
+        title = (
+            f"{report['judged_on'].capitalize()}, {report['num_images']:,} images, {loss} loss, "
+            "with 95% intervals"
+        )
+        parts.append(text_table(title, _TABLE_IV, _table_iv_rows(rows, report["paper"])))
+    parts += report["notes"]
+    if report["focal_minus_bce"]:
+        worth = [
+            (entry["backbone"], *(_signed(entry["metrics"][key]) for key in _WORTH))
+            for entry in report["focal_minus_bce"]
+        ]
+        parts.append(text_table("Focal loss minus binary cross-entropy", ("", *_WORTH), worth))
+    costs = [
+        (
+            row["backbone"] if len(losses) == 1 else f"{row['backbone']} {row['loss']}",
+            f"{row['num_parameters']:,}",
+            *(_cost(row["cost"][key]) for key in ("images_per_s", "features_s", "training_s")),
+        )
+        for row in report["rows"]
+    ]
+    header = ("", "parameters", "images/s", "features, s", "training, s")
+    parts += [text_table("Cost", header, costs), f"report  {result.run / 'report.html'}"]
+    return "\n".join(parts)
+
+
+def _table_iv_rows(
+    rows: Iterable[Mapping[str, Any]], paper: Mapping[str, Mapping[str, float]]
+) -> Iterable[Sequence[str]]:
+    """Three lines a backbone: its figures, their intervals, and the paper's figures."""
+    for row in rows:
+        shown = [row["metrics"][name] for name in _TABLE_IV_METRICS] + [row["validation_accuracy"]]
+        yield (row["backbone"], *(_three(item["value"]) for item in shown))
+        bounds = (
+            "" if item["low"] is None else f"{item['low']:.3f}–{item['high']:.3f}" for item in shown
+        )
+        yield ("  interval", *bounds)
+        theirs = paper.get(row["backbone"])
+        if theirs:
+            figures = [f"{theirs[name]:.3f}" for name in _TABLE_IV_METRICS]
+            yield ("  paper", *figures, f"{theirs['validation_accuracy']:.4f}")
+
+
+def _three(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _signed(item: Mapping[str, Any]) -> str:
+    if item["value"] is None or item["low"] is None:
+        return "–"
+    return f"{item['value']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
+
+
+def _cost(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f}"
 
 
 def metrics_table(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -32,12 +32,16 @@ def call(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["train", "nowhere", "--lr", "-1"], 2, "lr=-1.0: Input should be greater than 0"),
+        (["train", "nowhere", "--lr", "-1"], 2, "lr='-1': Input should be greater than 0"),
         (["train", "nowhere", "--backbone", "vgg20"], 2, "unknown backbone 'vgg20'"),
         (["train", "-c", "nope.yaml"], 2, "cannot read nope.yaml: No such file"),
         (["train"], 2, "data is required"),
         (["score", "."], 2, "no model was named and there is none under"),
         (["score", ".", "--model", "nowhere"], 4, "nowhere does not exist; expected a bundle"),
+        (["find-lr", "nowhere", "--backbone", "vgg20"], 2, "unknown backbone 'vgg20'"),
+        (["compare", "nowhere", "--limit", "3"], 2, "limit=3: Input should be greater than"),
+        (["compare", "nowhere", "--backbones", "vgg19,vgg20"], 2, "unknown backbone 'vgg20'"),
+        (["compare"], 2, "data is required"),
         (["inspect", "."], 4, "holds no bundle.json"),
         (["train", "nowhere", "--backbone", "tiny", "--weights", "none"], 3, "does not exist"),
     ],

@@ -6,6 +6,7 @@ import yaml
 
 from orchestrator.errors import SpecError
 from orchestrator.spec import (
+    CompareSpec,
     Job,
     Resources,
     ScoreSpec,
@@ -160,3 +161,18 @@ def test_job_files_of_the_repository_load() -> None:
     for path in sorted((Path(__file__).parent.parent / "jobs").glob("*.yaml")):
         assert load_job(path).name, path
         assert yaml.safe_load(path.read_text())["name"] == path.stem
+
+
+def test_a_field_of_several_forms_is_named_once() -> None:
+    with pytest.raises(SpecError, match=r"lr='fast': .*number.* or Input should be 'auto'$"):
+        build_spec(TrainSpec, {"data": "x", "lr": "fast"})
+    assert build_spec(TrainSpec, {"data": "x", "lr": "auto"}).lr == "auto"
+    assert build_spec(TrainSpec, {"data": "x", "lr": "0.02"}).lr == 0.02
+
+
+def test_backbones_come_as_a_list_or_as_one_text() -> None:
+    for given in ("vgg19, ResNet50", ["vgg19", "ResNet50"]):
+        spec = build_spec(CompareSpec, {"data": "x", "backbones": given})
+        assert spec.backbones == ("vgg19", "ResNet50")
+    with pytest.raises(SpecError, match="backbones"):
+        build_spec(CompareSpec, {"data": "x", "backbones": []})

@@ -18,6 +18,7 @@ from orchestrator.data.parts import part_path, read_part, table_images
 from orchestrator.data.source import IngestedSource
 from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.progress import Reporter
+from orchestrator.run_dir import atomic_path
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -32,6 +33,7 @@ class FeatureStage:
         backbone: folder of the exported backbone.
         views: views of a training row: the plain image first, augmented ones after it.
         seed: seed of the augmentation; a view depends on (seed, row, view) alone.
+        augmentation: a recipe of `model.augment`.
         num_threads: compute threads.
         engine: "openvino" or "keras".
     """
@@ -41,6 +43,7 @@ class FeatureStage:
     backbone: Path
     views: int
     seed: int
+    augmentation: str
     num_threads: int
     engine: str
 
@@ -69,7 +72,7 @@ class FeatureStage:
         if view:
             from orchestrator.model.augment import augment
 
-            images = augment(images, rows, view, self.seed)
+            images = augment(images, rows, view, self.seed, recipe=self.augmentation)
         features: FloatArray = self._engine.predict(images)
         return features
 
@@ -116,6 +119,7 @@ def compute_features(
     out: Path,
     session: Session,
     reporter: Reporter,
+    augmentation: str = "paper",
 ) -> None:
     """Computes the features of every used row into `out`, resuming what is there.
 
@@ -127,20 +131,25 @@ def compute_features(
         out: folder of the result: the exported backbone and one Arrow file a shard.
         session: workers to use.
         reporter: told of each shard.
+        augmentation: a recipe of `model.augment`.
 
     Raises:
         OrchestratorError: the backbone's weights are not to be had, or a worker failed.
     """
     exported = out / "backbone"
-    if not (exported / "backbone.keras").exists():
-        reporter.say(f"building {backbone.name} with {backbone.weights} weights")
-        _run_once(_export_backbone, session, backbone, exported)
-
+    prepare_backbone(backbone, exported, session, reporter)
     engine = "keras" if session.gpus_per_worker else "openvino"
 
     def make_stage() -> Stage:
         return FeatureStage(
-            dataset, splits, exported, views, backbone.seed, session.threads_per_worker, engine
+            dataset,
+            splits,
+            exported,
+            views,
+            backbone.seed,
+            augmentation,
+            session.threads_per_worker,
+            engine,
         )
 
     train_rows = sum(split == "train" for split in splits)
@@ -157,6 +166,26 @@ def compute_features(
         lambda done: reporter.advance(done.num_rows),
     )
     reporter.end()
+
+
+def prepare_backbone(
+    backbone: Backbone, folder: Path, session: Session, reporter: Reporter, *, engines: bool = True
+) -> None:
+    """Builds the backbone in a worker process and writes it, unless it is there.
+
+    Args:
+        backbone: what to build.
+        folder: where to write it.
+        session: size of the worker.
+        reporter: told when it is built.
+        engines: write the form for `load_engine` too, for feature workers.
+
+    Raises:
+        OrchestratorError: the backbone's weights are not to be had.
+    """
+    if not (folder / "backbone.keras").exists():
+        reporter.say(f"building {backbone.name} with {backbone.weights} weights")
+        run_once(_export_backbone if engines else _save_backbone, session, backbone, folder)
 
 
 def load_features(
@@ -199,7 +228,7 @@ def load_features(
 
 
 def _export_backbone(backbone: Backbone, folder: Path, threads: int) -> None:
-    """Builds the backbone in a worker process and writes it for the feature workers."""
+    """Builds the backbone and writes it for the feature workers."""
     from orchestrator.model.backbones import build_backbone
     from orchestrator.model.export import export_backbone
 
@@ -207,7 +236,16 @@ def _export_backbone(backbone: Backbone, folder: Path, threads: int) -> None:
     export_backbone(model, folder, threads)
 
 
-def _run_once(function: Any, session: Session, *args: Any) -> Any:
+def _save_backbone(backbone: Backbone, folder: Path, threads: int) -> None:
+    """Builds the backbone and writes it for training on images."""
+    from orchestrator.model.backbones import build_backbone
+
+    model = build_backbone(backbone.name, backbone.weights, backbone.size_px, seed=backbone.seed)
+    with atomic_path(folder / "backbone.keras") as temporary:
+        model.save(temporary)
+
+
+def run_once(function: Any, session: Session, *args: Any) -> Any:
     """Runs one function in a worker process and returns what it returned."""
     import ray
 

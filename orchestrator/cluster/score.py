@@ -70,6 +70,7 @@ class ScoreStage:
         source: where the pixels come from.
         bundle: folder of the model, reachable by every worker.
         engine: "openvino" or "keras".
+        precision: of the network's arithmetic.
         batch_size: images a call of the network.
         calibration: from logit to probability.
         threshold: PNEUMONIA is called where probability >= threshold.
@@ -80,6 +81,7 @@ class ScoreStage:
     source: Source
     bundle: Path
     engine: str
+    precision: str
     batch_size: int
     calibration: Calibration
     threshold: float
@@ -88,7 +90,11 @@ class ScoreStage:
 
     def __post_init__(self) -> None:
         self._engine = load_engine(
-            self.bundle, self.engine, self.num_threads, batch_size=self.batch_size
+            self.bundle,
+            self.engine,
+            self.num_threads,
+            self.precision,
+            batch_size=self.batch_size,
         )
 
     def __call__(self, shard: int) -> pa.Table:
@@ -238,6 +244,7 @@ def _score_shards(
             source,
             bundle,
             engine,
+            spec.precision,
             spec.batch_size,
             calibration,
             info.threshold.value,

@@ -4,7 +4,9 @@ The driver lists, splits, audits and reports; everything that needs Keras runs i
 """
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.cluster.features import Backbone, compute_features
+from orchestrator.cluster.features import Backbone, compute_features, prepare_backbone
 from orchestrator.cluster.ingest import decode_limits, fingerprint, ingest_manifest
+from orchestrator.cluster.live_loop import LiveTask, train_network
+from orchestrator.cluster.rate import RateTask, search_rate
+from orchestrator.cluster.release import Task
 from orchestrator.cluster.session import Session, open_session
-from orchestrator.cluster.train_loop import Task, train_head
+from orchestrator.cluster.tracking import Tracking, check_tracking, open_tracking
+from orchestrator.cluster.train_loop import train_head
 from orchestrator.cluster.trainer import run_training
 from orchestrator.data.audit import audit_leakage, render_audit
+from orchestrator.data.sample import sample_manifest
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
-from orchestrator.data.source import IngestedSource, open_manifest
+from orchestrator.data.source import IngestedSource, open_ingested, open_manifest
 from orchestrator.data.splits import class_by_split, render_class_table, split_rows
 from orchestrator.errors import DataError, SpecError
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
 from orchestrator.model.bundle import INFO_FILE
+from orchestrator.model.strip import pick_samples
 from orchestrator.progress import Reporter
 from orchestrator.run_dir import RunDir, atomic_path, digest, new_run_id, write_json, write_text
-from orchestrator.spec import Resources, TrainSpec, dump_yaml
+from orchestrator.spec import CompareSpec, Resources, TrainSpec, dump_yaml
 
 _MARKER = "_unfinished.json"
 _SHARD_ROWS = 64  # a shard of features is V passes over the backbone: small ones show progress
@@ -49,13 +57,22 @@ class TrainResult:
     report: dict[str, Any]
 
 
-def train(spec: TrainSpec, resources: Resources, reporter: Reporter) -> TrainResult:
+def train(
+    spec: TrainSpec,
+    resources: Resources,
+    reporter: Reporter,
+    *,
+    run_folder: Path | None = None,
+    features: Path | None = None,
+) -> TrainResult:
     """Trains by the spec and releases a bundle.
 
     Args:
         spec: what to train, on what.
         resources: what to use of the cluster.
         reporter: told of every step; the audit and the class-by-split table are said in full.
+        run_folder: folder of the run; a new one under `runs/` otherwise.
+        features: what `compute_features` wrote for this very split; copied, not computed again.
 
     Returns:
         Where the bundle, the run and the report are.
@@ -65,24 +82,41 @@ def train(spec: TrainSpec, resources: Resources, reporter: Reporter) -> TrainRes
         DataError: the images cannot be trained on, or leak from split to split.
         ClusterError: a worker, the disk or a download failed; the same command goes on later.
     """
-    spec = _checked(spec)
-    run, bundle = _claim(spec)
-    write_text(run.spec, dump_yaml("train", run.path.name, spec, resources))
+    spec = check_spec(spec)
+    run, bundle = _claim(spec, run_folder)
+    # With the bundle's folder, so that `--resume` finds it whatever the working directory.
+    stored = spec.model_copy(update={"out": str(bundle)})
+    write_text(run.spec, dump_yaml("train", run.path.name, stored, resources))
     with run.recording_failure(), open_session(resources) as session:
-        report = _train(spec, session, run, bundle, reporter)
+        if features is not None:
+            _take_features(features, run)
+        with open_tracking(spec, run) as tracking:
+            report = _train(spec, session, run, bundle, reporter, tracking)
     run.finish()
     return TrainResult(bundle, run.path, report)
 
 
-def _checked(spec: TrainSpec) -> TrainSpec:
+def check_spec(spec: TrainSpec) -> TrainSpec:
     """Returns the spec with names in their canonical form; raises SpecError before any work."""
+    check_tracking(spec)
     backbone = canonical_name(spec.backbone)
     weights = check_weights(backbone, None if spec.weights == "auto" else spec.weights)
     check_size(backbone, spec.image_size)
+    on_images = spec.features == "live" or spec.finetune != "none"
+    if not on_images and (spec.test_time_views > 1 or spec.threshold == "youden-shifted"):
+        raise SpecError(
+            "--test-time-views 3 and --threshold youden-shifted need the images at hand: add "
+            "--features live, or --finetune"
+        )
+    if spec.lr == "auto" and spec.features == "live":
+        raise SpecError(
+            "--lr auto searches on cached features; give a number with --features live, or take "
+            "the rate that `orchestrator find-lr` prints"
+        )
     return spec.model_copy(update={"backbone": backbone, "weights": weights})
 
 
-def _claim(spec: TrainSpec) -> tuple[RunDir, Path]:
+def _claim(spec: TrainSpec, run_folder: Path | None) -> tuple[RunDir, Path]:
     """Takes the bundle's folder, and takes up an unfinished run of the same spec in it.
 
     While a run lasts the folder holds a note of where the run is; a folder with neither that note
@@ -92,7 +126,7 @@ def _claim(spec: TrainSpec) -> tuple[RunDir, Path]:
     bundle = Path(spec.out) if spec.out else Path("models", fresh).absolute()
     marker = bundle / _MARKER
     identity = digest(spec.model_dump(exclude={"out", "overwrite"}))
-    run = RunDir(Path("runs", fresh).absolute())
+    run = RunDir((run_folder or Path("runs", fresh)).absolute())
     if bundle.is_dir() and any(bundle.iterdir()):
         note = _read_note(marker)
         finished = (bundle / INFO_FILE).exists()
@@ -123,52 +157,152 @@ def _read_note(marker: Path) -> dict[str, Any]:
     return note if isinstance(note, dict) and {"run", "spec_digest"} <= set(note) else {}
 
 
+def _take_features(features: Path, run: RunDir) -> None:
+    """Copies finished features into a run, whole or not at all."""
+    if not run.features.exists():
+        temporary = run.path / ".tmp-features"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(features, temporary)
+        temporary.rename(run.features)
+
+
 def _train(
-    spec: TrainSpec, session: Session, run: RunDir, bundle: Path, reporter: Reporter
+    spec: TrainSpec,
+    session: Session,
+    run: RunDir,
+    bundle: Path,
+    reporter: Reporter,
+    tracking: Tracking,
 ) -> dict[str, Any]:
     """All steps inside an open session; returns the report."""
+    if spec.features == "live" or spec.finetune != "none":
+        _check_workers(session)
     dataset = open_images(spec, session, run, reporter)
     rows = dataset.load_rows()
-    names, counts, audit = _split(spec, rows, run, reporter)
+    names, counts, audit = split_images(spec, rows, run, reporter)
     backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
-    compute_features(
-        dataset, names.to_pylist(), backbone, spec.views, run.features, session, reporter
-    )
+    if spec.features == "live":
+        prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
+    elif not run.head.exists():
+        compute_features(
+            dataset,
+            names.to_pylist(),
+            backbone,
+            spec.views,
+            run.features,
+            session,
+            reporter,
+            spec.augmentation,
+        )
     labels = rows.column("label").filter(pc.equal(names, "train")).to_numpy()
+    searched = RateTask(spec, run.path, dataset.num_shards)
+    lr = search_rate(searched, session, reporter)["rate"] if spec.lr == "auto" else spec.lr
     task = Task(
-        spec=spec,
+        # Without the address of a tracking store, which may hold a password.
+        spec=spec.model_copy(update={"mlflow": None, "lr": lr}),
         run=run.path,
         bundle=bundle,
         num_shards=dataset.num_shards,
         alpha=float(np.mean(labels == 0)) if spec.alpha == "auto" else spec.alpha,
+        lr=lr,
         num_threads=session.threads_per_worker,
         fingerprint=fingerprint(rows),
         counts=_by_split(counts),
         audit=audit,
+        samples=pick_samples(dataset, rows, names, spec.seed) if _augments(spec) else None,
     )
-    reporter.say("starting the training worker")
-    told = EpochLines(run, reporter)
-    report: dict[str, Any] = run_training(
-        train_head, {"task": task}, run.checkpoints, 1, session, told.poll
-    )
+    told = EpochLines(run, reporter, tracking.epoch)
+    report = _fit(task, dataset, run, session, reporter, told)
+    tracking.results(report)
     write_json(run.report_json, report)
-    shutil.copyfile(bundle / "report.html", run.report_html)
     (bundle / _MARKER).unlink(missing_ok=True)
+    run.head.unlink(missing_ok=True)
     for folder in (run.ingested, run.features, run.checkpoints):
         shutil.rmtree(folder, ignore_errors=True)  # the bundle and the tables are what stays
     return report
 
 
+def _augments(spec: TrainSpec) -> bool:
+    """Whether training sees augmented views."""
+    live = spec.features == "live" or spec.finetune != "none"
+    return spec.augmentation != "none" and (live or spec.views > 1)
+
+
+def _fit(
+    task: Task,
+    dataset: IngestedSource,
+    run: RunDir,
+    session: Session,
+    reporter: Reporter,
+    told: "EpochLines",
+) -> dict[str, Any]:
+    """Trains the head on cached features, then what is trained on images; returns the report."""
+    report: dict[str, Any] = {}
+    if task.spec.features == "cached" and not run.head.exists():
+        reporter.say("starting the training worker")
+        report = run_training(
+            train_head, {"task": task}, run.checkpoints / "head", 1, session, told.poll
+        )
+    if not report:
+        reporter.say(f"starting {session.num_workers} training worker(s)")
+        report = run_training(
+            train_network,
+            {"live": LiveTask(task, dataset)},
+            run.checkpoints / "network",
+            session.num_workers,
+            session,
+            told.poll,
+        )
+    return report
+
+
+def _check_workers(session: Session) -> None:
+    """Raises SpecError where the workers could not train together."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if session.gpus_per_worker > 1 or 0 < session.gpus_per_worker < 1 < session.num_workers:
+        raise SpecError(
+            f"asked for {session.gpus_per_worker:g} GPU per worker; training on images takes one: "
+            "give --gpus-per-worker 1 and as many --workers as there are GPUs"
+        )
+    if session.num_workers > 1 and backend != "tensorflow":
+        raise SpecError(
+            f"{session.num_workers} workers cannot train under KERAS_BACKEND={backend}; give "
+            "--workers 1 or KERAS_BACKEND=tensorflow"
+        )
+
+
 def open_images(
-    spec: TrainSpec, session: Session, run: RunDir, reporter: Reporter
+    spec: TrainSpec | CompareSpec,
+    session: Session,
+    run: RunDir,
+    reporter: Reporter,
+    limit: int | None = None,
 ) -> IngestedSource:
     """Returns the images of a training spec as an ingested data set, ingesting them if need be.
 
+    Args:
+        spec: names the data, the image size and the seed.
+        session: workers to use.
+        run: where an own data set goes.
+        reporter: told of the images.
+        limit: about so many of the labelled images, whole patients.
+
     Raises:
+        SpecError: a limit on an ingested data set.
         DataError: an ingested data set of another image size, or nothing to read.
     """
+    # A resumed run keeps the one it has: another reading would hash DICOM patients under another
+    # key, and so split them otherwise.
+    finished = open_ingested(run.ingested) if (run.ingested / "dataset.json").is_file() else None
+    if finished is not None:
+        return finished
     manifest, ingested = open_manifest(Path(spec.data), _SHARD_ROWS)
     if ingested is not None:
+        if limit is not None:
+            raise SpecError(
+                f"--limit {limit} cannot be met on {spec.data}, an ingested data set; name the "
+                "folder of X-rays it was made from"
+            )
         if ingested.size_px != spec.image_size:
             raise DataError(
                 f"{spec.data} holds images of {ingested.size_px} px; expected {spec.image_size}: "
@@ -176,8 +310,12 @@ def open_images(
             )
         return ingested
     reporter.say(f"found {manifest.table.num_rows:,} files in {spec.data}")
+    if limit is not None:
+        manifest = sample_manifest(manifest, limit, seed=spec.seed, shard_rows=_SHARD_ROWS)
+        reporter.say(f"took {manifest.table.num_rows:,} of them, patients whole")
     own = RunDir(run.ingested)
-    own.start(digest([spec.data, spec.image_size, spec.limits.model_dump()]), overwrite=True)
+    identity = [spec.data, spec.image_size, spec.limits.model_dump(), limit, spec.seed]
+    own.start(digest(identity), overwrite=True)
     dataset = ingest_manifest(
         manifest,
         own,
@@ -192,7 +330,7 @@ def open_images(
     return dataset
 
 
-def _split(
+def split_images(
     spec: TrainSpec, rows: pa.Table, run: RunDir, reporter: Reporter
 ) -> tuple[pa.Array, dict[str, dict[str, int]], dict[str, Any]]:
     """Splits and audits, says both, stores both.
@@ -233,11 +371,15 @@ class EpochLines:
     Args:
         run: the run whose history is read.
         reporter: told of each epoch.
+        on_row: called with each row of the history.
     """
 
-    def __init__(self, run: RunDir, reporter: Reporter) -> None:
+    def __init__(
+        self, run: RunDir, reporter: Reporter, on_row: Callable[[dict[str, float]], None]
+    ) -> None:
         self._run = run
         self._reporter = reporter
+        self._on_row = on_row
         self._told = 0
 
     def poll(self) -> None:
@@ -247,6 +389,7 @@ class EpochLines:
         except FileNotFoundError:
             return
         for row in history[self._told :]:
+            self._on_row(row)
             self._reporter.say(
                 f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  val loss {row['val_loss']:.4f}  "
                 f"val accuracy {row['val_accuracy']:.4f}  val AUROC {row['val_auroc']:.4f}  "

@@ -194,7 +194,7 @@ def _divide(
     names[at] = "train"
     for name, share in shares.items():
         target = _allot(counts.sum(axis=0), share)
-        taken = _fill(counts[free], target)
+        taken = fill_groups(counts[free], target)
         names[at[np.isin(group, free[taken])]] = name
         free = free[~taken]
     for name in (*shares, "train"):
@@ -212,12 +212,15 @@ def _allot(num_images: IntArray, share: float) -> IntArray:
     return target
 
 
-def _fill(counts: IntArray, target: IntArray) -> npt.NDArray[np.bool_]:
-    """Returns which groups a split takes, in the order given, to come nearest to its target.
+def fill_groups(counts: IntArray, target: IntArray) -> npt.NDArray[np.bool_]:
+    """Returns which whole groups to take, in the order given, to come nearest to a target.
 
     Args:
         counts: int64 [groups, classes], images of each group.
         target: int64 [classes].
+
+    Returns:
+        bool [groups].
     """
     taken = np.zeros(len(counts), bool)
     need = target.copy()

@@ -38,6 +38,8 @@ _TITLES = {
 _LOSSES = ("log_loss", "brier")
 _RULES = {
     "youden": "highest sensitivity + specificity (Youden's index) on validation images",
+    "youden-shifted": "highest sensitivity + specificity (Youden's index) on validation images "
+    "and shifted copies of them",
     "accuracy": "highest accuracy on validation images",
     "f1": "highest F1 on validation images",
     "fixed": "given by the user",

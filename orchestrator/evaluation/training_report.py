@@ -87,6 +87,7 @@ def render_training_html(
     report: Mapping[str, Any],
     validation: tuple[npt.ArrayLike, npt.ArrayLike],
     test: tuple[npt.ArrayLike, npt.ArrayLike] | None,
+    strip: str | None = None,
 ) -> str:
     """Returns report.html of a training run: one page without scripts or outside files.
 
@@ -94,6 +95,8 @@ def render_training_html(
         report: from `build_training_report`.
         validation: labels int [N] and calibrated probabilities float [N] of the validation rows.
         test: those of the test rows; None where there are none.
+        strip: data URI of training images beside their augmented views. They are patients'
+            images: leave it out of a page that goes where the images do not.
 
     Returns:
         HTML, all text escaped.
@@ -119,6 +122,7 @@ def render_training_html(
         report=report,
         sections=sections,
         curves=curves,
+        strip=strip,
         subtitle=_subtitle(report),
         split_rows=_split_rows(report["splits"]),
         unused=_unused(report["splits"]),

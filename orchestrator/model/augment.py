@@ -1,4 +1,6 @@
-"""The paper's Table II augmentation, as Keras's own layers with their factors.
+"""Augmentation of training images: the paper's Table II as Keras's own layers.
+
+A lighter recipe, with its ranges, is in `light.py`; `augment` applies either.
 
 Keras draws what to do to an image from a generator that runs along the batch. Here the draws come
 from (seed, row, view) instead, and the layers are told what to do: an augmented view of an image
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import SpecError
+from orchestrator.model.light import NUM_DRAWS, apply_light
 
 if TYPE_CHECKING:
     import keras
@@ -24,6 +27,8 @@ CONTRAST = 0.2  # of the distance from the image's mean
 ZOOM = 0.2  # of the side, in and out, aspect kept
 BRIGHTNESS = 0.2  # of the grey range, added
 TRANSLATION = 0.1  # of the side, down and across
+
+RECIPES = ("paper", "light")
 _NUM_DRAWS = 8
 _CHUNK = 32  # images at a time, to bound memory
 
@@ -53,7 +58,7 @@ def build_augmentation() -> dict[str, "keras.layers.Layer"]:
     }
 
 
-def augment(images: Array, rows: Array, view: int, seed: int) -> Array:
+def augment(images: Array, rows: Array, view: int, seed: int, *, recipe: str = "paper") -> Array:
     """Returns one augmented view of each image.
 
     Args:
@@ -61,14 +66,17 @@ def augment(images: Array, rows: Array, view: int, seed: int) -> Array:
         rows: int64 [N], the images' manifest rows, >= 0.
         view: number of the view, e.g. the epoch in live training, >= 0.
         seed: of the run, >= 0.
+        recipe: one of `RECIPES`.
 
     Returns:
         uint8 [N, S, S], in the order of the images. Each is a function of its own pixels, its
         row, `view` and `seed` alone.
 
     Raises:
-        SpecError: shapes or dtype differ from the above.
+        SpecError: shapes or dtype differ from the above, or an unknown recipe.
     """
+    if recipe not in RECIPES:
+        raise SpecError(f"unknown augmentation {recipe!r}; expected one of {', '.join(RECIPES)}")
     if images.dtype != np.uint8 or images.ndim != 3 or len(images) != len(rows):
         raise SpecError(
             f"augment received {images.dtype} {list(images.shape)} and {len(rows)} rows; expected "
@@ -77,16 +85,18 @@ def augment(images: Array, rows: Array, view: int, seed: int) -> Array:
     out = np.empty_like(images)
     for start in range(0, len(images), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        draws = _draws(rows[chunk], view, seed)
-        out[chunk] = _apply(images[chunk], transformations(draws, images.shape[1]))
+        if recipe == "light":
+            draws = _draws(rows[chunk], view, seed, NUM_DRAWS)
+            out[chunk] = apply_light(images[chunk], draws)
+        else:
+            draws = _draws(rows[chunk], view, seed, _NUM_DRAWS)
+            out[chunk] = _apply(images[chunk], transformations(draws, images.shape[1]))
     return out
 
 
-def _draws(rows: Array, view: int, seed: int) -> Array:
-    """Uniform draws in [0, 1), float64 [N, _NUM_DRAWS]; row n depends on (seed, rows[n], view)."""
-    return np.stack(
-        [np.random.default_rng([seed, int(row), view]).random(_NUM_DRAWS) for row in rows]
-    )
+def _draws(rows: Array, view: int, seed: int, number: int) -> Array:
+    """Uniform draws in [0, 1), float64 [N, number]; row n depends on (seed, rows[n], view)."""
+    return np.stack([np.random.default_rng([seed, int(row), view]).random(number) for row in rows])
 
 
 def transformations(draws: Array, size_px: int) -> dict[str, dict[str, Array]]:

@@ -1,7 +1,7 @@
 """The released model: a folder that can be read and verified without loading the network.
 
     model.keras      the network, images to probability
-    openvino.xml     the same to the logit, for CPU workers, with openvino.bin
+    openvino.xml     what scores: images to logit, for CPU workers, with openvino.bin
     README.md        the model card
     bundle.json      what it is, and the SHA-256 of every other file; written last
 
@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -112,6 +112,7 @@ class BundleInfo(_Form):
     num_trainable: Annotated[int, Field(ge=0)]
     threshold: Operating
     calibration: Calibration
+    test_time_views: Literal[1, 3] = 1  # whose mean logit is calibrated; see `views.py`
     metrics: dict[str, Metrics]  # split name -> figures; validation, and test where there is one
     data: TrainingData
     training: dict[str, Any]
@@ -152,7 +153,7 @@ def write_bundle(
     """
     from orchestrator.model.card import render_card
     from orchestrator.model.export import export_ir
-    from orchestrator.model.network import logit_model
+    from orchestrator.model.views import scoring_model
 
     texts = {CARD_FILE: render_card(info), **(extra or {})}
     for name in texts:
@@ -162,7 +163,7 @@ def write_bundle(
     with atomic_path(folder / MODEL_FILE) as temporary:
         # A fresh model over the same layers: without the optimizer's state.
         type(network)(network.input, network.output, name=network.name).save(temporary)
-    export_ir(logit_model(network), folder / IR_FILE, num_threads)
+    export_ir(scoring_model(network, info.test_time_views), folder / IR_FILE, num_threads)
     for name, text in texts.items():
         write_text(folder / name, text)
     names = sorted({*REQUIRED_FILES, *texts})

@@ -134,22 +134,24 @@ def load_engine(
     from orchestrator.model import bundle
 
     is_backbone = (folder / BACKBONE_FILE).exists()
-    if _resolve_engine(engine) == "openvino":
+    if resolve_engine(engine) == "openvino":
         if not is_backbone:
             bundle.load_info(folder)
         ir = folder / (BACKBONE_FILE if is_backbone else bundle.IR_FILE)
         return openvino_engine(ir.with_suffix(".xml"), num_threads, precision, batch_size)
 
     from orchestrator.model.keras_file import load_keras_file
-    from orchestrator.model.network import logit_model
+    from orchestrator.model.views import scoring_model
 
     _limit_tensorflow_threads(num_threads)
     if is_backbone:
         return keras_engine(load_keras_file(folder / BACKBONE_FILE), precision, batch_size)
-    return keras_engine(logit_model(bundle.load_network(folder)), precision, batch_size)
+    num_views = bundle.load_info(folder).test_time_views
+    model = scoring_model(bundle.load_network(folder), num_views)
+    return keras_engine(model, precision, batch_size)
 
 
-def _resolve_engine(engine: str) -> EngineName:
+def resolve_engine(engine: str) -> EngineName:
     """Chooses the engine without importing Keras, which takes seconds."""
     if engine == "openvino" or engine == "keras":
         return "openvino" if engine == "openvino" else "keras"
@@ -245,7 +247,7 @@ def keras_engine(
 
     checked = _check_precision(precision)
     if checked != "f32":
-        _set_policy(model, keras.DTypePolicy(_KERAS_POLICIES[checked]))
+        set_policy(model, _KERAS_POLICIES[checked])
     # A model of its own over the same layers: one that has predicted before would go on with the
     # function it compiled then, in its old precision.
     model = keras.Model(model.input, model.output)
@@ -287,10 +289,19 @@ def _full_float32() -> Iterator[None]:
         switches.enable_tensor_float_32_execution(was_on)
 
 
-def _set_policy(model: "keras.Model", policy: Any) -> None:
-    """Runs a model's layers in mixed precision, but for the first scaling and the logit."""
+def set_policy(model: "keras.Model", policy: str) -> None:
+    """Runs a model's layers by a policy of Keras, but for the first scaling and the logit.
+
+    Args:
+        model: changed in place; a function compiled for it before goes on as it was.
+        policy: Keras's name, e.g. `mixed_bfloat16`.
+    """
+    import keras
+
     for layer in model.layers:
-        if layer.name not in ("image", "preprocess", "logit", "probability"):
+        if isinstance(layer, keras.Model):
+            set_policy(layer, policy)
+        elif layer.name not in ("image", "preprocess", "logit", "probability"):
             layer.dtype_policy = policy
 
 

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.errors import BundleError
-from orchestrator.model.engine import BACKBONE_FILE, Array, keras_engine, openvino_engine
+from orchestrator.model.engine import (
+    BACKBONE_FILE,
+    Array,
+    Engine,
+    keras_engine,
+    openvino_engine,
+    resolve_engine,
+)
 from orchestrator.model.keras_file import last_line, load_keras_file
 
 if TYPE_CHECKING:
@@ -48,6 +55,25 @@ def export_backbone(backbone: "keras.Model", folder: Path, num_threads: int | No
     backbone.save(temporary)
     temporary.replace(final)
     return difference
+
+
+def build_engine(model: "keras.Model", num_threads: int, batch_size: int) -> Engine:
+    """Returns the engine that `load_engine` would choose, for a model in memory.
+
+    Args:
+        model: as `export_ir` takes it.
+        num_threads: CPU threads.
+        batch_size: images a call.
+
+    Raises:
+        BundleError: the OpenVINO export disagrees with Keras.
+    """
+    if resolve_engine("auto") == "keras":
+        return keras_engine(model, batch_size=batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        export_ir(model, path, num_threads)
+        return openvino_engine(path, num_threads, "f32", batch_size)
 
 
 def export_ir(model: "keras.Model", path: Path, num_threads: int | None = None) -> float:

@@ -1,11 +1,14 @@
 """The training loop: epochs, Keras callbacks, the best epoch, state that can be resumed.
 
 The loop is ours and the callbacks are Keras's own. What one step does to the weights is the
-`Step`'s business: `KerasStep` runs on one device under any backend.
+`Step`'s business: `KerasStep` runs on one device under any backend, `multiworker.DistributedStep`
+on one or several workers under TensorFlow.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +23,16 @@ from orchestrator.model.network import focal_loss
 Array = npt.NDArray[Any]
 PLATEAU_FACTOR = 0.3  # the paper: "decay to 30%"
 PLATEAU_PATIENCE = 1
+
+
+class Inputs(Protocol):
+    """What a model takes, [n, ...]: an array, or something that loads its slices."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """Returns consecutive examples."""
 
 
 class Batches(Protocol):
@@ -48,7 +61,9 @@ class ArrayBatches:
     def epoch(self, epoch: int) -> Iterator[tuple[Array, Array]]:
         """Yields the batches of one epoch; an example shows its views in turn."""
         num_views, num_examples = self.views.shape[:2]
-        first_view: Array = np.random.default_rng(self.seed).integers(num_views, size=(num_examples,))
+        first_view: Array = np.random.default_rng(self.seed).integers(
+            num_views, size=(num_examples,)
+        )
         order = np.random.default_rng([self.seed, epoch]).permutation(num_examples)
         for start in range(0, num_examples, self.batch_size):
             chosen = order[start : start + self.batch_size]
@@ -82,7 +97,7 @@ class Step(Protocol):
     def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
         """Trains on every batch; returns mean `loss` and `accuracy` over the examples."""
 
-    def predict(self, inputs: Array) -> Array:
+    def predict(self, inputs: Inputs) -> Array:
         """Returns probabilities, float64 [n]."""
 
 
@@ -100,20 +115,31 @@ class KerasStep:
 
     def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
         """Trains on every batch; see `Step.train_epoch`."""
-        total = {"loss": 0.0, "accuracy": 0.0}
-        count = 0
-        for inputs, labels in batches:
-            # Keras starts its metrics anew at each call, so these are the batch's own means.
-            logs = self.model.train_on_batch(inputs, labels, return_dict=True)
-            count += len(labels)
-            for name in total:
-                total[name] += float(logs[name]) * len(labels)
-        return {name: value / count for name, value in total.items()}
+        use_ema = self.model.optimizer.use_ema
+        with warnings.catch_warnings():
+            # Keras warns of a generator that ends; the data decide how many batches there are.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            # One call an epoch: it reads the figures from the device at the end, not at each step.
+            logs = self.model.fit(
+                (batch for batch in batches), verbose=0, shuffle=False, callbacks=[_KeepWeights()]
+            ).history
+        self.model.optimizer.use_ema = use_ema
+        return {name: float(logs[name][0]) for name in ("loss", "accuracy")}
 
-    def predict(self, inputs: Array) -> Array:
+    def predict(self, inputs: Inputs) -> Array:
         """Returns probabilities, float64 [n]."""
-        out = self.model.predict(inputs, batch_size=self.batch_size, verbose=0)
-        return np.asarray(out, np.float64)[:, 0]
+        found = [
+            np.asarray(self.model.predict_on_batch(inputs[start : start + self.batch_size]))
+            for start in range(0, len(inputs), self.batch_size)
+        ]
+        return np.concatenate(found).astype(np.float64)[:, 0]
+
+
+class _KeepWeights(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps Keras from putting averaged weights in place of the trained ones when `fit` ends."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.model.optimizer.use_ema = False
 
 
 @dataclass(frozen=True)
@@ -123,18 +149,33 @@ class FitConfig:
     Args:
         epochs: most epochs.
         patience: epochs without a better validation AUROC before stopping.
+        plateau: lower the learning rate where the validation loss stops falling; for an optimizer
+            with a constant rate.
+        first_epoch: epochs, from 0, before this one are not chosen as the best.
     """
 
     epochs: int
     patience: int
+    plateau: bool = True
+    first_epoch: int = 0
 
 
 @dataclass
 class FitState:
-    """What a checkpoint holds besides the model and optimizer."""
+    """What a checkpoint holds besides the model and optimizer.
+
+    Args:
+        epoch: epochs done.
+        history: one row an epoch; rows of an earlier stage of the run come first.
+    """
 
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def earlier(self) -> int:
+        """Epochs of earlier stages."""
+        return len(self.history) - self.epoch
 
 
 @dataclass
@@ -159,19 +200,25 @@ class Fit:
             mode="max",
             patience=self.config.patience,
             restore_best_weights=True,
+            start_from_epoch=self.config.first_epoch,
         )
-        self._plateau = keras.callbacks.ReduceLROnPlateau(
-            monitor="val_loss", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
-        )
+        self._kept: list[tuple[keras.callbacks.Callback, tuple[str, ...]]] = [
+            (self._stopper, ("wait", "stopped_epoch", "best", "best_epoch"))
+        ]
+        if self.config.plateau:
+            plateau = keras.callbacks.ReduceLROnPlateau(
+                monitor="val_loss", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
+            )
+            self._kept.append((plateau, ("wait", "best", "cooldown_counter")))
         self._callbacks = keras.callbacks.CallbackList(
-            [self._stopper, self._plateau], add_history=False, model=self.model
+            [callback for callback, _ in self._kept], add_history=False, model=self.model
         )
         self._callbacks.on_train_begin()
 
     def run(
         self,
         train: Batches,
-        val_inputs: Array,
+        val_inputs: Inputs,
         val_labels: Array,
         on_epoch: Callable[[dict[str, float]], None],
     ) -> list[dict[str, float]]:
@@ -190,22 +237,40 @@ class Fit:
         while self.state.epoch < self.config.epochs and not self.model.stop_training:
             epoch = self.state.epoch
             self._callbacks.on_epoch_begin(epoch)
+            logs = self.step.train_epoch(train.epoch(self.state.earlier + epoch))
             lr = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            logs = self.step.train_epoch(train.epoch(epoch))
-            logs |= self._validate(val_inputs, val_labels)
-            self._callbacks.on_epoch_end(epoch, logs)
+            with self._averaged():
+                logs |= self._validate(val_inputs, val_labels)
+                self._callbacks.on_epoch_end(epoch, logs)
+            row = {"epoch": len(self.state.history) + 1, **logs, "lr": lr}
             self.state.epoch += 1
-            self.state.history.append({"epoch": self.state.epoch, **logs, "lr": lr})
+            self.state.history.append(row)
             on_epoch(self.state.history[-1])
         self._callbacks.on_train_end()  # EarlyStopping puts the best epoch's weights back
         return self.state.history
 
     @property
     def best_epoch(self) -> int:
-        """The epoch, from 1, whose weights the model ends with."""
-        return int(self._stopper.best_epoch) + 1
+        """The epoch, as the history numbers them, whose weights the model ends with."""
+        return self.state.earlier + int(self._stopper.best_epoch) + 1
 
-    def _validate(self, inputs: Array, labels: Array) -> dict[str, float]:
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Puts the averages of the weights in their place, where the optimizer keeps averages."""
+        if not self.model.optimizer.use_ema:
+            yield
+            return
+        variables = self.model.trainable_variables
+        trained = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        self.model.optimizer.finalize_variable_values(variables)
+        for variable in variables:
+            # Under JAX weight and average are one buffer now, and a step may consume either.
+            variable.assign(keras.ops.convert_to_numpy(variable))
+        yield
+        for variable, value in zip(variables, trained, strict=True):
+            variable.assign(value)
+
+    def _validate(self, inputs: Inputs, labels: Array) -> dict[str, float]:
         probabilities = self.step.predict(inputs)
         targets = labels[:, None].astype(np.float32)
         losses = self.model.loss(targets, probabilities[:, None].astype(np.float32))
@@ -232,8 +297,9 @@ class Fit:
             "epoch": self.state.epoch,
             "history": self.state.history,
             "stop_training": bool(self.model.stop_training),
-            "stopper": {k: getattr(self._stopper, k) for k in _STOPPER_FIELDS},
-            "plateau": {k: getattr(self._plateau, k) for k in _PLATEAU_FIELDS},
+            "callbacks": [
+                {name: getattr(callback, name) for name in names} for callback, names in self._kept
+            ],
         }
         (folder / "state.json").write_text(json.dumps(described, default=float), encoding="utf-8")
 
@@ -250,16 +316,11 @@ class Fit:
         described = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         self.state = FitState(described["epoch"], described["history"])
         self.model.stop_training = described["stop_training"]
-        for name, value in described["stopper"].items():
-            setattr(self._stopper, name, value)
-        for name, value in described["plateau"].items():
-            setattr(self._plateau, name, value)
+        for (callback, _), values in zip(self._kept, described["callbacks"], strict=True):
+            for name, value in values.items():
+                setattr(callback, name, value)
         self._stopper.best_weights = best or None
 
     def _saved_model(self) -> list[Any]:
         """Every variable, the seeds of dropout among them."""
         return list(self.model.variables)
-
-
-_STOPPER_FIELDS = ("wait", "stopped_epoch", "best", "best_epoch")
-_PLATEAU_FIELDS = ("wait", "best", "cooldown_counter")

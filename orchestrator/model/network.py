@@ -129,6 +129,12 @@ def focal_loss(
         raise SpecError(f"focal alpha {alpha} is out of range; expected 0 < alpha < 1")
     if gamma < 0.0:
         raise SpecError(f"focal gamma {gamma} is out of range; expected gamma >= 0")
-    return keras.losses.BinaryFocalCrossentropy(
-        apply_class_balancing=True, alpha=alpha, gamma=gamma, reduction=reduction
-    )
+
+    class FocalLoss(keras.losses.BinaryFocalCrossentropy):  # type: ignore[misc]
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            # Where a probability has rounded to its label, the gradient of (1 - p_t)^gamma is not
+            # a number for gamma 0, and not finite below 1.
+            epsilon = keras.config.epsilon()
+            return super().call(y_true, keras.ops.clip(y_pred, epsilon, 1.0 - epsilon))
+
+    return FocalLoss(apply_class_balancing=True, alpha=alpha, gamma=gamma, reduction=reduction)

@@ -5,10 +5,14 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.cluster.evaluated import load_evaluated
 from orchestrator.cluster.train import train
 from orchestrator.errors import DataError, SpecError
+from orchestrator.evaluation.metrics import evaluate
 from orchestrator.model.bundle import load_info
+from orchestrator.run_dir import RunDir
 from orchestrator.spec import Resources, TrainSpec
+from tests.cluster.test_tracking import read_events
 from tests.conftest import Recorder
 
 pytestmark = pytest.mark.ray
@@ -20,7 +24,32 @@ def test_training_releases_a_bundle_that_verifies(trained: SimpleNamespace) -> N
     assert info.threshold.rule == "youden"
     assert set(info.metrics) == {"validation", "test"}
     assert not (trained.bundle / "_unfinished.json").exists()
-    assert (trained.bundle / "report.html").read_text() == (trained.run / "report.html").read_text()
+
+
+def test_patients_images_and_file_names_stay_in_the_runs_own_report(
+    trained: SimpleNamespace,
+) -> None:
+    own, released = ((f / "report.html").read_text() for f in (trained.run, trained.bundle))
+    assert own.count("data:image/jpeg") == 1
+    assert "data:image/" not in released
+    names = [row["path"] for row in pq.read_table(trained.run / "splits.parquet").to_pylist()]
+    assert not any(name in released for name in names)
+
+def test_curves_are_in_tensorboard_files(trained: SimpleNamespace) -> None:
+    for name, keys in (("train", ("loss", "accuracy")), ("validation", ("val_loss", "val_auroc"))):
+        events = read_events(trained.run / "tensorboard" / name)
+        for key in keys:
+            logged = events[f"epoch_{key.removeprefix('val_')}"]
+            history = [(row["epoch"], row[key]) for row in trained.report["history"]]
+            assert [step for step, _ in logged] == [epoch for epoch, _ in history]
+            assert [value for _, value in logged] == pytest.approx([value for _, value in history])
+
+
+def test_evaluated_rows_give_the_reports_figures(trained: SimpleNamespace) -> None:
+    for split, rows in load_evaluated(RunDir(trained.run)).items():
+        stored = trained.report[split]
+        found = evaluate(rows.labels, rows.probabilities, stored["threshold"], rows.patients)
+        assert found.as_dict() == stored
 
 
 def test_metrics_of_bundle_and_report_agree(trained: SimpleNamespace) -> None:
@@ -50,6 +79,7 @@ def test_working_files_are_gone_after_success(trained: SimpleNamespace) -> None:
     assert {p.name for p in trained.run.iterdir()} == {
         "_SUCCESS",
         "audit.json",
+        "evaluated.parquet",
         "history.json",
         "manifest.parquet",
         "rejected.parquet",
@@ -58,6 +88,7 @@ def test_working_files_are_gone_after_success(trained: SimpleNamespace) -> None:
         "spec.yaml",
         "splits.parquet",
         "status.json",
+        "tensorboard",
     }
     assert json.loads((trained.run / "status.json").read_text())["status"] == "SUCCEEDED"
 

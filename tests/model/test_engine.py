@@ -11,10 +11,10 @@ from orchestrator.model.engine import (
     BATCH_SIZE,
     _full_float32,
     _openvino_config,
-    _resolve_engine,
     keras_engine,
     load_engine,
     openvino_engine,
+    resolve_engine,
 )
 from orchestrator.model.export import export_backbone
 
@@ -85,7 +85,7 @@ def test_openvino_settings() -> None:
 def test_auto_is_openvino_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
-    assert _resolve_engine("auto") == "openvino"
+    assert resolve_engine("auto") == "openvino"
 
 
 def test_no_images(exported: Path) -> None:

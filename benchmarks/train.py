@@ -1,0 +1,201 @@
+"""Live training against stock `keras.Model.fit`, images a second, on the same images in one run.
+
+The network is a frozen EfficientNetB5 (random weights: speed does not depend on them) with the
+paper's head and focal loss, batch 32, no augmentation on either side, so that both do the same
+work. On a CPU one and two workers are timed; under `KERAS_BACKEND=jax` one accelerator, and the
+cached path beside it. Rounds are interleaved; the table gives medians and ratios paired by round.
+
+    python -m benchmarks.train --images 320 --rounds 5
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+EPOCHS = 2  # timed, after one that compiles
+
+
+class MemoryStore:
+    """Decoded images in memory behind the interface of `ImageStore`."""
+
+    def __init__(self, count: int, size_px: int) -> None:
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (count, size_px, size_px), dtype=np.uint8)
+        self.labels = (np.arange(count) % 4 > 0).astype(np.int8)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Returns copies of some images, uint8 [n, S, S]."""
+        return self.images[rows]
+
+
+def build(options: argparse.Namespace) -> Any:
+    """The compiled network that every peer trains."""
+    from orchestrator.model.backbones import build_backbone
+    from orchestrator.model.engine import set_policy
+    from orchestrator.model.fit import compile_model
+    from orchestrator.model.network import build_network
+
+    network = build_network(build_backbone(options.backbone, "none", options.size), 0.2)
+    if options.precision != "f32":
+        set_policy(network, options.precision)
+    compile_model(network, lr=0.001, alpha=0.257, gamma=2.0, seed=0)
+    return network
+
+
+def time_fit_auto(options: argparse.Namespace, store: MemoryStore) -> float:
+    """Stock Keras: `fit` on arrays, compiled as Keras chooses."""
+    return _time_fit(options, store, "auto")
+
+
+def time_fit(options: argparse.Namespace, store: MemoryStore) -> float:
+    """`fit` without XLA, which on a CPU slows convolutions: the stronger peer there."""
+    import keras
+
+    return _time_fit(options, store, keras.backend.backend() != "tensorflow")
+
+
+def _time_fit(options: argparse.Namespace, store: MemoryStore, jit: Any) -> float:
+    network = build(options)
+    network.jit_compile = network.jit_compile if jit == "auto" else jit
+    inputs, labels = store.images[..., None], store.labels[:, None].astype(np.float32)
+    network.fit(inputs, labels, batch_size=options.batch, epochs=1, verbose=0)
+    started = time.perf_counter()
+    network.fit(inputs, labels, batch_size=options.batch, epochs=EPOCHS, verbose=0)
+    return EPOCHS * len(labels) / (time.perf_counter() - started)
+
+
+def time_live(options: argparse.Namespace, store: MemoryStore) -> float:
+    """The product's live step and loop; one process of the workers that TF_CONFIG names."""
+    from orchestrator.model.live import ImageBatches, open_steps
+
+    described = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    size = len(described.get("cluster", {}).get("worker", [0]))
+    rank = described.get("task", {}).get("index", 0)
+    make_step = open_steps(size, options.threads)
+    network = build(options)
+    rows = np.arange(len(store.labels))
+    step = make_step(network, options.batch, len(rows))
+    batches = ImageBatches(
+        store, rows, store.labels, options.batch, 0, options.augmentation, rank, size
+    )
+    step.train_epoch(batches.epoch(0))
+    started = time.perf_counter()
+    for epoch in range(EPOCHS):
+        step.train_epoch(batches.epoch(1 + epoch))
+    return EPOCHS * len(rows) / (time.perf_counter() - started)
+
+
+def time_cached(options: argparse.Namespace, store: MemoryStore) -> float:
+    """The head on cached features: an epoch's images a second once the features are there."""
+    from orchestrator.model.backbones import build_backbone
+    from orchestrator.model.engine import keras_engine
+    from orchestrator.model.fit import ArrayBatches, KerasStep, compile_model
+    from orchestrator.model.network import build_head
+
+    engine = keras_engine(build_backbone(options.backbone, "none", options.size))
+    features = engine.predict(store.images)[None]
+    head = build_head(features.shape[-1], 0.2)
+    compile_model(head, lr=0.001, alpha=0.257, gamma=2.0, seed=0)
+    step = KerasStep(head, options.batch)
+    batches = ArrayBatches(features, store.labels, options.batch, 0)
+    step.train_epoch(batches.epoch(0))
+    started = time.perf_counter()
+    for epoch in range(EPOCHS):
+        step.train_epoch(batches.epoch(1 + epoch))
+    return EPOCHS * len(store.labels) / (time.perf_counter() - started)
+
+
+TIMED = {"fit": time_fit, "fit-auto": time_fit_auto, "live": time_live, "cached": time_cached}
+
+
+def run_peer(name: str, options: argparse.Namespace) -> float:
+    """Times one peer in processes of its own; `live N` runs N workers."""
+    kind, _, number = name.partition(" ")
+    workers = int(number or 1)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    command = [sys.executable, "-m", "benchmarks.train", "--peer", kind]
+    for key in ("images", "backbone", "size", "batch", "precision", "augmentation"):
+        command += [f"--{key}", str(getattr(options, key))]
+    command += ["--threads", str(threads)]
+    addresses = [f"127.0.0.1:{_free_port()}" for _ in range(workers)]
+    running = []
+    for rank in range(workers):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+        environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3")
+        if workers > 1:
+            environment["TF_CONFIG"] = json.dumps(task)
+        running.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        )
+    outputs = [process.communicate() for process in running]
+    for process, (_, errors) in zip(running, outputs, strict=True):
+        if process.returncode:
+            sys.exit(f"{name} failed:\n{errors[-2000:]}")
+    return float(outputs[0][0].strip().splitlines()[-1])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=320)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--backbone", default="EfficientNetB5")
+    parser.add_argument("--size", type=int, default=150)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", default="f32", choices=("f32", "mixed_bfloat16"))
+    parser.add_argument("--augmentation", default="none", choices=("none", "paper", "light"))
+    parser.add_argument("--peers", default="", help="comma-separated; the first is the baseline")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--peer", choices=TIMED, help="time this one alone and print its rate")
+    options = parser.parse_args()
+    if options.peer:
+        store = MemoryStore(options.images, options.size)
+        print(TIMED[options.peer](options, store))
+        return
+    on_cpu = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
+    default = "fit,fit-auto,live 1,live 2,cached" if on_cpu else "fit,live 1,cached"
+    peers = (options.peers or default).split(",")
+    rates: dict[str, list[float]] = {peer: [] for peer in peers}
+    for _ in range(options.rounds):
+        for peer, measured in rates.items():
+            measured.append(run_peer(peer, options))
+    print(
+        f"{options.backbone} at {options.size} px, batch {options.batch}, {options.precision}, "
+        f"{options.images} images, augmentation {options.augmentation}, {os.cpu_count()} cores, "
+        f"backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}, medians of {options.rounds}"
+    )
+    print(f"{'':<10}{'images/s':>10}{'/ ' + peers[0]:>10}{'/ live 1':>10}")
+    for peer, measured in rates.items():
+        row = f"{peer:<10}{statistics.median(measured):>10.1f}"
+        for other in (peers[0], "live 1"):
+            pairs = zip(measured, rates.get(other, []), strict=False)
+            ratios = [mine / its for mine, its in pairs]
+            row += f"{statistics.median(ratios):>10.2f}" if ratios else f"{'':>10}"
+        print(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The lighter augmentation: small movements, changes of exposure, and of fine detail.
+
+Fine detail tells hospitals' machines and file compression apart at least as well as lungs: in the
+public pneumonia images a classifier of twelve radial frequency bands alone reaches an AUROC of
+0.97. Random gains of the finest bands take that shortcut away. Which recipe is used where is said
+in `augment.py`.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter1d
+
+Array = npt.NDArray[Any]
+
+# All ranges of the recipe. "Log" is the natural logarithm of a factor, up and down alike.
+FLIP_SHARE = 0.5  # of the images are mirrored, left to right
+ROTATION = 10.0 / 360.0  # of a full turn, either way
+LOG_ZOOM = 0.10
+LOG_ASPECT = 0.05  # width times, height divided
+TRANSLATION = 0.06  # of the side, down and across
+DETAIL_SHARE = 0.8  # of the images have their detail changed as a whole, by exp(t) ...
+DETAIL_LOW, DETAIL_HIGH = -1.0, 0.7  # ... with t between these: blurred to sharpened
+BAND_SHARES = (1.0, 0.8, 0.55)  # of t that reach each band, the finest first
+LOG_BAND = 0.2  # of each band by itself
+LOG_CONTRAST = 0.5  # of the distance from the image's mean
+BRIGHTNESS = 0.2  # of the grey range, added
+LOG_GAMMA = 0.6  # of the exponent
+NUM_DRAWS = 14
+
+_BLURS_PX = (1.0, 3**0.5, 12**0.5)  # one after the other: 1, 2 and 4 px in all
+
+
+def apply_light(images: Array, draws: Array) -> Array:
+    """Returns one lightly augmented view of each image.
+
+    Args:
+        images: uint8 [n, S, S].
+        draws: float [n, NUM_DRAWS], uniform in 0..1.
+
+    Returns:
+        uint8 [n, S, S]; each is a function of its own pixels and draws.
+    """
+    spread = 2.0 * draws - 1.0  # uniform in [-1, 1)
+    x = _move(images, draws)
+    x = _change_detail(x, draws[:, 6], draws[:, 7], spread[:, 8:11])
+    x = _change_exposure(x, spread[:, 11], spread[:, 12], spread[:, 13])
+    augmented: Array = np.rint(x).astype(np.uint8)
+    return augmented
+
+
+def _move(images: Array, draws: Array) -> Array:
+    """Mirrors, turns, zooms and shifts in one resampling; what moves in is black."""
+    import keras
+
+    moved = keras.ops.image.affine_transform(
+        keras.ops.cast(images[..., np.newaxis], "float32"),
+        transforms(draws, images.shape[1]).astype(np.float32),
+        interpolation="bilinear",
+        fill_mode="constant",
+        fill_value=0.0,
+    )
+    pixels: Array = keras.ops.convert_to_numpy(moved)[..., 0]
+    return pixels
+
+
+def transforms(draws: Array, size_px: int) -> Array:
+    """Returns the movements as projective transforms.
+
+    Args:
+        draws: float [n, >= 6], 0..1: mirroring, turn, zoom, aspect, shift down and across; 0.5
+            is none.
+        size_px: height and width of the images, px.
+
+    Returns:
+        float [n, 8], from places in the result to places in the image.
+    """
+    spread = 2.0 * draws - 1.0
+    mirror = np.where(draws[:, 0] < FLIP_SHARE, -1.0, 1.0)
+    angle = 2.0 * np.pi * ROTATION * spread[:, 1]
+    zoom, aspect = np.exp(LOG_ZOOM * spread[:, 2]), np.exp(LOG_ASPECT * spread[:, 3])
+    down, across = (TRANSLATION * size_px * spread[:, index] for index in (4, 5))
+    wide, high = mirror * zoom * aspect, zoom / aspect
+    a, b = wide * np.cos(angle), -wide * np.sin(angle)
+    c, d = high * np.sin(angle), high * np.cos(angle)
+    centre, zero = 0.5 * (size_px - 1), np.zeros_like(angle)
+    return np.stack(
+        [
+            *(a, b, centre * (1.0 - a - b) + across),
+            *(c, d, centre * (1.0 - c - d) + down),
+            *(zero, zero),
+        ],
+        axis=1,
+    )
+
+
+def _change_detail(x: Array, chosen: Array, place: Array, bands: Array) -> Array:
+    """Splits each image into three bands of detail and a blurred rest; weights the bands anew."""
+    t = np.where(chosen < DETAIL_SHARE, DETAIL_LOW + (DETAIL_HIGH - DETAIL_LOW) * place, 0.0)
+    blurred, detail = x, np.zeros_like(x)
+    for band, (share, blur_px) in enumerate(zip(BAND_SHARES, _BLURS_PX, strict=True)):
+        coarser = _blur(blurred, blur_px)
+        gain = np.exp(share * t + LOG_BAND * bands[:, band]).astype(np.float32)
+        detail += gain.reshape(-1, 1, 1) * (blurred - coarser)
+        blurred = coarser
+    return blurred + detail
+
+
+def _blur(x: Array, sigma_px: float) -> Array:
+    """Gaussian blur of float32 [n, S, S], cut at three standard deviations, edges mirrored."""
+    for axis in (1, 2):
+        x = gaussian_filter1d(x, sigma_px, axis=axis, mode="reflect", truncate=3.0)
+    return x
+
+
+def _change_exposure(x: Array, contrast: Array, brightness: Array, gamma: Array) -> Array:
+    """Contrast about the mean, brightness, gamma; clipped to 0..255."""
+    factor = np.exp(LOG_CONTRAST * contrast)
+    offset = (1.0 - factor) * x.mean(
+        axis=(1, 2), dtype=np.float64
+    ) + 255.0 * BRIGHTNESS * brightness
+    factor, offset, exponent = (
+        v.astype(np.float32).reshape(-1, 1, 1) for v in (factor, offset, np.exp(LOG_GAMMA * gamma))
+    )
+    grey = np.clip(x * factor + offset, 0, 255) / np.float32(255)
+    exposed: Array = np.float32(255) * grey**exponent
+    return exposed

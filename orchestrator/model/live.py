@@ -1,0 +1,145 @@
+"""Live training: batches of stored images, augmented anew each epoch, made ahead of the step.
+
+The training loop is in `fit.py`; what several workers do together in `multiworker.py`.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from orchestrator.data.store import ImageStore
+from orchestrator.errors import SpecError
+from orchestrator.model.augment import augment
+from orchestrator.model.slices import batch_counts, worker_slice
+
+if TYPE_CHECKING:
+    import keras
+
+    from orchestrator.model.fit import Array, Step
+
+ItemT = TypeVar("ItemT")
+_BATCHES_AHEAD = 4
+_DONE = object()
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """One worker's rows of every global batch.
+
+    The global batches are a function of (seed, epoch), and a view of an image is one of
+    (seed, row, epoch): neither depends on the number of workers.
+
+    Args:
+        store: the images.
+        rows: int64 [N], manifest rows to train on.
+        labels: int8 [N].
+        batch_size: rows of a global batch.
+        seed: of order and views.
+        augmentation: a key of `augment.RECIPES`, or `none`.
+        rank: this worker's number.
+        num_workers: how many share each batch.
+    """
+
+    store: ImageStore
+    rows: "Array"
+    labels: "Array"
+    batch_size: int
+    seed: int
+    augmentation: str
+    rank: int = 0
+    num_workers: int = 1
+
+    def epoch(self, epoch: int) -> "Iterator[tuple[Array, Array]]":
+        """Yields inputs uint8 [n, S, S, 1] and labels float32 [n, 1]; n may be 0."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        return made_ahead(self._batches(order, epoch))
+
+    def _batches(self, order: "Array", epoch: int) -> "Iterator[tuple[Array, Array]]":
+        start = 0
+        for count in batch_counts(len(order), self.batch_size):
+            mine = worker_slice(count, self.rank, self.num_workers)
+            chosen = order[start : start + count][mine]
+            images = self.store.take(self.rows[chosen])
+            if self.augmentation != "none":
+                images = augment(
+                    images, self.rows[chosen], epoch, self.seed, recipe=self.augmentation
+                )
+            yield images[..., np.newaxis], self.labels[chosen, np.newaxis].astype(np.float32)
+            start += count
+
+
+def made_ahead(items: Iterator[ItemT], ahead: int = _BATCHES_AHEAD) -> Iterator[ItemT]:
+    """Yields the items of an iterator that runs in a thread, a few items ahead of the reader.
+
+    Args:
+        items: read in the thread alone; what it raises is raised here.
+        ahead: items made before they are asked for, >= 1.
+    """
+    made: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+    stopped = threading.Event()
+
+    def put(item: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                made.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def make() -> None:
+        try:
+            if all(put(item) for item in items):
+                put(_DONE)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=make, name="batches", daemon=True)
+    thread.start()
+    try:
+        while (item := made.get()) is not _DONE:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def open_steps(num_workers: int, num_threads: int) -> "Callable[[keras.Model, int, int], Step]":
+    """Prepares this process to train, and returns how to make the step of a model.
+
+    Call it before anything else uses the backend.
+
+    Args:
+        num_workers: workers of the run.
+        num_threads: CPU threads this worker may compute with.
+
+    Returns:
+        A function of (compiled model, rows of a global batch, rows of an epoch).
+
+    Raises:
+        SpecError: several workers under another backend than TensorFlow.
+    """
+    import keras
+
+    from orchestrator.model.fit import KerasStep
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        from orchestrator.model.multiworker import DistributedStep, join_group
+
+        group = join_group(num_threads)
+        return lambda model, batch_size, num_examples: DistributedStep(
+            group, model, batch_size, num_examples
+        )
+    if num_workers > 1:
+        raise SpecError(
+            f"{num_workers} workers cannot train under the {backend} backend; set "
+            "KERAS_BACKEND=tensorflow, or give --workers 1"
+        )
+    return lambda model, batch_size, num_examples: KerasStep(model, batch_size)

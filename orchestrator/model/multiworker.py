@@ -1,0 +1,189 @@
+"""The training step of one or several TensorFlow workers. The only TensorFlow-specific file.
+
+Each worker computes the gradient of its slice of the global batch; the sums over all workers are
+applied by every worker to variables of its own. `MultiWorkerMirroredStrategy` is used for its
+process group and its sums alone: variables stay ordinary ones, so callbacks, checkpoints and the
+seeds of dropout work as on one device, and nothing is broadcast when a model is built. All workers
+start from equal weights and apply equal sums, so their weights stay equal, bit for bit.
+
+`Model.fit` does not run under this strategy (keras issue 20585). The loop is in `fit.py`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from orchestrator.errors import ClusterError
+from orchestrator.model.fit import Array, Inputs
+from orchestrator.model.slices import batch_counts, worker_slice
+
+# A worker that waits this long for another one gives up, and the run starts again.
+_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """The workers of a run, as one of them sees it.
+
+    Args:
+        rank: this worker's number, from 0.
+        size: number of workers.
+        strategy: sums tensors over the workers; None where there is one worker.
+    """
+
+    rank: int = 0
+    size: int = 1
+    strategy: Any = None
+
+    def sum(self, tensors: list[Any]) -> list[Any]:
+        """Returns the sums of equally shaped tensors over all workers; every worker must call."""
+        if self.strategy is None:
+            return tensors
+
+        def reduce() -> Any:
+            context = tf.distribute.get_replica_context()
+            options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=_TIMEOUT_S)
+            # Copies made here have a device; the strategy refuses tensors without one.
+            copies = [tf.identity(tensor) for tensor in tensors]
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, copies, options=options)
+
+        reduced: list[Any] = self.strategy.run(reduce)
+        return reduced
+
+
+def join_group(num_threads: int) -> Group:
+    """Joins the workers that `TF_CONFIG` names; call it before any other use of TensorFlow.
+
+    Args:
+        num_threads: CPU threads this worker may compute with, >= 1.
+
+    Returns:
+        The group; of one worker, and without a strategy, where `TF_CONFIG` names one or is unset.
+
+    Raises:
+        ClusterError: the worker has more than one GPU.
+    """
+    described = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    size = len(described.get("cluster", {}).get("worker", [None]))
+    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+    # At least two: a sum over the workers blocks one while it waits for the others.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, num_threads))
+    gpus = tf.config.list_physical_devices("GPU")
+    if size > 1 and len(gpus) > 1:
+        raise ClusterError(
+            f"a worker has {len(gpus)} GPUs; expected at most one: give --gpus-per-worker 1 and "
+            "more --workers"
+        )
+    if size == 1:
+        return Group()
+    rank = int(described["task"]["index"])
+    return Group(rank, size, tf.distribute.MultiWorkerMirroredStrategy())
+
+
+class DistributedStep:
+    """Trains with global batches whose rows are shared out among the workers.
+
+    The loss of a global batch is the mean over its rows, whatever their number: padded rows weigh
+    nothing. So N workers take the steps of one, and the last short batch is weighted exactly.
+
+    Args:
+        group: the workers.
+        model: compiled, with equal weights on every worker.
+        batch_size: rows of a global batch.
+        num_examples: rows of an epoch over all workers.
+    """
+
+    def __init__(
+        self, group: Group, model: keras.Model, batch_size: int, num_examples: int
+    ) -> None:
+        self._group = group
+        self._model = model
+        self._rows = -(-batch_size // group.size)
+        self._counts = batch_counts(num_examples, batch_size)
+        self._losses = _unreduced(model.loss)
+        self._seeds = [
+            (layer.seed_generator.state, int(layer.seed_generator.state.numpy()[0]))
+            for layer in model.layers
+            if isinstance(layer, keras.layers.Dropout) and layer.rate > 0
+        ]
+        # Without XLA: on a CPU it makes convolutions ten times slower.
+        self._train = tf.function(self._train_batch, reduce_retracing=True)
+        self._predict = tf.function(self._predict_batch, reduce_retracing=True)
+        self._sum = tf.function(group.sum)
+
+    def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
+        """Trains on this worker's rows of every global batch; see `Step.train_epoch`.
+
+        Args:
+            batches: one item a global batch, the same number on every worker: inputs [n, ...] and
+                labels float32 [n, 1], where n may be 0.
+        """
+        self._reseed()
+        sums = []
+        for count, (inputs, labels) in zip(self._counts, batches, strict=True):
+            weights = np.zeros(self._rows, np.float32)
+            weights[: len(inputs)] = 1.0
+            # Sums stay tensors until the epoch ends: reading one waits for the device.
+            sums.append(
+                self._train(
+                    self._padded(inputs), self._padded(labels), weights, np.float32(1.0 / count)
+                )
+            )
+        loss, correct = np.sum([[float(x) for x in pair] for pair in sums], axis=0)
+        total = sum(self._counts)
+        return {"loss": float(loss) / total, "accuracy": float(correct) / total}
+
+    def predict(self, inputs: Inputs) -> Array:
+        """Returns probabilities, float64 [n], equal on every worker; each computes a slice."""
+        probabilities = np.zeros(len(inputs), np.float32)
+        mine = worker_slice(len(inputs), self._group.rank, self._group.size)
+        for start in range(mine.start, mine.stop, self._rows):
+            batch = inputs[start : min(start + self._rows, mine.stop)]
+            found = self._predict(self._padded(batch)).numpy()
+            probabilities[start : start + len(batch)] = found[: len(batch), 0]
+        # The others' places hold zeros, so the sum puts the slices together exactly.
+        return np.asarray(self._sum([tf.constant(probabilities)])[0], np.float64)
+
+    def _train_batch(self, inputs: Any, labels: Any, weights: Any, scale: Any) -> tuple[Any, Any]:
+        """One step; returns the sums of loss and of right answers over the global batch."""
+        variables = self._model.trainable_variables
+        with tf.GradientTape() as tape:
+            probabilities = self._model(inputs, training=True)
+            loss = tf.reduce_sum(self._losses(labels, probabilities) * weights)
+            scaled = loss * scale
+        right = tf.cast((probabilities[:, 0] >= 0.5) == (labels[:, 0] >= 0.5), tf.float32)
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        *gradients, loss, correct = self._group.sum(
+            [*gradients, loss, tf.reduce_sum(right * weights)]
+        )
+        self._model.optimizer.apply(gradients, variables)
+        return loss, correct
+
+    def _predict_batch(self, inputs: Any) -> Any:
+        return self._model(inputs, training=False)
+
+    def _padded(self, rows: Array) -> Array:
+        """Fills a short batch up to the one shape that the compiled step has."""
+        missing = self._rows - len(rows)
+        return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
+
+    def _reseed(self) -> None:
+        """Makes the masks of dropout a function of layer, steps done and worker alone.
+
+        So they differ between workers, and a resumed run draws what an undisturbed one does.
+        """
+        steps = int(self._model.optimizer.iterations.numpy())
+        for state, seed in self._seeds:
+            mixed = np.random.default_rng([seed, steps, self._group.rank]).integers(2**31, size=2)
+            state.assign(mixed)
+
+
+def _unreduced(loss: keras.losses.Loss) -> keras.losses.Loss:
+    """The same loss, one value a row."""
+    return type(loss).from_config({**loss.get_config(), "reduction": "none"})

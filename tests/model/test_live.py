@@ -1,0 +1,69 @@
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from orchestrator.model.live import ImageBatches, made_ahead
+from tests.model.worker_run import NUM_TRAIN, MemoryStore
+
+
+def batches_of(rank: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    store = MemoryStore()
+    rows = np.arange(NUM_TRAIN)
+    made = ImageBatches(store, rows, store.labels[rows], 8, 3, "light", rank, size)
+    return list(made.epoch(2))
+
+
+def test_global_batches_do_not_depend_on_the_number_of_workers() -> None:
+    whole = batches_of(0, 1)
+    assert [len(labels) for _, labels in whole] == [8, 8, 8, 8, 8, 5]
+    shares = [batches_of(rank, 3) for rank in range(3)]
+    for index, (images, labels) in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([s[index][0] for s in shares]), images)
+        np.testing.assert_array_equal(np.concatenate([s[index][1] for s in shares]), labels)
+
+
+def test_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
+    store = MemoryStore()
+    rows = np.arange(NUM_TRAIN)
+    made = ImageBatches(store, rows, store.labels[rows], 8, 3, "none")
+    epochs = [np.concatenate([images for images, _ in made.epoch(e)])[..., 0] for e in (0, 1)]
+    for epoch in epochs:
+        shown = sorted(image.tobytes() for image in epoch)
+        assert shown == sorted(image.tobytes() for image in store.images[rows])
+    assert not np.array_equal(*epochs)
+
+
+def test_items_are_made_ahead_in_order_and_only_a_few() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(50):
+            made.append(number)
+            yield number
+
+    reader = made_ahead(items(), ahead=3)
+    assert next(reader) == 0
+    time.sleep(0.3)
+    assert 3 <= len(made) <= 6
+    assert list(reader) == list(range(1, 50))
+
+
+def test_an_error_in_the_thread_reaches_the_reader() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("disk gone")
+
+    reader = made_ahead(items())
+    assert next(reader) == 1
+    with pytest.raises(OSError, match="disk gone"):
+        next(reader)
+
+
+def test_a_reader_that_leaves_stops_the_thread() -> None:
+    reader = made_ahead(iter(range(1000)), ahead=2)
+    next(reader)
+    reader.close()
+    assert not [t for t in threading.enumerate() if t.name == "batches"]
