@@ -5,15 +5,27 @@ and a flag wins. Relative paths in a file resolve against the file's folder, fla
 working directory.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from orchestrator.errors import SpecError
+from orchestrator.schedule.ticks import Ticks
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,64 @@ SPECS: dict[str, type[_Form]] = {
 }
 
 
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _load_duration(value: Any) -> Any:
+    """Reads `90s`, `30m`, `6h` or `2d`; a bare number is refused, since YAML reads 6:00 as 360."""
+    if isinstance(value, timedelta):
+        return value
+    found = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("expected a whole number and a unit, such as 90s, 30m, 6h or 2d")
+    length = timedelta(seconds=int(found[1]) * _UNITS_S[found[2]])
+    if length > timedelta(days=31):
+        raise ValueError("expected at most 31d")
+    return length
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_load_duration),
+    PlainSerializer(lambda value: f"{int(value.total_seconds())}s", return_type=str),
+]
+
+
+class Schedule(_Form):
+    """When a job is due, and what becomes of ticks that were missed or that overlap."""
+
+    cron: str
+    timezone: str = "UTC"
+    overlap: Literal["skip", "queue", "replace"] = "skip"
+    catch_up: Literal["skip", "once", "all"] = "once"
+    window: Duration = timedelta(hours=12)  # a missed tick older than this is never caught up
+
+    @model_validator(mode="after")
+    def _can_be_due(self) -> Self:
+        try:
+            self.ticks()
+        except SpecError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def ticks(self) -> Ticks:
+        """Returns the instants at which the job is due."""
+        return Ticks(self.cron, self.timezone)
+
+
+class OnFailure(_Form):
+    """Who is told when the last try of a scheduled run has failed: a command or an address."""
+
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    webhook: Annotated[str, Field(pattern=r"^https?://[^\s/]+", max_length=2000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.command is None) == (self.webhook is None):
+            raise ValueError("expected one of command (a list of words) and webhook (an address)")
+        return self
+
+
 class Job(_Form):
     """A declared job: the form of `jobs/*.yaml` and of every `-c` file."""
 
@@ -175,6 +245,10 @@ class Job(_Form):
     kind: Kind
     args: dict[str, Any]
     resources: Resources = Resources()
+    retries: Annotated[int, Field(ge=0, le=20)] = 0  # tries after the first
+    timeout: Duration | None = None  # of one try
+    schedule: Schedule | None = None
+    on_failure: OnFailure | None = None
 
     @model_validator(mode="after")
     def _args_fit_kind(self) -> Self:

@@ -1,3 +1,4 @@
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import yaml
 from orchestrator.errors import SpecError
 from orchestrator.spec import (
     CompareSpec,
+    Job,
     Resources,
     ScoreSpec,
     TrainSpec,
@@ -96,6 +98,57 @@ def test_a_bad_job_file_is_one_clear_line(text: str, message: str, tmp_path: Pat
 def test_a_bad_flag_is_one_clear_line(flags: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         build_spec(TrainSpec, flags)
+    assert "\n" not in str(caught.value)
+
+
+SCHEDULED = """
+name: nightly-score
+kind: score
+args: {input: /data/xrays}
+retries: 2
+timeout: 6h
+schedule: {cron: "0 2 * * *", timezone: Asia/Shanghai, overlap: queue, catch_up: all, window: 90m}
+on_failure: {command: ["/usr/local/bin/page-oncall"]}
+"""
+
+
+def test_a_scheduled_job_is_read_and_survives_json(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path, SCHEDULED))
+    assert job.schedule is not None
+    assert (job.retries, job.timeout) == (2, timedelta(hours=6))
+    assert (job.schedule.overlap, job.schedule.catch_up) == ("queue", "all")
+    assert job.schedule.window == timedelta(minutes=90)
+    assert job.on_failure is not None
+    assert job.on_failure.command == ["/usr/local/bin/page-oncall"]
+    assert Job.model_validate_json(job.model_dump_json()) == job
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("timeout", "360", "timeout=360: expected a whole number and a unit, such as 90s"),
+        ("timeout", "6:00", "timeout=360: expected a whole number and a unit"),
+        ("timeout", "0h", "timeout='0h': expected a whole number"),
+        ("timeout", "32d", "timeout='32d': expected at most 31d"),
+        ("retries", "-1", "retries=-1: "),
+        ("schedule", "daily", "schedule='daily': "),
+        ("schedule", "{timezone: UTC}", "schedule.cron is required"),
+        ("schedule", "{cron: '0 2 * *'}", "cron '0 2 [*] [*]' has 4 fields; expected five"),
+        ("schedule", "{cron: '0 2 * * *', timezone: Mars}", "timezone 'Mars' is not known"),
+        ("schedule", "{cron: '0 2 * * *', zone: UTC}", "unknown key schedule.zone"),
+        ("schedule", "{cron: '0 2 * * *', overlap: both}", "schedule.overlap='both'"),
+        ("on_failure", "{}", "expected one of command .* and webhook"),
+        ("on_failure", "{command: 'rm -rf /'}", "on_failure.command='rm -rf /': .*valid list"),
+        ("on_failure", "{webhook: 'file:///etc/passwd'}", "on_failure.webhook='file:"),
+    ],
+)
+def test_a_bad_scheduled_job_is_one_clear_line(
+    key: str, value: str, message: str, tmp_path: Path
+) -> None:
+    lines = [line for line in SCHEDULED.splitlines() if not line.startswith(f"{key}:")]
+    path = write_job(tmp_path, "\n".join([*lines, f"{key}: {value}"]))
+    with pytest.raises(SpecError, match=message) as caught:
+        load_job(path)
     assert "\n" not in str(caught.value)
 
 

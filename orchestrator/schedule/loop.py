@@ -1,0 +1,107 @@
+"""The scheduler: ticks into ledger rows, ledger rows into submitted runs, results back.
+
+One step does, in this order: hold the lead; follow what is open; decide the ticks that are due and
+commit their intents, in one transaction; submit; tell of failures; read the job files again. So a
+tick that was due before an edit was seen still belongs to the old schedule, and nothing is
+submitted that is not on disk before.
+
+The order makes it safe to kill at any point: an intent without a confirmed submit is looked up by
+its id, derived from job and tick, and asked for again only where the cluster does not have it and
+the run folder shows no beginning. The cluster takes an id once, so two schedulers that both ask
+start one run.
+
+Waits are measured on the monotonic clock, ticks on the wall clock. A clock that jumps forward
+leaves missed ticks, for the catch-up policy; one that goes back repeats no run, since rows are
+unique.
+"""
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+
+from orchestrator.schedule.decide import Decider, LoadJobs, PlaceRun
+from orchestrator.schedule.desk import Clock, Desk, Settings, Store
+from orchestrator.schedule.follow import Follower
+from orchestrator.schedule.ledger import Ledger, Superseded
+from orchestrator.schedule.notify import Notifier
+from orchestrator.schedule.specs import place_run
+
+
+class Scheduler:
+    """One scheduler process; any number may run, one leads and the others wait.
+
+    Args:
+        ledger: opened by this thread.
+        load_jobs: the scheduled jobs by name and a line for each file that is wrong, such as
+            `JobFolder(folder).load`; called once a step.
+        store: the cluster's functions.
+        say: receives one line of what happens.
+        clock: both clocks.
+        settings: times.
+        place: the job as one run of it, and the run folder that is looked into.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        load_jobs: LoadJobs,
+        store: Store,
+        say: Callable[[str], None],
+        *,
+        clock: Clock | None = None,
+        settings: Settings | None = None,
+        place: PlaceRun = place_run,
+    ) -> None:
+        holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._desk = Desk(ledger, store, clock or Clock(), settings or Settings(), holder, say)
+        self._decider = Decider(self._desk, load_jobs, place)
+        self._follower = Follower(self._desk)
+        self._notifier = Notifier(self._desk)
+
+    def step(self) -> bool:
+        """Does all that is due now.
+
+        Returns:
+            True where more is due at once; a scheduler that does not lead returns False.
+
+        Raises:
+            ClusterError: the ledger's disk refuses; nothing is submitted that is not recorded.
+        """
+        try:
+            taken = self._desk.take_lead()
+            if taken is None:
+                return False
+            if taken:
+                self._desk.say("this scheduler leads")
+                self._decider.begin()
+            self._follower.follow(everything=taken)
+            more = self._decider.decide()
+            more = self._follower.submit() or more
+            self._notifier.step()
+            self._decider.reload()
+        except Superseded as error:
+            self._desk.lose_lead()
+            self._desk.say(f"this scheduler waits: {error}")
+            return False
+        return more
+
+    def run(self, stopping: threading.Event, interval_s: float = 1.0) -> None:
+        """Steps until `stopping` is set, then gives the lead up.
+
+        Args:
+            stopping: set by a signal handler.
+            interval_s: between two steps, s.
+        """
+        try:
+            while not stopping.is_set():
+                if not self.step():
+                    stopping.wait(interval_s)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Gives the lead up; runs go on and are found again by the next leader."""
+        self._notifier.close()
+        self._desk.release()

@@ -1,0 +1,115 @@
+"""The ledger's tables, and the triggers that refuse the writes of a superseded scheduler.
+
+Every fenced row carries the token of the leader that wrote it. A write whose token is not the
+lease's is refused by the database itself, so a scheduler that was suspended and wakes up after
+another has taken over cannot change anything, whatever it believes.
+"""
+
+from enum import StrEnum
+
+APPLICATION_ID = 0x6F726368  # "orch": tells a ledger from any other SQLite file
+SCHEMA_VERSION = 1
+SUPERSEDED = "superseded"
+
+
+class TickState(StrEnum):
+    """What became of one tick of one job."""
+
+    SKIPPED = "SKIPPED"  # never to run; the reason is recorded
+    QUEUED = "QUEUED"  # to run once nothing of the job is open before it
+    SUBMITTING = "SUBMITTING"  # intent committed; the cluster may or may not have it
+    PENDING = "PENDING"  # the cluster has it
+    RUNNING = "RUNNING"
+    RETRYING = "RETRYING"  # a try has failed, the next one is to come
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"  # after the last try
+    STOPPED = "STOPPED"
+
+
+ACTIVE = (TickState.SUBMITTING, TickState.PENDING, TickState.RUNNING, TickState.RETRYING)
+OPEN = (TickState.QUEUED, *ACTIVE)
+
+_TABLES = """
+CREATE TABLE lease (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    token INTEGER NOT NULL,           -- grows by one with every new leader
+    holder TEXT NOT NULL,
+    expires_at REAL NOT NULL          -- seconds since 1970, UTC, as all times here
+);
+INSERT INTO lease VALUES (1, 0, '', 0);
+CREATE TABLE jobs (
+    name TEXT PRIMARY KEY,
+    cron TEXT,                        -- NULL: its file is gone
+    timezone TEXT,
+    cursor INTEGER NOT NULL,          -- ticks up to here are decided
+    high INTEGER NOT NULL,            -- greatest cursor ever: differs after the clock went back
+    token INTEGER NOT NULL
+);
+CREATE TABLE pauses (
+    job TEXT NOT NULL,
+    paused_at REAL NOT NULL,
+    resumed_at REAL
+);
+CREATE UNIQUE INDEX pauses_one_at_a_time ON pauses (job) WHERE resumed_at IS NULL;
+CREATE TABLE runs (
+    job TEXT NOT NULL,
+    tick INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    spec TEXT,                        -- the job as it was when the tick was decided, JSON
+    folder TEXT,                      -- the run folder, where the job has one
+    stop_reason TEXT,                 -- set before the cluster is asked to stop it
+    decided_at REAL NOT NULL,
+    ended_at REAL,
+    notice TEXT,                      -- of on_failure: pending, sent, or what went wrong
+    token INTEGER NOT NULL,
+    PRIMARY KEY (job, tick)
+);
+CREATE INDEX runs_open ON runs (state) WHERE state NOT IN
+    ('SKIPPED', 'SUCCEEDED', 'FAILED', 'STOPPED');
+CREATE INDEX runs_notices ON runs (notice) WHERE notice = 'pending';
+CREATE INDEX runs_by_tick ON runs (tick);
+CREATE TABLE attempts (
+    submission_id TEXT PRIMARY KEY,
+    job TEXT NOT NULL,
+    tick INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT,
+    mark TEXT,                        -- of the run folder's status at the intent
+    intent_at REAL NOT NULL,
+    submitted_at REAL,
+    ended_at REAL,
+    token INTEGER NOT NULL,
+    UNIQUE (job, tick, attempt),
+    FOREIGN KEY (job, tick) REFERENCES runs (job, tick)
+);
+"""
+
+_FENCE = """
+CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table}
+WHEN NEW.token IS NOT (SELECT token FROM lease WHERE id = 1)
+BEGIN SELECT RAISE(ABORT, '{superseded}'); END;
+"""
+
+_KEEP = """
+CREATE TRIGGER {table}_delete BEFORE DELETE ON {table}
+BEGIN SELECT RAISE(ABORT, 'the ledger keeps every row'); END;
+"""
+
+_LEASE = """
+CREATE TRIGGER lease_grows BEFORE UPDATE ON lease
+WHEN NEW.token < OLD.token OR (NEW.token = OLD.token AND NEW.holder IS NOT OLD.holder)
+BEGIN SELECT RAISE(ABORT, 'superseded'); END;
+"""
+
+
+def build_schema() -> str:
+    """Returns the statements that make an empty ledger."""
+    parts = [_TABLES, _LEASE]
+    for table in ("jobs", "runs", "attempts"):
+        for verb in ("INSERT", "UPDATE"):
+            parts.append(_FENCE.format(table=table, verb=verb, superseded=SUPERSEDED))
+        parts.append(_KEEP.format(table=table))
+    return "".join(parts)

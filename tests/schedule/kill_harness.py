@@ -1,0 +1,289 @@
+"""Kills schedulers at seeded random points and counts what really ran.
+
+Two scheduler processes run at once against one ledger and one cluster; each gets a seed that says
+when it dies: before a submit, after the cluster has taken it and before anybody knows, within some
+milliseconds after it, before or after a commit of the ledger, or at any time. Those that die by
+themselves do so by SIGKILL, so nothing is
+cleaned up. Time runs faster than the wall's: one cron minute in half a second or so.
+
+The cluster is named by a factory, so the same harness serves a real one: a function in a module,
+`package.module:function`, that takes the harness's folder and returns a `Store`.
+"""
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from orchestrator.run_dir import Status
+from orchestrator.schedule.desk import Clock, Settings, Store
+from orchestrator.schedule.ledger import Ledger
+from orchestrator.schedule.loop import Scheduler
+from orchestrator.schedule.specs import JobFolder, place_run
+from orchestrator.spec import Job
+from tests.schedule.fake_cluster import FileStore, dump_job
+
+BASE = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One harness.
+
+    Args:
+        folder: holds the jobs, the ledger, the run folders and whatever the cluster keeps.
+        factory: `package.module:function` that makes the `Store` from the folder.
+        speed: seconds of schedule time in one second.
+        started: wall-clock seconds at which schedule time was `BASE`.
+    """
+
+    folder: Path
+    factory: str
+    speed: float
+    started: float
+
+    def now(self) -> datetime:
+        return BASE + timedelta(seconds=(time.time() - self.started) * self.speed)
+
+    def store(self) -> Store:
+        module, _, name = self.factory.partition(":")
+        made: Store = getattr(importlib.import_module(module), name)(self.folder)
+        return made
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.folder / "ledger.sqlite3"
+
+    def scheduler(self, ledger: Ledger, store: Store, clock: Clock) -> Scheduler:
+        def place(job: Job, key: str) -> tuple[Job, Path | None]:
+            root = {"out_root": str(self.folder / "runs")}
+            return place_run(job.model_copy(update={"args": job.args | root}), key)
+
+        # A lead of a quarter of a second and waits of a tenth, at 240 schedule seconds a second.
+        settings = Settings(
+            lease_s=60, grace_s=120, poll_s=2, retry_wait_s=10, resubmit_wait_s=10, budget_s=600
+        )
+        load = JobFolder(self.folder / "jobs").load
+        return Scheduler(
+            ledger, load, store, lambda line: None, clock=clock, settings=settings, place=place
+        )
+
+
+def file_store(folder: Path) -> Store:
+    """The file-based cluster of `fake_cluster.py`."""
+    store = FileStore(folder / "cluster")
+    return Store(store.submit, store.look_up, store.stop)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DeadlyStore:
+    """A store at whose hands its scheduler dies, once, at a point that a seed chooses."""
+
+    def __init__(self, inner: Store, seed: int) -> None:
+        self._inner = inner
+        self._random = random.Random(seed)
+        self._left = self._random.randint(1, 6)
+        self._point = self._random.choice(("before", "taken", "raises", "soon", "ledger", "ledger"))
+
+    def open_ledger(self, path: Path) -> Ledger:
+        if self._point != "ledger":
+            return Ledger(path)
+        self._left = 0
+        return DeadlyLedger(path, self._random.randint(1, 20), self._random.random() < 0.5)
+
+    def as_store(self) -> Store:
+        return Store(self._submit, self._look_up, self._inner.stop)
+
+    def _look_up(self, submission_id: str) -> Status | None:
+        return self._inner.look_up(submission_id)
+
+    def _submit(self, submission_id: str, job: Job) -> None:
+        self._left -= 1
+        if self._left == 0 and self._point == "before":
+            die()
+        self._inner.submit(submission_id, job)
+        if self._left == 0 and self._point == "taken":
+            die()
+        if self._left == 0:
+            timer = threading.Timer(self._random.uniform(0, 0.03), die)
+            timer.daemon = True
+            timer.start()
+            if self._point == "raises":
+                raise TimeoutError("the answer was lost")
+
+
+class DeadlyLedger(Ledger):
+    """A ledger at whose commit, the one of that number that writes ticks, its scheduler dies."""
+
+    def __init__(self, path: Path, commits: int, after: bool) -> None:
+        self._left, self._after = 10**9, after
+        super().__init__(path)
+        self._left = commits
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        written = self._db.total_changes
+        with super()._transaction():
+            yield
+            # A renewal of the lead changes one row; anything of a tick changes more.
+            self._left -= self._db.total_changes - written > 1
+            if self._left <= 0 and not self._after:
+                die()
+        if self._left <= 0:
+            die()
+
+
+def scheduler_process(setup: Setup, seed: int) -> None:
+    """A scheduler that runs until it is killed."""
+    clock = Clock(setup.now, lambda: time.monotonic() * setup.speed)
+    deadly = DeadlyStore(setup.store(), seed)
+    ledger = deadly.open_ledger(setup.ledger_path)
+    setup.scheduler(ledger, deadly.as_store(), clock).run(threading.Event(), interval_s=0.01)
+
+
+def run_kills(
+    folder: Path,
+    *,
+    factory: str,
+    kills: int,
+    crons: dict[str, str],
+    seed: int,
+    speed: float,
+    settle_s: float,
+) -> datetime:
+    """Runs two schedulers, killing until `kills` have died, then lets the last ones finish.
+
+    Args:
+        folder: empty.
+        factory: of the cluster.
+        kills: SIGKILLs to be seen.
+        crons: job name to cron expression; all queue, catch up everything and retry once.
+        seed: of all random choices.
+        speed: schedule seconds a second.
+        settle_s: longest wait at the end for what is open, real seconds.
+
+    Returns:
+        The instant up to which every tick has been decided and has come to its end.
+    """
+    (folder / "jobs").mkdir()
+    for name, cron in crons.items():
+        schedule = {"cron": cron, "overlap": "queue", "catch_up": "all", "window": "31d"}
+        dump_job(folder / "jobs", name, retries=1, schedule=schedule)
+    register = Setup(folder, factory, speed, 0.0)
+    first = register.scheduler(
+        Ledger(register.ledger_path), register.store(), Clock(lambda: BASE, lambda: 0)
+    )
+    first.step()
+    first.close()
+    setup = Setup(folder, factory, speed, time.time())
+    chance = random.Random(seed)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.schedule.kill_harness"])
+
+    def start() -> BaseProcess:
+        process = context.Process(
+            target=scheduler_process, args=(setup, chance.randrange(2**32)), daemon=True
+        )
+        process.start()
+        return process
+
+    running = [start(), start()]
+    try:
+        dead = 0
+        while dead < kills:
+            if chance.random() < 0.01:
+                chance.choice(running).kill()
+            for at, process in enumerate(running):
+                if not process.is_alive():
+                    assert process.exitcode == -signal.SIGKILL, process.exitcode
+                    dead += 1
+                    running[at] = start()
+            time.sleep(0.01)
+        end = setup.now().replace(second=0, microsecond=0)
+        wait_for(lambda: is_settled(setup, running, start, end), settle_s)
+    finally:
+        for process in running:
+            process.kill()
+            process.join()
+    return end
+
+
+def is_settled(
+    setup: Setup, running: list[BaseProcess], start: Callable[[], BaseProcess], end: datetime
+) -> bool:
+    """Whether every tick up to `end` has come to its end; schedulers go on dying meanwhile."""
+    for at, process in enumerate(running):
+        if not process.is_alive():
+            running[at] = start()
+    ledger = Ledger(setup.ledger_path)
+    try:
+        decided = all(row.cursor >= end for row in ledger.jobs().values())
+        newest = min((run.tick for run in ledger.open_runs()), default=end + timedelta(minutes=1))
+    finally:
+        ledger.close()
+    return decided and newest > end
+
+
+def wait_for(done: Callable[[], bool], seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < limit, "runs stay open"
+        time.sleep(0.05)
+
+
+def expected_ticks(every_minutes: int, end: datetime) -> list[datetime]:
+    """The ticks of `*/N * * * *` after BASE (which starts an hour) up to `end`, without cron."""
+    ticks = []
+    tick = BASE + timedelta(minutes=1)
+    while tick <= end:
+        if tick.minute % every_minutes == 0:
+            ticks.append(tick)
+        tick += timedelta(minutes=1)
+    return ticks
+
+
+def check_journal(
+    journal: list[str],
+    every: dict[str, int],
+    end: datetime,
+    fails: Callable[[str], bool],
+) -> int:
+    """Asserts that every tick ran once, and again only where its first try failed.
+
+    Args:
+        journal: submission ids in the order in which their drivers began, as they wrote it.
+        every: job name to the N of its `*/N * * * *`.
+        end: ticks up to here count.
+        fails: whether the try of an id failed.
+
+    Returns:
+        Ticks counted.
+    """
+    assert len(journal) == len(set(journal)), "an id ran twice"
+    tries: dict[tuple[str, str], list[int]] = {}
+    for found in journal:
+        job, tick, attempt = found.rsplit("-", 2)
+        tries.setdefault((job, tick), []).append(int(attempt))
+    counted = 0
+    for job, minutes in every.items():
+        for tick in expected_ticks(minutes, end):
+            stamp = f"{tick:%Y%m%dT%H%M%SZ}"
+            wanted = [1, 2] if fails(f"{job}-{stamp}-1") else [1]
+            found_tries = tries.pop((job, stamp), [])
+            assert found_tries == wanted, (job, stamp, found_tries, wanted)
+            counted += 1
+    late = [key for key in tries if datetime.strptime(key[1] + "+0000", "%Y%m%dT%H%M%SZ%z") <= end]
+    assert not late, "a tick ran that no schedule has"
+    return counted

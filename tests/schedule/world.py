@@ -1,0 +1,127 @@
+"""A scheduler in a world whose clocks, cluster and job files a test moves by hand."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from orchestrator.run_dir import Status
+from orchestrator.schedule.decide import LoadJobs
+from orchestrator.schedule.desk import Clock, Settings, Store
+from orchestrator.schedule.ledger import Ledger, RunRow
+from orchestrator.schedule.loop import Scheduler
+from orchestrator.schedule.specs import JobFolder, place_run
+from orchestrator.spec import Job
+from tests.schedule.fake_cluster import FileStore, dump_job
+
+START = datetime(2026, 3, 1, 0, 0, 30, tzinfo=UTC)
+
+
+class World:
+    """Everything outside the scheduler.
+
+    Args:
+        folder: empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.now = START
+        self.ticking = 1000.0
+        self.cluster = FileStore(folder / "cluster")
+        self.jobs = folder / "jobs"
+        self.jobs.mkdir()
+        self.load_jobs: LoadJobs | None = None
+        self.said: list[str] = []
+        self.submits: list[str] = []
+        self.submit_error: Exception | None = None  # raised after the cluster has taken the id
+        self.refusal: Exception | None = None  # raised in place of taking it
+        self.unreachable: Exception | None = None
+        self.ledger = Ledger(folder / "ledger.sqlite3")
+        self.scheduler = self.new_scheduler()
+
+    def new_scheduler(self, ledger: Ledger | None = None) -> Scheduler:
+        store = Store(self._submit, self._look_up, self.cluster.stop)
+        return Scheduler(
+            ledger or self.ledger,
+            self.load_jobs or JobFolder(self.jobs).load,
+            store,
+            self.said.append,
+            clock=Clock(lambda: self.now, lambda: self.ticking),
+            settings=Settings(poll_s=0),
+            place=self.place,
+        )
+
+    def place(self, job: Job, key: str) -> tuple[Job, Path | None]:
+        rooted = job.model_copy(update={"args": job.args | {"out_root": str(self.folder / "runs")}})
+        return place_run(rooted, key)
+
+    def _submit(self, submission_id: str, job: Job) -> None:
+        self.submits.append(submission_id)
+        if self.unreachable or self.refusal:
+            raise self.unreachable or self.refusal  # type: ignore[misc]
+        self.cluster.submit(submission_id, job)
+        if self.submit_error:
+            raise self.submit_error
+
+    def _look_up(self, submission_id: str) -> Status | None:
+        if self.unreachable:
+            raise self.unreachable
+        return self.cluster.look_up(submission_id)
+
+    def job(self, name: str = "nightly", cron: str = "0 * * * *", **keys: object) -> None:
+        """Writes a job file; keys of `schedule` and of the job may be mixed."""
+        within = {
+            k: keys.pop(k) for k in ("overlap", "catch_up", "window", "timezone") if k in keys
+        }
+        dump_job(self.jobs, name, schedule={"cron": cron} | within, **keys)
+
+    def pass_time(self, *, jump: bool = False, **span: float) -> None:
+        """Lets time pass; with `jump` the wall clock alone is set on (or back)."""
+        self.now += timedelta(**span)
+        if not jump:
+            self.ticking += timedelta(**span).total_seconds()
+
+    def step(self, times: int = 1, seconds: float = 1.0) -> None:
+        for _ in range(times):
+            while self.scheduler.step():
+                pass
+            self.pass_time(seconds=seconds)
+
+    def go_to(self, *parts: int) -> None:
+        """Lets time pass to an instant, without a step in between."""
+        span = datetime(*parts, tzinfo=UTC) - self.now  # type: ignore[arg-type]
+        assert span > timedelta()
+        self.pass_time(seconds=span.total_seconds())
+
+    def restart(self, **down: float) -> None:
+        """The scheduler is killed, time passes, a new one starts."""
+        self.pass_time(seconds=20)  # the lead of the killed one runs out
+        self.pass_time(**down)
+        self.scheduler = self.new_scheduler()
+
+    def finish_all(self, status: Status = Status.SUCCEEDED) -> list[str]:
+        """Every run that the cluster has comes to its end."""
+        ended = []
+        for found in self.cluster.ids():
+            if self.cluster.look_up(found) in (Status.PENDING, Status.RUNNING):
+                self.cluster.begin(found)
+                self.cluster.end(found, status)
+                ended.append(found)
+        return ended
+
+    def drain(self, status: Status = Status.SUCCEEDED) -> list[str]:
+        """Steps and finishes until nothing is open."""
+        ended: list[str] = []
+        for _ in range(2000):
+            self.step(seconds=0.001)
+            done = self.finish_all(status)
+            ended += done
+            if not done and not self.ledger.open_runs():
+                return ended
+        raise AssertionError("runs stay open")
+
+    def history(self, job: str = "nightly") -> list[RunRow]:
+        """Oldest first."""
+        return self.ledger.history(job, 100_000)[::-1]
+
+    def states(self, job: str = "nightly") -> list[str]:
+        return [str(run.state) for run in self.history(job)]
