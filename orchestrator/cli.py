@@ -13,6 +13,7 @@ import typer
 
 from orchestrator import __version__
 from orchestrator.errors import OrchestratorError, SpecError
+from orchestrator.schedule_cli import app as schedule_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Batch cluster jobs for chest X-ray pneumonia classification. Research use only.",
 )
+app.add_typer(schedule_app, name="schedule")
 
 _LIMITS = "Limits on one input file"
 _CLUSTER = "Cluster"
