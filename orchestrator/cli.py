@@ -276,6 +276,7 @@ def ingest(
 ) -> None:
     """Decode a folder once into an Arrow data set that train and score read."""
     flags = {k: v for k, v in locals().items() if k != "as_json"}
+    from orchestrator.cluster.ingest import default_image_size
     from orchestrator.cluster.ingest import ingest as run
     from orchestrator.spec import IngestSpec, build_resources, build_spec
     from orchestrator.terminal import open_reporter
@@ -284,6 +285,8 @@ def ingest(
         {"workers": flags.pop("workers"), "cpus_per_worker": flags.pop("cpus_per_worker")}
         | {"gpus_per_worker": 0}
     )
+    if image_size is None:
+        flags["image_size"] = default_image_size(Path("models"))
     spec = build_spec(IngestSpec, flags)
     with open_reporter() as reporter:
         described = run(spec, resources, reporter)

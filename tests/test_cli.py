@@ -228,6 +228,21 @@ def test_score_prints_one_json_object_and_progress_apart(
 
 
 @pytest.mark.ray
+def test_ingest_takes_the_size_of_the_newest_model(
+    trained: SimpleNamespace,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder, size_px in ((trained.folder, 64), (tmp_path, 150)):
+        monkeypatch.chdir(folder)
+        out = str(tmp_path / f"set{size_px}")
+        code, shown, _ = call(capsys, monkeypatch, "ingest", str(phantoms), out, "--json")
+        assert (code, json.loads(shown)["size_px"]) == (0, size_px)
+
+
+@pytest.mark.ray
 def test_score_ends_with_tables_of_counts_and_metrics(
     trained: SimpleNamespace,
     phantoms: Path,

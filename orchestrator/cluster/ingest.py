@@ -30,9 +30,10 @@ from orchestrator.data.source import (
     open_manifest,
 )
 from orchestrator.errors import DataError, SpecError
+from orchestrator.model.bundle import load_info, newest_bundle
 from orchestrator.progress import Reporter
 from orchestrator.run_dir import RunDir, atomic_path, digest, write_json
-from orchestrator.spec import DecodeLimits, IngestSpec, Resources
+from orchestrator.spec import DecodeLimits, IngestSpec, Resources, TrainSpec
 
 
 @dataclass
@@ -97,6 +98,14 @@ def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[s
     run.finish()
     described: dict[str, Any] = json.loads((run.path / "dataset.json").read_text())
     return described
+
+
+def default_image_size(models: Path) -> int:
+    """Returns the image size of the newest bundle under a folder, or the train spec's own, px."""
+    try:
+        return load_info(newest_bundle(models)).size_px
+    except SpecError:
+        return int(TrainSpec.model_fields["image_size"].default)
 
 
 def ingest_manifest(

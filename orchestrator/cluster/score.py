@@ -23,10 +23,10 @@ from orchestrator.data.keyed import keyed_hash
 from orchestrator.data.manifest import Manifest, write_manifest
 from orchestrator.data.parts import part_path, read_part
 from orchestrator.data.source import IngestedSource, Source, open_manifest
-from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.errors import ClusterError, DataError
 from orchestrator.evaluation.calibration import Calibration, Threshold, predict
 from orchestrator.evaluation.report import build_report, render_html
-from orchestrator.model.bundle import BundleInfo, load_info
+from orchestrator.model.bundle import BundleInfo, load_info, newest_bundle
 from orchestrator.model.engine import load_engine
 from orchestrator.progress import Reporter
 from orchestrator.run_dir import (
@@ -177,21 +177,6 @@ def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreRes
     run.finish()
     shutil.rmtree(run.shards, ignore_errors=True)  # the tables hold all of it
     return ScoreResult(run.path, report)
-
-
-def newest_bundle(folder: Path) -> Path:
-    """Returns the bundle under a folder whose description was written last.
-
-    Raises:
-        SpecError: there is none.
-    """
-    described = list(folder.glob("*/bundle.json"))
-    if not described:
-        raise SpecError(
-            f"no model was named and there is none under {folder.absolute()}; train one with "
-            "`orchestrator train DATA` or name a bundle with --model"
-        )
-    return max(described, key=lambda path: (path.stat().st_mtime_ns, path)).parent.absolute()
 
 
 def _score_run(

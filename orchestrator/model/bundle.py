@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator import __version__
-from orchestrator.errors import BundleError
+from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.keras_file import check_keras_file, load_keras_file
 from orchestrator.run_dir import atomic_path, digest, sha256_file, write_text
 
@@ -176,6 +176,21 @@ def write_bundle(
     written = info.model_copy(update={"files": files})
     write_text(folder / INFO_FILE, written.model_dump_json(indent=2) + "\n")
     return written
+
+
+def newest_bundle(folder: Path) -> Path:
+    """Returns the bundle under a folder whose description was written last.
+
+    Raises:
+        SpecError: there is none.
+    """
+    described = list(folder.glob("*/bundle.json"))
+    if not described:
+        raise SpecError(
+            f"no model was named and there is none under {folder.absolute()}; train one with "
+            "`orchestrator train DATA` or name a bundle with --model"
+        )
+    return max(described, key=lambda path: (path.stat().st_mtime_ns, path)).parent.absolute()
 
 
 def load_info(folder: Path) -> BundleInfo:

@@ -155,14 +155,23 @@ def test_a_run_that_lost_its_worker_ends_with_the_same_weights(
 
 
 @pytest.mark.slow
-def test_two_workers_of_which_one_is_lost_end_as_one_worker_does(
+def test_two_workers_of_which_one_is_lost_end_as_two_undisturbed_ones_do(
     undisturbed: SimpleNamespace,
     phantoms: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = train_with_a_killed_worker(live_spec(phantoms, tmp_path), tmp_path, 2, 3, monkeypatch)
-    assert_same_end(run, undisturbed)
+    (tmp_path / "calm").mkdir()
+    monkeypatch.chdir(tmp_path / "calm")
+    result = train(live_spec(phantoms, tmp_path / "calm"), Resources(workers=2), Recorder())
+    calm = SimpleNamespace(history=history_of(result.run), weights=weights_of(result.bundle))
+    (tmp_path / "lost").mkdir()
+    lost = live_spec(phantoms, tmp_path / "lost")
+    assert_same_end(train_with_a_killed_worker(lost, tmp_path / "lost", 2, 3, monkeypatch), calm)
+    # One worker sums in another order, and Adam divides by the root of tiny second moments: after
+    # eight epochs of fine-tuning single weights are up to 1e-4 apart. What they predict is not.
+    for ours, theirs in zip(calm.history, undisturbed.history, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.mark.slow
