@@ -21,11 +21,16 @@ from orchestrator.data.schema import MANIFEST, ROOTS_KEY, escape_path, unescape_
 from orchestrator.errors import DataError
 from orchestrator.run_dir import atomic_path
 
+# When the listing began; a file changed later, or just before, may hold other bytes by now.
+LISTED_KEY = b"orchestrator.listed_ns"
+
 __all__ = [
+    "LISTED_KEY",
     "SPLIT_COLUMN_KEY",
     "Manifest",
     "StoredManifest",
     "build_manifest",
+    "iter_shards",
     "load_manifest",
     "load_shard",
     "open_manifest_file",
@@ -58,11 +63,13 @@ class StoredManifest:
         path: the Parquet file.
         roots: as in `Manifest`.
         shard_rows: rows of each shard.
+        listed_ns: when the listing began, ns since the epoch; None where that is not recorded.
     """
 
     path: Path
     roots: tuple[bytes, ...]
     shard_rows: tuple[int, ...]
+    listed_ns: int | None
 
     @property
     def num_rows(self) -> int:
@@ -144,9 +151,27 @@ def rewrite_manifest(
         path: the file to write.
         change: gives the rows of a shard as they shall stand, schema `MANIFEST`.
     """
-    shards = (change(load_shard(stored.path, shard)) for shard in range(stored.num_shards))
     metadata = _open(stored.path).schema_arrow.metadata
-    _write_tables(shards, stored.roots, metadata, path)
+    _write_tables(map(change, iter_shards(stored)), stored.roots, metadata, path)
+
+
+def iter_shards(stored: StoredManifest, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yields the rows of each shard in turn.
+
+    Args:
+        stored: the manifest.
+        columns: of `MANIFEST`; all where not given.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    file = _open(stored.path)
+    for shard in range(file.num_row_groups):
+        try:
+            table = file.read_row_group(shard, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(stored.path) from error
+        yield table.replace_schema_metadata(None)
 
 
 def open_manifest_file(path: Path) -> StoredManifest:
@@ -160,7 +185,9 @@ def open_manifest_file(path: Path) -> StoredManifest:
     """
     file = _open(path)
     groups = (file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
-    return StoredManifest(path, _load_roots(path, file.schema_arrow), tuple(groups))
+    roots = _load_roots(path, file.schema_arrow)
+    listed = (file.schema_arrow.metadata or {}).get(LISTED_KEY)
+    return StoredManifest(path, roots, tuple(groups), None if listed is None else int(listed))
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -187,13 +214,12 @@ def load_manifest(path: Path) -> Manifest:
     return Manifest(table.replace_schema_metadata(known or None), roots)
 
 
-def load_shard(path: Path, shard: int, columns: list[str] | None = None) -> pa.Table:
-    """Returns the rows of one shard; reads that shard alone.
+def load_shard(path: Path, shard: int) -> pa.Table:
+    """Returns the rows of one shard, schema `MANIFEST`; reads that shard alone.
 
     Args:
         path: a file written by this module.
         shard: number of the shard, from 0.
-        columns: of `MANIFEST`; all where not given.
 
     Raises:
         DataError: the file is absent, damaged or not a manifest, or has no such shard.
@@ -205,10 +231,10 @@ def load_shard(path: Path, shard: int, columns: list[str] | None = None) -> pa.T
             "manifest of this run"
         )
     try:
-        table = file.read_row_group(shard, columns=columns)
+        table = file.read_row_group(shard)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path) from error
-    if columns is None and pc.unique(table.column("shard")).to_pylist() != [shard]:
+    if pc.unique(table.column("shard")).to_pylist() != [shard]:
         raise _damaged(path)
     return table.replace_schema_metadata(None)
 
@@ -218,7 +244,9 @@ def _shard_tables(rows: Iterable[ListedFile], shard_rows: int) -> Iterator[pa.Ta
     remaining = iter(rows)
     shard = 0
     while listed := list(islice(remaining, shard_rows)):
-        columns = dict(zip(ListedFile._fields, zip(*listed, strict=True), strict=True))
+        columns: dict[str, Sequence[object]] = dict(
+            zip(ListedFile._fields, zip(*listed, strict=True), strict=True)
+        )
         first = shard * shard_rows
         columns["row"] = range(first, first + len(listed))
         columns["shard"] = [shard] * len(listed)

@@ -5,6 +5,7 @@ ingested data set give the same pixels to training and to scoring. Listing lives
 decoding of one file in `images.py`, the ingested form's writer in `orchestrator.cluster.ingest`.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.data import schema
 from orchestrator.data.images import DecodedImage, Limits, decode, read_file
+from orchestrator.data.known import KnownIndex
 from orchestrator.data.manifest import Manifest, build_manifest, load_manifest, load_shard
 from orchestrator.data.parts import Images, part_path, read_part, table_images
 from orchestrator.errors import DataError, ImageError
@@ -41,7 +43,8 @@ class Source(Protocol):
 
         Yields:
             The row as a mapping with the columns of `MANIFEST` and `DECODED`, and its image,
-            uint8 [size_px, size_px]; the image is None where `code` says why it was rejected.
+            uint8 [size_px, size_px]; the image is None where `code` says why it was rejected, or
+            `known_run` that it was scored before.
         """
 
 
@@ -55,6 +58,8 @@ class FileSource:
         size_px: height and width of the decoded images, px.
         limits: limits on one file.
         patient_key: key of the hash under which DICOM patient ids are kept.
+        known: what earlier runs have scored; images found there are not decoded, and their rows
+            name the run under `known_run` and the row under `known_row`.
     """
 
     manifest: Path
@@ -63,6 +68,7 @@ class FileSource:
     size_px: int
     limits: Limits
     patient_key: bytes | None
+    known: KnownIndex | None = None
 
     def decode_shard(self, shard: int, num_threads: int) -> Iterator[tuple[Row, Images | None]]:
         """Yields every row of a shard with its image; see `Source.decode_shard`."""
@@ -85,10 +91,23 @@ class FileSource:
             data = read_file(
                 self.roots[row["root"]], schema.unescape_path(row["path"]), self.limits
             )
+            known = self._find_known(data)
+            if known is not None:
+                return row | known, None
             image = decode(data, self.size_px, self.limits, self.patient_key)
         except ImageError as error:
             return row | {"code": error.code, "message": error.message}, None
         return row | _decoded_columns(row, image), image.pixels
+
+    def _find_known(self, data: bytes) -> Row | None:
+        """Returns what an earlier run's row for the same bytes adds to this one's, if any."""
+        if self.known is None:
+            return None
+        sha256 = hashlib.sha256(data).hexdigest()
+        origin = self.known.find_content(sha256)
+        if origin is None:
+            return None
+        return {"sha256": sha256, "known_run": origin.run, "known_row": origin.row}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from orchestrator.evaluation.page import (
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
 
 
-
 def build_report(
     tally: Tally,
     *,

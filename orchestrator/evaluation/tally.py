@@ -77,7 +77,7 @@ class Tally:
     def patients(self) -> npt.NDArray[np.object_]:
         """object [labelled], a number for each patient, None where unknown; labelled rows only."""
         numbers = np.concatenate([np.empty(0, np.int64), *self._patients])
-        chosen = numbers[self.labels != UNLABELLED].astype(object)
+        chosen: npt.NDArray[np.object_] = numbers[self.labels != UNLABELLED].astype(object)
         chosen[chosen == 0] = None
         return chosen
 
@@ -118,11 +118,10 @@ def _patient_numbers(patients: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
     Among a million patients two share a number with a chance of 3 in 100 million.
     """
-    encoded = patients.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks() if encoded.num_chunks else encoded.chunk(0)
+    encoded = pa.concat_arrays([*patients.chunks, pa.array([], pa.string())]).dictionary_encode()
     hashes = np.array([_number(text) for text in encoded.dictionary.to_pylist()] + [0], np.int64)
-    return hashes[encoded.indices.fill_null(len(hashes) - 1).to_numpy(zero_copy_only=False)]
+    places: npt.NDArray[np.int32] = encoded.indices.fill_null(len(hashes) - 1).to_numpy()
+    return hashes[places]
 
 
 def _number(patient: str) -> int:
