@@ -10,6 +10,7 @@ of files need no memory in proportion. Folders are walked in `listing.py`, table
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -80,8 +81,9 @@ class Inputs:
     def rows(self) -> Iterator[ListedFile]:
         """Yields the files in the order of (root, path bytes)."""
         columns = ", ".join(ListedFile._fields)
-        found = self._database.execute(f"SELECT {columns} FROM listed ORDER BY root, raw")
-        yield from map(ListedFile._make, found)
+        with database_errors("the temporary folder"):
+            found = self._database.execute(f"SELECT {columns} FROM listed ORDER BY root, raw")
+            yield from map(ListedFile._make, found)
 
 
 def list_inputs(sources: Sequence[str | Path]) -> Inputs:
@@ -203,18 +205,29 @@ def _sort(rows: Iterable[ListedFile]) -> sqlite3.Connection:
     database = sqlite3.connect("", isolation_level=None)
     columns = ", ".join(ListedFile._fields)
     places = ", ".join("?" * len(ListedFile._fields))
-    try:
+    with database_errors("the temporary folder"):
         database.execute("PRAGMA journal_mode = OFF")
         database.execute(f"CREATE TABLE listed ({columns})")
         database.execute("BEGIN")
         database.executemany(f"INSERT INTO listed VALUES ({places})", rows)
         database.execute("COMMIT")
+    return database
+
+
+@contextmanager
+def database_errors(where: str) -> Iterator[None]:
+    """Turns an SQLite error, which a full disk is, into a `ClusterError`.
+
+    Args:
+        where: the place of the database, for the message.
+    """
+    try:
+        yield
     except sqlite3.OperationalError as error:
         raise ClusterError(
-            f"cannot sort the list of files in the temporary folder: {error}; free space there or "
-            "set TMPDIR, then run the same command again"
+            f"cannot keep the list of files in {where}: {error}; free space there (TMPDIR names "
+            "the temporary folder), then run the same command again"
         ) from error
-    return database
 
 
 def _check_unique(database: sqlite3.Connection, where: str) -> None:

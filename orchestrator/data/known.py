@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.data.inputs import ListedFile
+from orchestrator.data.inputs import ListedFile, database_errors
 from orchestrator.data.manifest import iter_shards, open_manifest_file
 from orchestrator.data.schema import KNOWN, unescape_path
 from orchestrator.errors import DataError, OrchestratorError
@@ -112,6 +112,7 @@ def build_index(path: Path, runs: Sequence[EarlierRun]) -> list[Path]:
     unread: list[Path] = []
     names = {run.folder.name for run in runs}
     with (
+        database_errors(str(path.parent)),
         atomic_path(path) as temporary,
         closing(sqlite3.connect(temporary, isolation_level=None)) as index,
     ):
