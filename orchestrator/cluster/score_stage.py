@@ -1,5 +1,7 @@
 """What a scoring worker does with a shard: decode, predict, one row an image."""
 
+from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ _SHARD_SCHEMA = pa.schema(
 )
 
 
+_Batch = tuple[tuple[dict[str, Any], ...], Future[Any]]  # rows, and their outputs to come
+
+
 @dataclass
 class ScoreStage:
     """Decodes and scores one shard.
@@ -33,10 +38,10 @@ class ScoreStage:
         bundle: folder of the model, reachable by every worker.
         engine: "openvino" or "keras".
         precision: of the network's arithmetic.
-        batch_size: images a call of the network.
+        batch_size: images a call of the network; None for the engine's own.
         calibration: from logit to probability.
         threshold: PNEUMONIA is called where probability >= threshold.
-        num_threads: decoding and compute threads.
+        num_threads: compute threads, and decoding processes.
         path_key: key under which paths are hashed; None keeps them.
     """
 
@@ -44,13 +49,15 @@ class ScoreStage:
     bundle: Path
     engine: str
     precision: str
-    batch_size: int
+    batch_size: int | None
     calibration: Calibration
     threshold: float
     num_threads: int
     path_key: bytes | None
 
     def __post_init__(self) -> None:
+        self._reader = self.source.open_reader(self.num_threads)
+        self._following: int | None = None
         self._engine = load_engine(
             self.bundle,
             self.engine,
@@ -58,28 +65,41 @@ class ScoreStage:
             self.precision,
             batch_size=self.batch_size,
         )
+        self._engine.check_classifier()
+
+    def expect(self, following: int | None) -> None:
+        """Names the shard after the next one, to be decoded ahead."""
+        self._following = following
 
     def __call__(self, shard: int) -> pa.Table:
         """Returns every row of the shard, in order; probability is null where it was rejected."""
         rows: list[dict[str, Any]] = []
-        batch: list[Any] = []
-        waiting: list[dict[str, Any]] = []
-        for row, image in self.source.decode_shard(shard, self.num_threads):
+        batch: list[tuple[dict[str, Any], Any]] = []
+        computing: deque[_Batch] = deque()
+        for row, image in self._reader.decode_shard(shard, self._following):
             rows.append(row if self.path_key is None else hash_names(row, self.path_key))
             if image is None:
                 continue
-            batch.append(image)
-            waiting.append(rows[-1])
-            if len(batch) == self.batch_size:
-                self._score(batch, waiting)
-                batch, waiting = [], []
-        self._score(batch, waiting)
+            batch.append((rows[-1], image))
+            if len(batch) == self._engine.batch_size:
+                computing.append(self._submit(batch))
+                batch = []
+            if len(computing) > 2 * self._engine.num_streams:
+                self._store(computing.popleft())
+        if batch:
+            computing.append(self._submit(batch))
+        while computing:
+            self._store(computing.popleft())
         return pa.Table.from_pylist(rows, _SHARD_SCHEMA)
 
-    def _score(self, images: list[Any], rows: list[dict[str, Any]]) -> None:
-        if not images:
-            return
-        logits = self._engine.logits(np.stack(images))
+    def _submit(self, batch: list[tuple[dict[str, Any], Any]]) -> _Batch:
+        rows, images = zip(*batch, strict=True)
+        return rows, self._engine.submit(np.stack(images))
+
+    def _store(self, batch: _Batch) -> None:
+        """Waits for a batch and writes its results into its rows."""
+        rows, future = batch
+        logits = future.result()[:, 0]
         if not np.isfinite(logits).all():
             raise DataError(
                 "the model gave a logit that is not a number; its weights are damaged or its "
