@@ -158,7 +158,7 @@ class ScoreSpec(_Form):
     out: PathText | None = None
     out_root: PathText | None = None  # folder of runs; `out` is a new one in it otherwise
     only_new: bool = False  # leaves out what finished runs under out_root have dealt with
-    batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=8192)] | None = None  # None: the engine's own
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     engine: Literal["auto", "openvino", "keras"] = "auto"
     precision: Literal["f32", "bf16", "f16"] = "f32"

@@ -15,13 +15,8 @@ import pyarrow.parquet as pq
 
 from orchestrator.data.images import DECODER_VERSION
 from orchestrator.data.inputs import Inputs, list_inputs
-from orchestrator.data.known import (
-    KnownIndex,
-    build_index,
-    find_runs,
-    known_writer,
-    leave_out,
-)
+from orchestrator.data.known import build_index, find_runs, known_writer, leave_out
+from orchestrator.data.known_index import KnownIndex
 from orchestrator.data.manifest import (
     LISTED_KEY,
     StoredManifest,

@@ -9,40 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from orchestrator.cluster.ingest import (
     decode_limits,
     forget_hashed_patients,
     load_patient_key,
 )
 from orchestrator.cluster.nightly import Work, commit_listed, place_manifest, record_terms
-from orchestrator.cluster.score_tables import finish_tables, hash_names, write_hashed
+from orchestrator.cluster.score_stage import SHARD_SCHEMA, ScoreStage
+from orchestrator.cluster.score_tables import finish_tables, write_hashed
 from orchestrator.cluster.session import Session, open_session
 from orchestrator.cluster.shards import Stage, run_shards
-from orchestrator.data import schema
 from orchestrator.data.inputs import check_inputs
 from orchestrator.data.parts import part_path, read_part
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
 from orchestrator.errors import DataError
-from orchestrator.evaluation.calibration import Calibration, predict
+from orchestrator.evaluation.calibration import Calibration
 from orchestrator.model.bundle import BundleInfo, load_info, newest_bundle
-from orchestrator.model.engine import load_engine
 from orchestrator.progress import Reporter
 from orchestrator.run_dir import RunDir, digest, new_run_id, write_text
 from orchestrator.spec import Resources, ScoreSpec, dump_yaml
-
-# A shard's file while the run lasts: every row of the shard, scored, rejected or known before.
-_SHARD_SCHEMA = pa.schema(
-    [
-        *schema.PREDICTIONS,
-        *[schema.REJECTED.field(name) for name in ("size_bytes", "code", "message")],
-        *[schema.MANIFEST.field(name) for name in ("mtime_ns", "patient_source")],
-        ("known_run", pa.string()),  # the earlier run that scored the same bytes, and its row
-        ("known_row", pa.int64()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -56,73 +41,6 @@ class ScoreResult:
 
     run: Path
     report: dict[str, Any]
-
-
-@dataclass
-class ScoreStage:
-    """Decodes and scores one shard.
-
-    Args:
-        source: where the pixels come from.
-        bundle: folder of the model, reachable by every worker.
-        engine: "openvino" or "keras".
-        precision: of the network's arithmetic.
-        batch_size: images a call of the network.
-        calibration: from logit to probability.
-        threshold: PNEUMONIA is called where probability >= threshold.
-        num_threads: decoding and compute threads.
-        path_key: key under which paths are hashed; None keeps them.
-    """
-
-    source: Source
-    bundle: Path
-    engine: str
-    precision: str
-    batch_size: int
-    calibration: Calibration
-    threshold: float
-    num_threads: int
-    path_key: bytes | None
-
-    def __post_init__(self) -> None:
-        self._engine = load_engine(
-            self.bundle,
-            self.engine,
-            self.num_threads,
-            self.precision,
-            batch_size=self.batch_size,
-        )
-
-    def __call__(self, shard: int) -> pa.Table:
-        """Returns every row of the shard, in order; probability is null where it was rejected."""
-        rows: list[dict[str, Any]] = []
-        batch: list[Any] = []
-        waiting: list[dict[str, Any]] = []
-        for row, image in self.source.decode_shard(shard, self.num_threads):
-            rows.append(row if self.path_key is None else hash_names(row, self.path_key))
-            if image is None:
-                continue
-            batch.append(image)
-            waiting.append(rows[-1])
-            if len(batch) == self.batch_size:
-                self._score(batch, waiting)
-                batch, waiting = [], []
-        self._score(batch, waiting)
-        return pa.Table.from_pylist(rows, _SHARD_SCHEMA)
-
-    def _score(self, images: list[Any], rows: list[dict[str, Any]]) -> None:
-        if not images:
-            return
-        logits = self._engine.logits(np.stack(images))
-        if not np.isfinite(logits).all():
-            raise DataError(
-                "the model gave a logit that is not a number; its weights are damaged or its "
-                "precision too low: train again or use --engine keras"
-            )
-        probabilities = self.calibration.apply(logits)
-        calls = predict(probabilities, self.threshold)
-        for row, logit, probability, call in zip(rows, logits, probabilities, calls, strict=True):
-            row |= {"logit": logit, "probability": probability, "predicted": call}
 
 
 def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreResult:
@@ -218,7 +136,7 @@ def _score_run(
         forget_hashed_patients(run.shards, source.num_shards)
     path_key = key if spec.hash_paths else None
     if path_key is None:
-        commit_listed(work, run.shards, _SHARD_SCHEMA)
+        commit_listed(work, run.shards, SHARD_SCHEMA)
     if all(part_path(run.shards, shard).exists() for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
     else:

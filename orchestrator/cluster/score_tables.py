@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.cluster.nightly import Work
+from orchestrator.cluster.score_stage import hash_names
 from orchestrator.data import schema
 from orchestrator.data.keyed import keyed_hash
 from orchestrator.data.known import iter_known, known_writer
@@ -75,19 +76,6 @@ def finish_tables(
             f"{spec.max_rejected_fraction:g}; {run.rejected} lists them with reasons"
         )
     return report
-
-
-def hash_names(row: dict[str, Any], key: bytes) -> dict[str, Any]:
-    """Returns a manifest row with keyed hashes in place of its path and what was read from it.
-
-    Args:
-        row: columns root, path, patient_id and patient_source among others.
-        key: of HMAC-SHA256; the same key and path give the same hash.
-    """
-    hashed = row | {"path": keyed_hash(key, f"{row['root']}:{row['path']}")}
-    if row["patient_source"] == "filename":
-        hashed["patient_id"] = keyed_hash(key, row["patient_id"])
-    return hashed
 
 
 def write_hashed(stored: StoredManifest, path: Path, key: bytes) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -28,6 +28,14 @@ class Stage(Protocol):
 
     def __call__(self, shard: int) -> pa.Table:
         """Returns the shard's whole result."""
+
+
+@runtime_checkable
+class LookingAhead(Protocol):
+    """A stage that can begin with a shard while it ends the one before."""
+
+    def expect(self, following: int | None) -> None:
+        """Names the shard after the next one, None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +89,13 @@ class _Worker:
         self._out = out
         self._stage: Stage | None = None
 
-    def run(self, shard: int) -> ShardDone:
-        """Computes one shard and commits its file."""
+    def run(self, shard: int, following: int | None) -> ShardDone:
+        """Computes one shard and commits its file; `following` is the one it gets next."""
         started = time.perf_counter()
         if self._stage is None:
             self._stage = self._make_stage()
+        if isinstance(self._stage, LookingAhead):
+            self._stage.expect(following)
         table = self._stage(shard)
         write_part(part_path(self._out, shard), table)
         rejected = 0
@@ -95,8 +105,17 @@ class _Worker:
 
 
 @dataclass
+class _Member:
+    """A worker, the shard it has in work and the one kept for it."""
+
+    worker: Any
+    shard: int = -1
+    following: int | None = None
+
+
+@dataclass
 class _Pool:
-    """Workers, and which shard each has in hand."""
+    """Workers, and which shards each has in hand."""
 
     make_stage: Callable[[], Stage]
     out: Path
@@ -107,29 +126,36 @@ class _Pool:
         import ray
 
         waiting = deque(shards)
-        busy: dict[Any, tuple[Any, int]] = {}
-        idle = [self._start() for _ in range(min(self.session.num_workers, len(waiting)))]
-        workers = set(idle)
+        busy: dict[Any, _Member] = {}
+        num_workers = min(self.session.num_workers, len(waiting))
+        idle = [_Member(self._start()) for _ in range(num_workers)]
+        crew = list(idle)
         try:
             while waiting or busy:
-                while waiting and idle:
-                    worker, shard = idle.pop(), waiting.popleft()
-                    busy[worker.run.remote(shard)] = (worker, shard)
+                for member in list(idle):
+                    if waiting or member.following is not None:
+                        idle.remove(member)
+                        busy[self._assign(member, waiting, num_workers)] = member
                 done, _ = ray.wait(list(busy), num_returns=1)
                 for reference in done:
-                    worker, shard = busy.pop(reference)
-                    result = self._collect(reference, shard)
-                    if result is None:  # the process is gone: another one takes the shard
-                        workers.discard(worker)
-                        worker = self._start()
-                        workers.add(worker)
-                        waiting.appendleft(shard)
+                    member = busy.pop(reference)
+                    result = self._collect(reference, member.shard)
+                    if result is None:  # the process is gone: another one takes its shards
+                        waiting.appendleft(member.shard)
+                        member.worker = self._start()
                     else:
                         on_done(result)
-                    idle.append(worker)
+                    idle.append(member)
         finally:
-            for worker in workers:
-                ray.kill(worker)
+            for member in crew:
+                ray.kill(member.worker)
+
+    def _assign(self, member: _Member, waiting: deque[int], num_workers: int) -> Any:
+        """Sends a worker its next shard and returns Ray's reference to the result."""
+        member.shard = waiting.popleft() if member.following is None else member.following
+        # The last shards are kept for nobody: whoever is idle first takes them.
+        member.following = waiting.popleft() if len(waiting) > num_workers else None
+        return member.worker.run.remote(member.shard, member.following)
 
     def _start(self) -> Any:
         import ray

@@ -11,25 +11,22 @@ is built anew from the runs that are there, so it cannot disagree with them; it 
 since millions of keys must not fill the memory of every worker.
 """
 
-import hashlib
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.data.inputs import ListedFile, database_errors
+from orchestrator.data.known_index import KnownIndex, file_key
 from orchestrator.data.manifest import iter_shards, open_manifest_file
 from orchestrator.data.schema import KNOWN, unescape_path
-from orchestrator.errors import DataError, OrchestratorError
+from orchestrator.errors import OrchestratorError
 from orchestrator.run_dir import RunDir, atomic_path
 
 # Rejected for what may pass: tried again at the next chance.
@@ -39,16 +36,6 @@ _OF_LISTING = frozenset({"not_a_file", "link_outside_root", "link_loop"})
 # A file changed this shortly before it was listed could change again without a new time.
 _SETTLED_NS = 2 * 10**9
 _BATCH_ROWS = 4096
-_LOCK = threading.Lock()
-
-
-class Origin(NamedTuple):
-    """Where a file was dealt with: run folder's name, row there, hash, and code if rejected."""
-
-    run: str
-    row: int
-    sha256: str | None
-    code: str | None
 
 
 @dataclass(frozen=True)
@@ -133,50 +120,6 @@ def build_index(path: Path, runs: Sequence[EarlierRun]) -> list[Path]:
     return unread
 
 
-@dataclass(frozen=True)
-class KnownIndex:
-    """Looks files up; pickled to workers.
-
-    Args:
-        path: written by `build_index`.
-    """
-
-    path: Path
-
-    def find_file(self, root: bytes, file: ListedFile) -> Origin | None:
-        """Returns where this very file, unchanged, was dealt with.
-
-        Args:
-            root: its input root.
-            file: as listed.
-        """
-        key = _key(root, file.raw, file.size_bytes, file.mtime_ns)
-        origin = self._find("key", key)
-        # What the listing rejects is known by the same rejection, and by nothing else.
-        if origin is None or (file.code is not None and origin.code != file.code):
-            return None
-        return origin
-
-    def find_content(self, sha256: str) -> Origin | None:
-        """Returns where the same bytes were scored.
-
-        Args:
-            sha256: hexadecimal.
-        """
-        return self._find("sha", bytes.fromhex(sha256))
-
-    def _find(self, column: str, value: bytes) -> Origin | None:
-        database = _connect(self.path, self.path.stat().st_mtime_ns)
-        query = f"SELECT run, row, sha, code FROM known WHERE {column} = ? "
-        order = "ORDER BY code IS NOT NULL, rowid DESC LIMIT 1"
-        with _LOCK:
-            found = database.execute(query + order, (value,)).fetchone()
-        if found is None:
-            return None
-        run, row, sha, code = found
-        return Origin(run, row, None if sha is None else sha.hex(), code)
-
-
 def leave_out(
     rows: Iterable[ListedFile],
     roots: Sequence[bytes],
@@ -192,8 +135,10 @@ def leave_out(
         add: receives a row of `schema.KNOWN` for each of the others.
     """
     for file in rows:
-        origin = index.find_file(roots[file.root], file)
-        if origin is None:
+        key = file_key(roots[file.root], file.raw, file.size_bytes, file.mtime_ns)
+        origin = index.find_file(key)
+        # What the listing rejects is known by the same rejection, and by nothing else.
+        if origin is None or (file.code is not None and origin.code != file.code):
             yield file
             continue
         add(
@@ -276,7 +221,9 @@ def _rows(earlier: EarlierRun, names: set[str]) -> Iterator[_IndexRow]:
             *(table[column].to_pylist() for column in columns), strict=True
         ):
             settles = mtime is None or mtime < settled
-            key = _key(stored.roots[root], unescape_path(path), size, mtime) if settles else None
+            key = (
+                file_key(stored.roots[root], unescape_path(path), size, mtime) if settles else None
+            )
             if row in hashes:
                 yield key, name, row, bytes.fromhex(hashes[row]), None
             elif key is not None and _lasts(rejected.get(row), listed):
@@ -286,7 +233,7 @@ def _rows(earlier: EarlierRun, names: set[str]) -> Iterator[_IndexRow]:
     for known in iter_known_content(run.known):
         if known["run"] in names and known["mtime_ns"] < settled:
             root, path = stored.roots[known["root"]], unescape_path(known["path"])
-            key = _key(root, path, known["size_bytes"], known["mtime_ns"])
+            key = file_key(root, path, known["size_bytes"], known["mtime_ns"])
             yield key, known["run"], known["run_row"], bytes.fromhex(known["sha256"]), None
 
 
@@ -306,18 +253,3 @@ def _lasts(code: str | None, listed: str | None) -> bool:
     if code is None or code in _PASSING:
         return False
     return code == listed or code not in _OF_LISTING
-
-
-def _key(root: bytes, path: bytes, size_bytes: int | None, mtime_ns: int | None) -> bytes:
-    """Returns 128 bits that stand for one state of one file."""
-    full = root.rstrip(b"/") + b"/" + path
-    text = b"%b\0%a\0%a" % (full, size_bytes, mtime_ns)
-    return hashlib.blake2b(text, digest_size=16).digest()
-
-
-@lru_cache(maxsize=2)
-def _connect(path: Path, _written_ns: int) -> sqlite3.Connection:
-    if not path.is_file():
-        raise DataError(f"{path} is missing; run the command again in a new folder")
-    address = f"file:{quote(str(path))}?mode=ro&immutable=1"
-    return sqlite3.connect(address, uri=True, check_same_thread=False)

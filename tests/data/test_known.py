@@ -12,14 +12,13 @@ import pytest
 
 from orchestrator.data.inputs import ListedFile, list_inputs
 from orchestrator.data.known import (
-    KnownIndex,
-    Origin,
     build_index,
     find_runs,
     iter_known,
     known_writer,
     leave_out,
 )
+from orchestrator.data.known_index import KnownIndex, Origin
 from orchestrator.data.manifest import LISTED_KEY, load_manifest, write_listed
 from orchestrator.data.schema import KNOWN, PREDICTIONS, REJECTED
 from orchestrator.errors import DataError
@@ -88,7 +87,13 @@ def index_of(root: Path) -> KnownIndex:
 
 def look_up(index: KnownIndex, source: Path) -> dict[str, Origin | None]:
     listed = list_inputs([source])
-    return {row.path: index.find_file(listed.roots[row.root], row) for row in listed.rows()}
+    found: dict[str, Origin | None] = {row.path: None for row in listed.rows()}
+
+    def add(row: dict[str, Any]) -> None:
+        found[row["path"]] = Origin(*(row[name] for name in ("run", "run_row", "sha256", "code")))
+
+    list(leave_out(listed.rows(), listed.roots, index, add))
+    return found
 
 
 def test_a_file_is_known_by_path_size_and_time(tmp_path: Path) -> None:
