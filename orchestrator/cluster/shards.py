@@ -126,21 +126,16 @@ class _Pool:
         import ray
 
         waiting = deque(shards)
-        busy: dict[Any, _Member] = {}
-        num_workers = min(self.session.num_workers, len(waiting))
-        idle = [_Member(self._start()) for _ in range(num_workers)]
+        idle = [_Member(self._start()) for _ in range(min(self.session.num_workers, len(waiting)))]
         crew = list(idle)
+        busy: dict[Any, _Member] = {}
         try:
-            while waiting or busy:
-                for member in list(idle):
-                    if waiting or member.following is not None:
-                        idle.remove(member)
-                        busy[self._assign(member, waiting, num_workers)] = member
+            while self._assign(idle, busy, waiting, len(crew)):
                 done, _ = ray.wait(list(busy), num_returns=1)
                 for reference in done:
                     member = busy.pop(reference)
                     result = self._collect(reference, member.shard)
-                    if result is None:  # the process is gone: another one takes its shards
+                    if result is None:  # the process is gone: another one takes the shard
                         waiting.appendleft(member.shard)
                         member.worker = self._start()
                     else:
@@ -150,12 +145,19 @@ class _Pool:
             for member in crew:
                 ray.kill(member.worker)
 
-    def _assign(self, member: _Member, waiting: deque[int], num_workers: int) -> Any:
-        """Sends a worker its next shard and returns Ray's reference to the result."""
-        member.shard = waiting.popleft() if member.following is None else member.following
-        # The last shards are kept for nobody: whoever is idle first takes them.
-        member.following = waiting.popleft() if len(waiting) > num_workers else None
-        return member.worker.run.remote(member.shard, member.following)
+    def _assign(
+        self, idle: list[_Member], busy: dict[Any, _Member], waiting: deque[int], num_workers: int
+    ) -> bool:
+        """Sends shards to idle workers; returns whether any worker is busy then."""
+        for member in list(idle):
+            if member.following is None and not waiting:
+                continue
+            idle.remove(member)
+            member.shard = waiting.popleft() if member.following is None else member.following
+            # The last shards are kept for nobody: whoever is idle first takes them.
+            member.following = waiting.popleft() if len(waiting) > num_workers else None
+            busy[member.worker.run.remote(member.shard, member.following)] = member
+        return bool(busy)
 
     def _start(self) -> Any:
         import ray
