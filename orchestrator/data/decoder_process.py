@@ -10,7 +10,7 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from orchestrator.errors import ImageError
+from orchestrator.errors import ImageError, OrchestratorError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -19,7 +19,7 @@ def serve(connection: Connection) -> None:
     """Answers until the other side closes.
 
     The first message is the function to call; its answer is None. Each later message is one
-    argument, answered by what the function returned or by the `ImageError` it raised.
+    argument, answered by what the function returned or by the error of the package it raised.
     """
     decode = connection.recv()
     connection.send(None)
@@ -30,7 +30,7 @@ def serve(connection: Connection) -> None:
             return
         try:
             answer = decode(file)
-        except ImageError as error:
+        except (ImageError, OrchestratorError) as error:
             answer = error
         connection.send(answer)
 

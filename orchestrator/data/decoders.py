@@ -22,7 +22,7 @@ from typing import Any
 from orchestrator.data import decoder_process
 from orchestrator.data.file_decoder import Decoded
 from orchestrator.data.limits import rejection
-from orchestrator.errors import ClusterError, ImageError
+from orchestrator.errors import ClusterError
 
 # A process may have ended for lack of memory or by an operator's hand, so its file is tried again;
 # a hang is not repeated, since each costs the whole wait.
@@ -213,8 +213,8 @@ def _blame(hand: deque[_Task], lost: _ProcessLost) -> None:
         hand.popleft().future.set_exception(rejection(lost.code, str(lost)))
 
 
-def _settle(task: _Task, answer: Decoded | ImageError) -> None:
-    if isinstance(answer, ImageError):
+def _settle(task: _Task, answer: Decoded | Exception) -> None:
+    if isinstance(answer, Exception):
         task.future.set_exception(answer)
     else:
         task.future.set_result(answer)

@@ -4,8 +4,10 @@ Apart from `source.py` so that such a process need not import Arrow.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 
+from orchestrator.data.addresses import is_address, open_folder
 from orchestrator.data.files import read_file
 from orchestrator.data.images import DecodedImage, Limits, decode
 from orchestrator.data.known_index import KnownIndex, Origin
@@ -39,11 +41,17 @@ class FileDecoder:
 
         Raises:
             ImageError: the file cannot be used.
+            ClusterError: the store of the file does not answer.
         """
-        root, path = file
-        data = read_file(self.roots[root], path, self.limits)
+        data = self._read(*file)
         if self.known is not None:
             origin = self.known.find_content(hashlib.sha256(data).hexdigest())
             if origin is not None:
                 return origin
         return decode(data, self.size_px, self.limits, self.patient_key)
+
+    def _read(self, index: int, path: bytes) -> bytes:
+        root = self.roots[index]
+        if is_address(os.fsdecode(root)):
+            return open_folder(root.decode()).read(path, self.limits)
+        return read_file(root, path, self.limits)

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.data.addresses import check_address, is_address, open_folder
 from orchestrator.data.listing import Found, Listing
 from orchestrator.data.names import patient_of_name, read_folders
 from orchestrator.data.schema import escape_path
@@ -67,8 +68,8 @@ class Inputs:
     """Every file found, sorted, on disk.
 
     Attributes:
-        roots: absolute paths; `ListedFile.root` indexes them. Paths that a table gave as absolute
-            and that lie outside its folder are relative to the root `/`.
+        roots: absolute paths or addresses; `ListedFile.root` indexes them. Paths that a table
+            gave as absolute and that lie outside its folder are relative to the root `/`.
         metadata: of the manifest's schema; `SPLIT_COLUMN_KEY` where a table has that column.
         num_rows: files found, at least 1.
     """
@@ -96,18 +97,19 @@ def list_inputs(sources: Sequence[str | Path]) -> Inputs:
     a column it lacks is filled from the path in the same way, an empty cell stays empty.
 
     Args:
-        sources: folders that do not hold one another, or one .csv or .parquet file with columns
-            `path[,label][,patient_id][,split]`.
+        sources: folders or addresses of folders that do not hold one another, or one .csv or
+            .parquet file with columns `path[,label][,patient_id][,split]`.
 
     Raises:
+        SpecError: an address that cannot be used.
         DataError: no such path, nothing in it, a folder within another, a bad value in the table
             (named by line), or a path that the table lists twice.
-        ClusterError: the temporary folder is full.
+        ClusterError: the temporary folder is full, or a store does not answer.
     """
     check_inputs(sources)
     shown = ", ".join(map(_shown, sources))
-    if len(sources) > 1 or os.path.isdir(os.fsencode(sources[0])):
-        roots = tuple(os.path.abspath(os.fsencode(source)) for source in sources)
+    if len(sources) > 1 or _is_folder(sources[0]):
+        roots = tuple(map(_root, sources))
         database = _sort(row for index in range(len(roots)) for row in _list_folder(roots, index))
         metadata: dict[bytes, bytes] = {}
         when_empty = f"the folder {shown} holds no files"
@@ -127,8 +129,16 @@ def list_inputs(sources: Sequence[str | Path]) -> Inputs:
 
 
 def check_inputs(sources: Sequence[str | Path]) -> None:
-    """Raises `DataError` where inputs are not there, or would give one file twice."""
+    """Raises where inputs are not there, cannot be used or would give one file twice.
+
+    Raises:
+        SpecError: an address that cannot be used; its server is not asked.
+        DataError: no such path, several inputs with a table among them, or one within another.
+    """
     for source in sources:
+        if is_address(str(source)):
+            check_address(str(source))
+            continue
         path = os.fsencode(source)
         if not os.path.exists(path):
             raise DataError(
@@ -138,10 +148,7 @@ def check_inputs(sources: Sequence[str | Path]) -> None:
         if len(sources) > 1 and not os.path.isdir(path):
             raise DataError(f"{_shown(source)} is not a folder; expected one table, or folders")
     # Every path under /a/ sorts between /a/ and the next folder that is not under it.
-    real = sorted(
-        (os.path.realpath(os.fsencode(source)).rstrip(b"/") + b"/", _shown(source))
-        for source in sources
-    )
+    real = sorted((_real(source), _shown(source)) for source in sources)
     for (outer, outer_shown), (inner, inner_shown) in pairwise(real):
         if inner.startswith(outer):
             raise DataError(
@@ -153,7 +160,10 @@ def check_inputs(sources: Sequence[str | Path]) -> None:
 def _list_folder(roots: tuple[bytes, ...], index: int) -> Iterator[ListedFile]:
     # Patients are told apart by file names within one root only: two archives number alike.
     scope = f"input{index}/" if len(roots) > 1 else ""
-    for found in Listing(roots[index]).walk():
+    root = roots[index]
+    address = os.fsdecode(root)
+    listing = open_folder(address) if is_address(address) else Listing(root)
+    for found in listing.walk():
         yield _describe(index, found, {}, None, scope)
 
 
@@ -241,6 +251,22 @@ def _check_unique(database: sqlite3.Connection, where: str) -> None:
             f"{where} {again[1]} lists the same path as {again[0]}; expected one row per image: "
             "remove one of them"
         )
+
+
+def _is_folder(source: str | Path) -> bool:
+    return is_address(str(source)) or os.path.isdir(os.fsencode(source))
+
+
+def _root(source: str | Path) -> bytes:
+    raw = os.fsencode(source)
+    return raw if is_address(str(source)) else os.path.abspath(raw)
+
+
+def _real(source: str | Path) -> bytes:
+    """Returns a name with a slash at its end by which inputs within one another are told."""
+    raw = os.fsencode(source)
+    real = raw.partition(b"?")[0] if is_address(str(source)) else os.path.realpath(raw)
+    return real.rstrip(b"/") + b"/"
 
 
 def _shown(source: str | Path) -> str:

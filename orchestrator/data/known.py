@@ -231,7 +231,8 @@ def _rows(earlier: EarlierRun, names: set[str]) -> Iterator[_IndexRow]:
     if not run.known.exists():
         return
     for known in iter_known_content(run.known):
-        if known["run"] in names and known["mtime_ns"] < settled:
+        changed_ns = known["mtime_ns"]
+        if known["run"] in names and changed_ns is not None and changed_ns < settled:
             root, path = stored.roots[known["root"]], unescape_path(known["path"])
             key = file_key(root, path, known["size_bytes"], known["mtime_ns"])
             yield key, known["run"], known["run_row"], bytes.fromhex(known["sha256"]), None
