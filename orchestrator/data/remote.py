@@ -9,6 +9,7 @@ to the tables they are roots like any folder.
 import time
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -25,18 +26,65 @@ _ATTEMPTS = 3
 _PAUSE_S = 2.0
 
 
+class Store(Protocol):
+    """What is needed of a file system; errors are as its library raises them."""
+
+    def list_folder(self, folder: str) -> list[tuple[str, bool, int | None, int | None]]:
+        """Returns path, whether it is a folder, size in bytes and mtime in ns of each entry."""
+
+    def read(self, path: str, limits: Limits) -> bytes:
+        """Returns a file's bytes once its size is within the limits."""
+
+
+class _ArrowStore:
+    """One of Arrow's own file systems."""
+
+    def __init__(self, filesystem: fs.FileSystem) -> None:
+        self._filesystem = filesystem
+
+    def list_folder(self, folder: str) -> list[tuple[str, bool, int | None, int | None]]:
+        entries = self._filesystem.get_file_info(fs.FileSelector(folder))
+        return [
+            (entry.path, entry.type == fs.FileType.Directory, entry.size, entry.mtime_ns)
+            for entry in entries
+        ]
+
+    def read(self, path: str, limits: Limits) -> bytes:
+        with self._filesystem.open_input_file(path) as file:
+            limits.check_bytes(file.size())
+            data: bytes = file.read()
+        return data
+
+
+class _FsspecStore:
+    """One of fsspec's; Arrow's adapter would take a failing network for a missing file."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self._filesystem = filesystem
+
+    def list_folder(self, folder: str) -> list[tuple[str, bool, int | None, int | None]]:
+        entries = self._filesystem.ls(folder, detail=True)
+        # Times are told in many ways and by few; without one a file is known by its content.
+        return [(e["name"], e["type"] == "directory", e["size"], None) for e in entries]
+
+    def read(self, path: str, limits: Limits) -> bytes:
+        limits.check_bytes(self._filesystem.info(path)["size"] or 0)
+        data: bytes = self._filesystem.cat_file(path)
+        return data
+
+
 class RemoteFolder:
     """A folder behind an address.
 
     Args:
-        filesystem: Arrow's.
-        base: path of the folder in it.
+        store: where it is.
+        base: path of the folder there.
         address: as the user wrote it, for messages.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, base: str, address: str) -> None:
-        self.filesystem = filesystem
-        self.base = base.rstrip("/")
+    def __init__(self, store: Store, base: str, address: str) -> None:
+        self._store = store
+        self._base = base.rstrip("/")
         self._address = address
 
     def walk(self) -> Iterator[Found]:
@@ -46,28 +94,31 @@ class RemoteFolder:
             DataError: the folder itself is not there.
             ClusterError: the store does not answer.
         """
-        folders = [self.base]
+        folders = [self._base]
         while folders:
             folder = folders.pop()
+            relative = folder.removeprefix(self._base).lstrip("/").encode()
             try:
-                entries = self.filesystem.get_file_info(fs.FileSelector(folder))
-            except FileNotFoundError as error:
-                if folder != self.base:
-                    continue  # removed meanwhile, with all its files
-                raise DataError(
-                    f"{self._address} does not exist; name a folder of X-rays"
-                ) from error
+                entries = self._store.list_folder(folder)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not relative:
+                    raise DataError(
+                        f"{self._address} does not exist or is no folder; name a folder of X-rays"
+                    ) from error
+                found = rejection("unlistable_folder", "The folder was gone when it was listed")
+                yield Found(relative, None, None, found.code, found.message)
+                continue
             except (OSError, pa.ArrowException) as error:
                 raise ClusterError(
                     f"cannot list {self._address}: {_reason(error)}; check the address, the "
                     "credentials and the network, then run the same command again"
                 ) from error
-            for entry in entries:
-                if entry.type == fs.FileType.Directory:
-                    folders.append(entry.path)
-                elif entry.type == fs.FileType.File:
-                    path = entry.path.removeprefix(self.base).lstrip("/").encode()
-                    yield Found(path, entry.size, entry.mtime_ns)
+            for path, is_folder, size_bytes, mtime_ns in entries:
+                if is_folder:
+                    folders.append(path.rstrip("/"))
+                else:
+                    name = path.removeprefix(self._base).lstrip("/").encode()
+                    yield Found(name, size_bytes, mtime_ns)
 
     def read(self, path: bytes, limits: Limits) -> bytes:
         """Returns the bytes of a file.
@@ -80,31 +131,26 @@ class RemoteFolder:
             ImageError: this file is missing, refused, empty or too large.
             ClusterError: the store failed several times; the file may be good.
         """
-        full = f"{self.base}/{path.decode()}"
         for attempt in range(_ATTEMPTS):
             try:
-                return self._read_once(full, limits)
+                data = self._store.read(f"{self._base}/{path.decode()}", limits)
             except FileNotFoundError:
                 raise rejection("missing_file", "There is no such file") from None
             except (OSError, pa.ArrowException) as error:
                 reason = _reason(error)
                 if isinstance(error, PermissionError) or any(r in reason for r in _REFUSALS):
                     raise rejection("unreadable", "The store refused access to it") from None
+            else:
+                limits.check_bytes(len(data))
+                if not data:
+                    raise rejection("empty_file", "The file holds no bytes")
+                return data
             if attempt + 1 < _ATTEMPTS:
                 time.sleep(_PAUSE_S)
         raise ClusterError(
             f"{self._address} does not give its files: {reason}; check the network and run the "
             "same command again to continue"
         )
-
-    def _read_once(self, full: str, limits: Limits) -> bytes:
-        with self.filesystem.open_input_file(full) as file:
-            limits.check_bytes(file.size())
-            data: bytes = file.read()
-        limits.check_bytes(len(data))
-        if not data:
-            raise rejection("empty_file", "The file holds no bytes")
-        return data
 
 
 @lru_cache(maxsize=64)
@@ -118,20 +164,22 @@ def open_folder(address: str) -> RemoteFolder:
     try:
         if scheme in _ARROW_SCHEMES:
             filesystem, base = fs.FileSystem.from_uri(address)
+            store: Store = _ArrowStore(filesystem)
         else:
             import fsspec
 
-            theirs, base = fsspec.core.url_to_fs(address)
-            filesystem = fs.PyFileSystem(fs.FSSpecHandler(theirs))
+            filesystem, base = fsspec.core.url_to_fs(address)
+            store = _FsspecStore(filesystem)
         if not base.strip("/"):
             raise ValueError("it names no folder")
     except ImportError as error:
         raise SpecError(f"{address}: {error}") from error
     except (ValueError, OSError, pa.ArrowException) as error:
         raise SpecError(
-            f"cannot open {address}: {_reason(error)}; expected an address such as s3://bucket/folder"
+            f"cannot open {address}: {_reason(error)}; expected an address such as "
+            "s3://bucket/folder"
         ) from error
-    return RemoteFolder(filesystem, base, address)
+    return RemoteFolder(store, base, address)
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from pyarrow import fs
 
 from orchestrator.data import remote
 from orchestrator.data.addresses import check_address, is_address, open_folder
@@ -70,29 +69,39 @@ def test_a_store_that_does_not_answer_is_an_error_of_the_run_not_of_the_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(remote, "_PAUSE_S", 0.0)
-    folder = remote.RemoteFolder(make_failing(), "in", "s3://b/in")
+    folder = remote.RemoteFolder(remote._FsspecStore(Failing()), "in", "s3://b/in")
     with pytest.raises(ClusterError, match="does not give its files: no route to host"):
         folder.read(b"a", LIMITS)
     with pytest.raises(ClusterError, match=r"cannot list s3.*: no route to host; check"):
         list(folder.walk())
 
 
-def make_failing() -> fs.FileSystem:
-    """An Arrow file system over one of fsspec's of which every call fails as a network does."""
+class Failing(MemoryFileSystem):
+    """Of fsspec's kind; every call fails as a network does."""
 
-    class Failing(MemoryFileSystem):
-        protocol = "failing"
+    def ls(self, *_: object, **__: object) -> list[object]:
+        raise OSError("no route to host")
 
-        def info(self, path: str, **_: object) -> dict[str, object]:
-            raise OSError("no route to host")
+    def info(self, *_: object, **__: object) -> dict[str, object]:
+        raise OSError("no route to host")
 
-        def find(self, *_: object, **__: object) -> list[str]:
-            raise OSError("no route to host")
 
-        def open(self, *_: object, **__: object) -> None:
-            raise OSError("no route to host")
+def test_a_folder_that_goes_while_it_is_listed_leaves_a_row() -> None:
+    memory = MemoryFileSystem(skip_instance_cache=True)
+    memory.pipe("/going/kept/a.jpg", b"x")
+    memory.pipe("/going/b.jpg", b"x")
 
-    return fs.PyFileSystem(fs.FSSpecHandler(Failing()))
+    class Going(MemoryFileSystem):
+        def ls(self, path: str, **options: object) -> list[object]:
+            if path.endswith("kept"):
+                raise FileNotFoundError(path)
+            return super().ls(path, **options)
+
+    found = list(remote.RemoteFolder(remote._FsspecStore(Going()), "/going", "memory://g").walk())
+    assert sorted((item.path, item.code) for item in found) == [
+        (b"b.jpg", None),
+        (b"kept", "unlistable_folder"),
+    ]
 
 
 def test_a_prefix_with_nothing_below_it(bucket: Bucket) -> None:
