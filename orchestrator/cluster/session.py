@@ -96,7 +96,7 @@ def plan_workers(resources: Resources, nodes: list[dict[str, float]]) -> Session
     cpus_each = resources.cpus_per_worker
     if cpus_each is None:
         cpus_each = _default_cpus(hosts, gpus_each, resources.workers)
-    fitting = sum(_workers_on(node, cpus_each, gpus_each) for node in hosts)
+    fitting = count_fitting(hosts, cpus_each, gpus_each)
     wanted = resources.workers or fitting
     if fitting < max(wanted, 1):
         shown = "; ".join(f"{n.get('CPU', 0):g} CPU {n.get('GPU', 0):g} GPU" for n in nodes)
@@ -119,9 +119,13 @@ def _default_cpus(hosts: list[dict[str, float]], gpus_each: float, workers: int 
     return float(max(1, int(cpus) // per_node))
 
 
-def _workers_on(node: dict[str, float], cpus_each: float, gpus_each: float) -> int:
-    by_cpu = int(node.get("CPU", 0) / cpus_each)
-    return min(by_cpu, int(node.get("GPU", 0) / gpus_each)) if gpus_each else by_cpu
+def count_fitting(nodes: list[dict[str, float]], cpus_each: float, gpus_each: float) -> int:
+    """Returns how many workers of a size these nodes hold at once."""
+    count = 0
+    for node in nodes:
+        by_cpu = int(node.get("CPU", 0) / cpus_each)
+        count += min(by_cpu, int(node.get("GPU", 0) / gpus_each)) if gpus_each else by_cpu
+    return count
 
 
 def node_resources() -> list[dict[str, float]]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from orchestrator.cluster.session import Session
+from orchestrator.cluster.session import Session, count_fitting, node_resources
 from orchestrator.data.parts import part_path, write_part
 from orchestrator.errors import ClusterError, OrchestratorError
 
@@ -128,19 +128,24 @@ class _Pool:
         waiting = deque(shards)
         idle = [_Member(self._start()) for _ in range(min(self.session.num_workers, len(waiting)))]
         crew = list(idle)
-        busy: dict[Any, _Member] = {}
+        busy: dict[Any, _Member] = {}  # by Ray's reference to the result
         try:
             while self._assign(idle, busy, waiting, len(crew)):
                 done, _ = ray.wait(list(busy), num_returns=1)
                 for reference in done:
                     member = busy.pop(reference)
                     result = self._collect(reference, member.shard)
-                    if result is None:  # the process is gone: another one takes the shard
-                        waiting.appendleft(member.shard)
-                        member.worker = self._start()
-                    else:
+                    if result is not None:
                         on_done(result)
-                    idle.append(member)
+                        idle.append(member)
+                        continue
+                    # The process is gone: another one takes what it had.
+                    kept = [] if member.following is None else [member.following]
+                    waiting.extendleft([*kept, member.shard])
+                    crew.remove(member)
+                    if self._has_room(len(crew)):
+                        idle.append(_Member(self._start()))
+                        crew.append(idle[-1])
         finally:
             for member in crew:
                 ray.kill(member.worker)
@@ -158,6 +163,22 @@ class _Pool:
             member.following = waiting.popleft() if len(waiting) > num_workers else None
             busy[member.worker.run.remote(member.shard, member.following)] = member
         return bool(busy)
+
+    def _has_room(self, num_workers: int) -> bool:
+        """Returns whether the nodes that are left hold another worker beside so many.
+
+        Raises:
+            ClusterError: they hold none at all.
+        """
+        size = self.session.cpus_per_worker, self.session.gpus_per_worker
+        fitting = count_fitting(node_resources(), *size)
+        if fitting == 0:
+            raise ClusterError(
+                "the cluster has lost its last node that could hold a worker; committed shards are "
+                "kept: run the same command again to continue"
+            )
+        # A worker that no node holds would wait for ever, and the shard given to it.
+        return fitting > num_workers
 
     def _start(self) -> Any:
         import ray
