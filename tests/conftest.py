@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: one local Ray, one small trained bundle, the public X-rays."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +51,10 @@ def ray_cluster() -> Iterator[None]:
     """The one local Ray of the ordinary tests."""
     import orchestrator.cluster.session as session
 
+    # The workers' environment is that of this moment; the tests' own S3 server takes any key.
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "test")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test")
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     session.connect(None, num_cpus=2, object_store_bytes=128 * 2**20)
     yield
     import ray

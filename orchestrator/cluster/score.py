@@ -14,8 +14,9 @@ from orchestrator.cluster.ingest import (
     forget_hashed_patients,
     load_patient_key,
 )
+from orchestrator.cluster.members import Members, load_members
 from orchestrator.cluster.nightly import Work, commit_listed, place_manifest, record_terms
-from orchestrator.cluster.score_stage import SHARD_SCHEMA, ScoreStage
+from orchestrator.cluster.score_stage import ScoreStage, shard_schema
 from orchestrator.cluster.score_tables import finish_tables, write_hashed
 from orchestrator.cluster.session import Session, open_session
 from orchestrator.cluster.shards import Stage, run_shards
@@ -23,8 +24,6 @@ from orchestrator.data.inputs import check_inputs
 from orchestrator.data.parts import part_path, read_part
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
 from orchestrator.errors import DataError
-from orchestrator.evaluation.calibration import Calibration
-from orchestrator.model.bundle import BundleInfo, load_info, newest_bundle
 from orchestrator.progress import Reporter
 from orchestrator.run_dir import RunDir, digest, new_run_id, write_text
 from orchestrator.spec import Resources, ScoreSpec, dump_yaml
@@ -60,33 +59,32 @@ def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreRes
         BundleError: the model cannot be used.
         ClusterError: a worker or the disk failed; the same command with `--out` goes on later.
     """
-    bundle = Path(spec.model[0]).resolve() if spec.model else newest_bundle(Path("models"))
-    info = load_info(bundle)
+    members = load_members(spec.model)
     check_inputs(spec.input)
-    ingested = open_ingested_input(spec, info)
+    ingested = open_ingested_input(spec, members.size_px)
     root = Path(spec.out_root or "runs")
     run = RunDir(Path(spec.out or root / new_run_id("score")).absolute())
-    spec = spec.model_copy(update={"model": (str(bundle),), "out": str(run.path)})
+    spec = spec.model_copy(update={"model": tuple(map(str, members.bundles)), "out": str(run.path)})
     identity = spec.model_dump(exclude={"overwrite", "max_rejected_fraction"})
-    resumed = run.start(digest([identity, info.sha256]), overwrite=spec.overwrite)
+    resumed = run.start(digest([identity, *members.hashes]), overwrite=spec.overwrite)
     with run.recording_failure():
         write_text(run.spec, dump_yaml("score", run.path.name, spec, resources))
-        record_terms(spec, run, [info.sha256])
+        record_terms(spec, run, members.hashes)
         work = place_manifest(
-            spec, run, [info.sha256], ingested.folder if ingested else None, reporter
+            spec, run, members.hashes, ingested.folder if ingested else None, reporter
         )
         if resumed:
             reporter.say(
                 f"going on with {run.path}: {work.manifest.num_rows:,} files as found then"
             )
-        report = _score_run(spec, resources, run, work, ingested, info, reporter)
+        report = _score_run(spec, resources, run, work, ingested, members, reporter)
     run.finish()
     for folder in (run.shards, run.listing):
         shutil.rmtree(folder, ignore_errors=True)  # the tables hold all of it
     return ScoreResult(run.path, report)
 
 
-def open_ingested_input(spec: ScoreSpec, info: BundleInfo) -> IngestedSource | None:
+def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
     """Returns the input as an ingested data set where it is one that the model can take.
 
     Raises:
@@ -101,10 +99,10 @@ def open_ingested_input(spec: ScoreSpec, info: BundleInfo) -> IngestedSource | N
             f"{ingested.folder} is an ingested data set; it is scored alone and without only_new: "
             "name folders of X-rays"
         )
-    if ingested.size_px != info.size_px:
+    if ingested.size_px != size_px:
         raise DataError(
             f"{ingested.folder} holds images of {ingested.size_px} px and the model takes "
-            f"{info.size_px} px; ingest with --image-size {info.size_px}"
+            f"{size_px} px; ingest with --image-size {size_px}"
         )
     return ingested
 
@@ -115,7 +113,7 @@ def _score_run(
     run: RunDir,
     work: Work,
     ingested: IngestedSource | None,
-    info: BundleInfo,
+    members: Members,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Scores, accounts and reports inside a started run."""
@@ -125,7 +123,7 @@ def _score_run(
         manifest.path,
         manifest.roots,
         manifest.num_shards,
-        info.size_px,
+        members.size_px,
         decode_limits(spec.limits),
         key,
         work.index,
@@ -136,13 +134,13 @@ def _score_run(
         forget_hashed_patients(run.shards, source.num_shards)
     path_key = key if spec.hash_paths else None
     if path_key is None:
-        commit_listed(work, run.shards, SHARD_SCHEMA)
+        commit_listed(work, run.shards, shard_schema(len(members.bundles)))
     if all(part_path(run.shards, shard).exists() for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
     else:
         with open_session(resources) as session:
-            _score_shards(spec, run, source, work, info, session, path_key, reporter)
-    report = finish_tables(spec, run, work, info, path_key)
+            _score_shards(spec, run, source, work, members, session, path_key, reporter)
+    report = finish_tables(spec, run, work, members, path_key)
     if path_key is not None:
         write_hashed(manifest, run.manifest, path_key)
     return report
@@ -153,7 +151,7 @@ def _score_shards(
     run: RunDir,
     source: Source,
     work: Work,
-    info: BundleInfo,
+    members: Members,
     session: Session,
     path_key: bytes | None,
     reporter: Reporter,
@@ -161,18 +159,16 @@ def _score_shards(
     engine = spec.engine
     if engine == "auto":
         engine = "keras" if session.gpus_per_worker else "openvino"
-    bundle = Path(str(spec.model and spec.model[0]))
-    calibration = Calibration(info.calibration.slope, info.calibration.intercept)
 
     def make_stage() -> Stage:
         return ScoreStage(
             source,
-            bundle,
+            members.bundles,
             engine,
             spec.precision,
             spec.batch_size,
-            calibration,
-            info.threshold.value,
+            members.calibrations,
+            members.threshold.value,
             session.threads_per_worker,
             path_key,
         )

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from orchestrator.cluster.members import Members
 from orchestrator.cluster.nightly import Work
 from orchestrator.cluster.score_stage import hash_names
 from orchestrator.data import schema
@@ -20,13 +21,12 @@ from orchestrator.data.parts import part_path, read_part
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.evaluation.report import build_report, render_html
 from orchestrator.evaluation.tally import Tally
-from orchestrator.model.bundle import BundleInfo
 from orchestrator.run_dir import RunDir, atomic_path, write_json, write_text
 from orchestrator.spec import ScoreSpec
 
 
 def finish_tables(
-    spec: ScoreSpec, run: RunDir, work: Work, info: BundleInfo, path_key: bytes | None
+    spec: ScoreSpec, run: RunDir, work: Work, members: Members, path_key: bytes | None
 ) -> dict[str, Any]:
     """Turns committed shards into the run's tables and report, one shard in memory at a time.
 
@@ -34,7 +34,7 @@ def finish_tables(
         spec: the run's spec.
         run: the run, all its shards committed.
         work: every file found.
-        info: the model.
+        members: the models.
         path_key: key under which paths are hashed; None keeps them.
 
     Returns:
@@ -44,7 +44,8 @@ def finish_tables(
         ClusterError: the rows of the shards are not those of the manifest, one for one.
         DataError: more rows rejected than the spec allows; the tables are written all the same.
     """
-    tally = Tally(info.threshold.value)
+    predictions = schema.predictions_schema(len(members.bundles))
+    tally = Tally(members.threshold.value)
     before = {"scored_before": 0, "rejected_before": 0}
     with _rejected_writer(run.rejected) as rejections, known_writer(run.known) as add_known:
         for row in iter_known(work.known):
@@ -55,7 +56,7 @@ def finish_tables(
             known = pc.is_valid(table.column("known_run"))
             scored = table.filter(pc.invert(pc.or_(rejected, known)))
             with atomic_path(run.predictions / f"part-{shard:05d}.parquet") as temporary:
-                pq.write_table(scored.select(schema.PREDICTIONS.names), temporary)
+                pq.write_table(scored.select(predictions.names), temporary)
             bad = table.filter(rejected).select(schema.REJECTED.names)
             rejections.write_table(bad)
             for row in table.filter(known).to_pylist():
@@ -64,11 +65,11 @@ def finish_tables(
             tally.add(scored, bad)
         if not work.manifest.num_shards:  # readers of a data set want one file at least
             with atomic_path(run.predictions / "part-00000.parquet") as temporary:
-                pq.write_table(schema.PREDICTIONS.empty_table(), temporary)
+                pq.write_table(predictions.empty_table(), temporary)
     if not spec.only_new:
         run.known.unlink()
     found = work.manifest.num_rows + work.num_known
-    report = _write_report(spec, run, tally, found, before, info)
+    report = _write_report(spec, run, tally, found, before, members)
     fraction = tally.num_rejected / max(found, 1)
     if fraction > spec.max_rejected_fraction:
         raise DataError(
@@ -130,19 +131,14 @@ def _write_report(
     tally: Tally,
     found: int,
     before: dict[str, int],
-    info: BundleInfo,
+    members: Members,
 ) -> dict[str, Any]:
     """Writes and returns the report of a finished set of tables."""
     report = build_report(
         tally,
         found=found,
-        threshold_rule=info.threshold.rule,
-        model={
-            "backbone": info.backbone,
-            "sha256": info.sha256,
-            "image_size": info.size_px,
-            "weights": info.weights,
-        },
+        threshold_rule=members.threshold.rule,
+        model=members.facts(),
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
         seed=spec.seed,
         **before,

@@ -61,6 +61,20 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+
+def predictions_schema(num_models: int) -> pa.Schema:
+    """Schema of a run's predictions: with several models one more column for each.
+
+    Args:
+        num_models: models of the run. `probability` is the mean of theirs, which are in
+            `probability_1` and so on; `logit` is null, since it is no one network's.
+    """
+    if num_models == 1:
+        return PREDICTIONS
+    columns = [pa.field(f"probability_{n}", pa.float32()) for n in range(1, num_models + 1)]
+    return pa.schema([*PREDICTIONS, *columns])
+
+
 REJECTED = pa.schema(
     [
         ("row", pa.int64()),

@@ -1,5 +1,7 @@
 import csv
 import json
+import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.cluster.ingest import ingest
-from orchestrator.cluster.score import newest_bundle, score
+from orchestrator.cluster.members import load_members
+from orchestrator.cluster.score import score
 from orchestrator.errors import DataError, SpecError
+from orchestrator.model.bundle import newest_bundle
 from orchestrator.spec import IngestSpec, Resources, ScoreSpec
 from tests.conftest import Recorder
+from tests.data.s3_server import serve_s3
 
 pytestmark = pytest.mark.ray
 ONE = Resources(workers=1)
@@ -159,3 +164,82 @@ def test_progress_covers_every_image(
     score(spec, ONE, recorder)
     assert recorder.bars == [("scoring", 160)]
     assert recorder.counts == [160]
+
+
+def test_several_folders_are_one_run(
+    scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    spec = ScoreSpec(
+        input=(str(phantoms / "PNEUMONIA"), str(phantoms / "NORMAL")),
+        model=str(trained.bundle),
+        out=str(tmp_path / "run"),
+    )
+    rows = predictions(score(spec, ONE, Recorder()).run)
+    found = {(("PNEUMONIA", "NORMAL")[r["root"]] + "/" + r["path"]): r["logit"] for r in rows}
+    assert found == {row["path"]: row["logit"] for row in predictions(scored.run)}
+
+
+def test_objects_of_a_store_score_like_files(
+    scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    expected = {row["path"]: row["logit"] for row in predictions(scored.run)}
+    with serve_s3() as bucket:
+        for path in phantoms.rglob("*.jpeg"):
+            bucket.objects[f"in/{path.relative_to(phantoms)}"] = path.read_bytes()
+        bucket.objects["in/refused.jpeg"] = b"x"
+        bucket.refused.add("in/refused.jpeg")
+        spec = ScoreSpec(
+            input=bucket.address("in"), model=str(trained.bundle), out=str(tmp_path / "run")
+        )
+        result = score(spec, ONE, Recorder())
+    assert {row["path"]: row["logit"] for row in predictions(result.run)} == expected
+    assert result.report["counts"]["rejected_by_code"] == {"unreadable": 1}
+
+
+def make_member(bundle: Path, folder: Path, **changes: Any) -> Path:
+    """Copies a bundle under another calibration or threshold, which its files do not depend on."""
+    shutil.copytree(bundle, folder)
+    described = folder / "bundle.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | changes))
+    return folder
+
+
+def test_several_models_are_averaged_and_each_has_its_column(
+    scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    calibration = {"slope": 0.5, "intercept": 1.0}
+    second = make_member(
+        trained.bundle,
+        tmp_path / "second",
+        calibration=calibration,
+        threshold={"value": 0.9, "rule": "fixed"},
+    )
+    models = (str(trained.bundle), str(second))
+    spec = ScoreSpec(input=str(phantoms), model=models, out=str(tmp_path / "run"))
+    result = score(spec, ONE, Recorder())
+    threshold = (scored.report["threshold"] + 0.9) / 2
+    assert result.report["threshold"] == pytest.approx(threshold)
+    assert result.report["threshold_rule"] == "mean of 2 models' thresholds"
+    assert len(set(result.report["model"]["sha256"])) == 2
+    alone = {row["path"]: row for row in predictions(scored.run)}
+    rows = predictions(result.run)
+    assert len(rows) == 160
+    for row in rows:
+        single = alone[row["path"]]
+        shifted = 1 / (1 + math.exp(-(0.5 * single["logit"] + 1.0)))
+        assert row["probability_1"] == single["probability"]
+        assert row["probability_2"] == pytest.approx(shifted, abs=1e-6)
+        mean = (row["probability_1"] + row["probability_2"]) / 2
+        assert row["probability"] == pytest.approx(mean, abs=1e-6)
+        assert row["predicted"] == int(row["probability"] >= result.report["threshold"])
+        assert row["logit"] is None
+
+
+def test_models_that_do_not_go_together_are_refused(
+    trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    other = make_member(trained.bundle, tmp_path / "other", size_px=96)
+    with pytest.raises(SpecError, match=r"images of different sizes .*64 px.*96 px"):
+        load_members([str(trained.bundle), str(other)])
+    with pytest.raises(SpecError, match="named twice"):
+        load_members([str(trained.bundle), str(trained.bundle)])
