@@ -283,7 +283,7 @@ def score(
     with open_reporter() as reporter:
         result = run(spec, resources, reporter)
     if as_json:
-        _print_json(result.report | {"out": str(result.run)})
+        _print_json(result.report | {"out": result.published or str(result.run)})
     else:
         _print(score_summary(result))
 

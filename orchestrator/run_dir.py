@@ -249,6 +249,10 @@ class RunDir:
         stored[f"{status.lower()}_at"] = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.status, stored)
 
+    def holds_unfinished(self, spec_digest: str) -> bool:
+        """Returns whether an unfinished run of this spec is in the folder."""
+        return self.load_status().get("spec_digest") == spec_digest and not self.success.exists()
+
     def start(self, spec_digest: str, *, overwrite: bool) -> bool:
         """Claims the folder for a run of this spec.
 
@@ -272,7 +276,7 @@ class RunDir:
                 raise SpecError(
                     f"--out {self.path} is not empty and holds no run; name a new or empty folder"
                 )
-            resumed = known.get("spec_digest") == spec_digest and not self.success.exists()
+            resumed = self.holds_unfinished(spec_digest)
             if not resumed and not overwrite:
                 state = "a finished run" if self.success.exists() else "a run of another spec"
                 raise SpecError(

@@ -66,6 +66,8 @@ def score_summary(result: Any) -> str:
     if known:
         parts.append(f"known        {result.run / 'known.parquet'}")
     parts.append(f"report       {result.run / 'report.html'}")
+    if result.published:
+        parts.append(f"copied to    {result.published}")
     return "\n".join(parts)
 
 

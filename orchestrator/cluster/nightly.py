@@ -92,7 +92,7 @@ def place_manifest(
             listed = list_inputs(spec.input)
             metadata = {**listed.metadata, LISTED_KEY: str(began_ns).encode()}
             if spec.only_new:
-                _index_runs(spec, models, index.path, reporter)
+                _index_runs(spec, models, run.path, index.path, reporter)
                 _write_new(listed, metadata, path, spec.shard_rows, index, known)
             else:
                 write_listed(listed.rows(), listed.roots, metadata, path, spec.shard_rows)
@@ -137,11 +137,12 @@ def _terms(spec: ScoreSpec, models: list[str]) -> dict[str, Any]:
     }
 
 
-def _index_runs(spec: ScoreSpec, models: list[str], path: Path, reporter: Reporter) -> None:
+def _index_runs(
+    spec: ScoreSpec, models: list[str], own: Path, path: Path, reporter: Reporter
+) -> None:
     finished, unfinished = find_runs(
         Path(str(spec.out_root)), _terms(spec, models), spec.limits.model_dump()
     )
-    own = Path(str(spec.out))
     for folder in unfinished:
         if folder != own:
             reporter.say(

@@ -20,10 +20,12 @@ from orchestrator.cluster.score_stage import ScoreStage, shard_schema
 from orchestrator.cluster.score_tables import finish_tables, write_hashed
 from orchestrator.cluster.session import Session, open_session
 from orchestrator.cluster.shards import Stage, run_shards
+from orchestrator.data.addresses import check_address, is_address
 from orchestrator.data.inputs import check_inputs
 from orchestrator.data.parts import part_path, read_part
+from orchestrator.data.publish import check_free, publish, work_folder
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, SpecError
 from orchestrator.progress import Reporter
 from orchestrator.run_dir import RunDir, digest, new_run_id, write_text
 from orchestrator.spec import Resources, ScoreSpec, dump_yaml
@@ -36,10 +38,12 @@ class ScoreResult:
     Args:
         run: folder of the run.
         report: as in `report.json`.
+        published: address that the run was copied to, or None.
     """
 
     run: Path
     report: dict[str, Any]
+    published: str | None = None
 
 
 def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreResult:
@@ -62,11 +66,15 @@ def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreRes
     members = load_members(spec.model)
     check_inputs(spec.input)
     ingested = open_ingested_input(spec, members.size_px)
-    root = Path(spec.out_root or "runs")
-    run = RunDir(Path(spec.out or root / new_run_id("score")).absolute())
-    spec = spec.model_copy(update={"model": tuple(map(str, members.bundles)), "out": str(run.path)})
+    run, target = _place_run(spec)
+    spec = spec.model_copy(
+        update={"model": tuple(map(str, members.bundles)), "out": target or str(run.path)}
+    )
     identity = spec.model_dump(exclude={"overwrite", "max_rejected_fraction"})
-    resumed = run.start(digest([identity, *members.hashes]), overwrite=spec.overwrite)
+    identified = digest([identity, *members.hashes])
+    if target is not None and not spec.overwrite and not run.holds_unfinished(identified):
+        check_free(target)
+    resumed = run.start(identified, overwrite=spec.overwrite)
     with run.recording_failure():
         write_text(run.spec, dump_yaml("score", run.path.name, spec, resources))
         record_terms(spec, run, members.hashes)
@@ -78,10 +86,29 @@ def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreRes
                 f"going on with {run.path}: {work.manifest.num_rows:,} files as found then"
             )
         report = _score_run(spec, resources, run, work, ingested, members, reporter)
+        if target is not None:
+            publish(run, target)
     run.finish()
     for folder in (run.shards, run.listing):
         shutil.rmtree(folder, ignore_errors=True)  # the tables hold all of it
-    return ScoreResult(run.path, report)
+    return ScoreResult(run.path, report, target)
+
+
+def _place_run(spec: ScoreSpec) -> tuple[RunDir, str | None]:
+    """Returns the folder in which a run works, and the address that it goes to, if any.
+
+    Raises:
+        SpecError: an address that cannot be used, or as the folder of runs.
+    """
+    if spec.out_root is not None and is_address(spec.out_root):
+        raise SpecError(
+            f"out_root is the address {spec.out_root}; expected a folder: give an address as --out"
+        )
+    root = Path(spec.out_root or "runs")
+    if spec.out is not None and is_address(spec.out):
+        check_address(spec.out)
+        return RunDir(work_folder(spec.out, root).absolute()), spec.out
+    return RunDir(Path(spec.out or root / new_run_id("score")).absolute()), None
 
 
 def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:

@@ -6,6 +6,7 @@ compared by its text, and nothing behind it is a link. Only decoding and listing
 to the tables they are roots like any folder.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -35,6 +36,12 @@ class Store(Protocol):
     def read(self, path: str, limits: Limits) -> bytes:
         """Returns a file's bytes once its size is within the limits."""
 
+    def write(self, path: str, data: bytes) -> None:
+        """Writes a file, and the folders above it where the store has such."""
+
+    def remove(self, path: str) -> None:
+        """Removes a file; one that is not there is no error."""
+
 
 class _ArrowStore:
     """One of Arrow's own file systems."""
@@ -55,6 +62,16 @@ class _ArrowStore:
             data: bytes = file.read()
         return data
 
+    def write(self, path: str, data: bytes) -> None:
+        if not isinstance(self._filesystem, fs.S3FileSystem):  # there it would make empty objects
+            self._filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with self._filesystem.open_output_stream(path) as file:
+            file.write(data)
+
+    def remove(self, path: str) -> None:
+        if self._filesystem.get_file_info(path).type == fs.FileType.File:
+            self._filesystem.delete_file(path)
+
 
 class _FsspecStore:
     """One of fsspec's; Arrow's adapter would take a failing network for a missing file."""
@@ -71,6 +88,14 @@ class _FsspecStore:
         limits.check_bytes(self._filesystem.info(path)["size"] or 0)
         data: bytes = self._filesystem.cat_file(path)
         return data
+
+    def write(self, path: str, data: bytes) -> None:
+        self._filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._filesystem.pipe_file(path, data)
+
+    def remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._filesystem.rm_file(path)
 
 
 class RemoteFolder:
@@ -119,6 +144,19 @@ class RemoteFolder:
                 else:
                     name = path.removeprefix(self._base).lstrip("/").encode()
                     yield Found(name, size_bytes, mtime_ns)
+
+    def write(self, path: bytes, data: bytes) -> None:
+        """Writes a file; errors are as the store's library raises them.
+
+        Args:
+            path: relative to the folder.
+            data: the whole file.
+        """
+        self._store.write(f"{self._base}/{path.decode()}", data)
+
+    def remove(self, path: bytes) -> None:
+        """Removes a file if it is there; errors are as the store's library raises them."""
+        self._store.remove(f"{self._base}/{path.decode()}")
 
     def read(self, path: bytes, limits: Limits) -> bytes:
         """Returns the bytes of a file.

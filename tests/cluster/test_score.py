@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import BufferReader
 
 from orchestrator.cluster.ingest import ingest
 from orchestrator.cluster.members import load_members
@@ -15,6 +16,7 @@ from orchestrator.cluster.score import score
 from orchestrator.errors import DataError, SpecError
 from orchestrator.model.bundle import newest_bundle
 from orchestrator.spec import IngestSpec, Resources, ScoreSpec
+from orchestrator.summary import score_summary
 from tests.conftest import Recorder
 from tests.data.s3_server import serve_s3
 
@@ -179,9 +181,14 @@ def test_several_folders_are_one_run(
     assert found == {row["path"]: row["logit"] for row in predictions(scored.run)}
 
 
-def test_objects_of_a_store_score_like_files(
-    scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+def test_objects_of_a_store_score_like_files_and_the_run_is_copied_to_one(
+    scored: Any,
+    trained: SimpleNamespace,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     expected = {row["path"]: row["logit"] for row in predictions(scored.run)}
     with serve_s3() as bucket:
         for path in phantoms.rglob("*.jpeg"):
@@ -189,9 +196,20 @@ def test_objects_of_a_store_score_like_files(
         bucket.objects["in/refused.jpeg"] = b"x"
         bucket.refused.add("in/refused.jpeg")
         spec = ScoreSpec(
-            input=bucket.address("in"), model=str(trained.bundle), out=str(tmp_path / "run")
+            input=bucket.address("in"), model=str(trained.bundle), out=bucket.address("out")
         )
         result = score(spec, ONE, Recorder())
+        with pytest.raises(SpecError, match="is not empty; name another address"):
+            score(spec, ONE, Recorder())
+    copied = {key[4:] for key in bucket.objects if key.startswith("out/")}
+    assert copied == {
+        *("predictions/part-00000.parquet", "manifest.parquet", "rejected.parquet"),
+        *("report.json", "report.html", "spec.yaml", "_SUCCESS"),
+    }
+    assert bucket.puts[-1] == "out/_SUCCESS"
+    table = pq.read_table(BufferReader(bucket.objects["out/predictions/part-00000.parquet"]))
+    assert table.to_pylist() == predictions(result.run)
+    assert f"copied to    {bucket.address('out')}" in score_summary(result)
     assert {row["path"]: row["logit"] for row in predictions(result.run)} == expected
     assert result.report["counts"]["rejected_by_code"] == {"unreadable": 1}
 

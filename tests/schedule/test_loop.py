@@ -749,3 +749,7 @@ def test_the_ledger_of_the_package_is_where_the_loop_looks(tmp_path: Path) -> No
     placed, folder = place_run(job, "a-20260301T010000Z")
     assert folder == Path("runs/a-20260301T010000Z").absolute()
     assert placed.args == {"input": "/x", "out": str(folder)}
+    nightly = job.model_copy(update={"args": {"input": "/x", "out_root": "/p", "only_new": True}})
+    placed, folder = place_run(nightly, "tick")
+    assert folder == Path("/p/tick")
+    assert placed.args == nightly.args | {"out": "/p/tick"}  # the run looks for earlier ones there
