@@ -17,7 +17,6 @@ from orchestrator.cluster.ingest import (
 from orchestrator.cluster.members import Members, load_members
 from orchestrator.cluster.nightly import Work, commit_listed, place_manifest, record_terms
 from orchestrator.cluster.score_stage import ScoreStage, shard_schema
-from orchestrator.cluster.score_tables import finish_tables, write_hashed
 from orchestrator.cluster.session import Session, open_session
 from orchestrator.cluster.shards import Stage, run_shards
 from orchestrator.data.addresses import check_address, is_address
@@ -167,6 +166,9 @@ def _score_run(
     else:
         with open_session(resources) as session:
             _score_shards(spec, run, source, work, members, session, path_key, reporter)
+    # Imported here: pictures and templates take a second, and the first image need not wait.
+    from orchestrator.cluster.score_tables import finish_tables, write_hashed
+
     report = finish_tables(spec, run, work, members, path_key)
     if path_key is not None:
         write_hashed(manifest, run.manifest, path_key)

@@ -20,6 +20,8 @@ from typing import NamedTuple
 from orchestrator.data.limits import rejection
 from orchestrator.errors import DataError
 
+_FOLDERS_KEPT = 4096  # a table may name millions
+
 
 class Found(NamedTuple):
     """One file found, or one thing in the place of a file.
@@ -95,6 +97,8 @@ class Listing:
         real = self._real_folders.get(folder)
         if real is None:
             real = os.path.realpath(os.path.join(self._real_root, folder))
+            if len(self._real_folders) >= _FOLDERS_KEPT:
+                self._real_folders.clear()
             self._real_folders[folder] = real
         if not self._holds(real):
             return _rejected(path, "link_outside_root", "A folder of the path is a link out of it")

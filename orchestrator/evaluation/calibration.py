@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from orchestrator.errors import DataError, SpecError
@@ -90,6 +89,9 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
         value = np.mean(np.logaddexp(0.0, score) - targets * score)
         error = expit(score) - targets
         return float(value), np.array([np.mean(error * scaled), np.mean(error)])
+
+    # Imported here: it takes half a second, and scoring, which applies what was fitted, needs none.
+    from scipy.optimize import minimize
 
     start = np.array([1.0, np.log((num_positive + 1) / (num_negative + 1))])
     bounds = [(_MIN_SLOPE, _MAX_SLOPE), (None, None)]

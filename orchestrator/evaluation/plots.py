@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.evaluation.metrics import Confusion
@@ -88,6 +87,8 @@ def roc(
     Returns:
         One <svg> element.
     """
+    from sklearn.metrics import roc_curve  # a second, which reports without labels save
+
     false_rate, true_rate, _ = roc_curve(labels, probabilities)
     point = (
         confusion.fp / (confusion.fp + confusion.tn),
@@ -117,6 +118,8 @@ def precision_recall(
     Returns:
         One <svg> element.
     """
+    from sklearn.metrics import precision_recall_curve
+
     precision, recall, _ = precision_recall_curve(labels, probabilities)
     prevalence = float(np.mean(np.asarray(labels) == 1))
     called = confusion.tp + confusion.fp
