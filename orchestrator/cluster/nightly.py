@@ -22,6 +22,7 @@ from orchestrator.data.manifest import (
     StoredManifest,
     iter_shards,
     open_manifest_file,
+    rewrite_manifest,
     write_listed,
 )
 from orchestrator.data.parts import part_path, write_part
@@ -101,8 +102,6 @@ def place_manifest(
 
 def copy_manifest(folder: Path, path: Path) -> None:
     """Copies the manifest of an ingested data set, whole or not at all."""
-    from orchestrator.data.manifest import rewrite_manifest
-
     rewrite_manifest(open_manifest_file(folder / "manifest.parquet"), path, lambda table: table)
 
 

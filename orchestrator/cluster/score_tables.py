@@ -1,7 +1,7 @@
 """The tables and the report of a scoring run, made of its committed shards one at a time."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def finish_tables(
     predictions = schema.predictions_schema(len(members.bundles))
     tally = Tally(members.threshold.value)
     before = {"scored_before": 0, "rejected_before": 0}
-    with _rejected_writer(run.rejected) as rejections, known_writer(run.known) as add_known:
+    known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
+    with _rejected_writer(run.rejected) as rejections, known_table as add_known:
         for row in iter_known(work.known):
             before["scored_before" if row["code"] is None else "rejected_before"] += 1
             add_known(row if path_key is None else _hash_path(row, path_key))
@@ -58,7 +59,8 @@ def finish_tables(
             with atomic_path(run.predictions / f"part-{shard:05d}.parquet") as temporary:
                 pq.write_table(scored.select(predictions.names), temporary)
             bad = table.filter(rejected).select(schema.REJECTED.names)
-            rejections.write_table(bad)
+            if bad.num_rows:
+                rejections.write_table(bad)
             for row in table.filter(known).to_pylist():
                 before["scored_before"] += 1
                 add_known(_known_by_content(row))
@@ -66,8 +68,6 @@ def finish_tables(
         if not work.manifest.num_shards:  # readers of a data set want one file at least
             with atomic_path(run.predictions / "part-00000.parquet") as temporary:
                 pq.write_table(predictions.empty_table(), temporary)
-    if not spec.only_new:
-        run.known.unlink()
     found = work.manifest.num_rows + work.num_known
     report = _write_report(spec, run, tally, found, before, members)
     fraction = tally.num_rejected / max(found, 1)

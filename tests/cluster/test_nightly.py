@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import orchestrator.cluster.score as scoring
-from orchestrator.cluster.score import score
-from orchestrator.errors import ClusterError, DataError
+from orchestrator.cluster.score import open_ingested_input, score
+from orchestrator.errors import ClusterError, DataError, SpecError
 from orchestrator.run_dir import RunDir
 from orchestrator.spec import Resources, ScoreSpec
 from orchestrator.summary import score_summary
@@ -234,3 +234,21 @@ def test_terms_are_recorded_for_later_runs(night: Night) -> None:
     assert status["terms"]["models"] == [result.report["model"]["sha256"]]
     assert status["terms"]["precision"] == "f32"
     assert status["limits"]["max_bytes"] is None
+
+
+def test_an_ingested_data_set_has_no_nights(tmp_path: Path) -> None:
+    described = {"schema_version": 1, "size_px": 64, "num_shards": 1}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    spec = ScoreSpec(input=str(tmp_path), out_root=str(tmp_path / "runs"), only_new=True)
+    with pytest.raises(DataError, match="scored alone and without only_new: name folders"):
+        open_ingested_input(spec, 64)
+    with pytest.raises(DataError, match="holds images of 64 px and the model takes 32 px"):
+        open_ingested_input(spec.model_copy(update={"only_new": False}), 32)
+
+
+def test_an_address_is_no_folder_of_runs(trained: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    fields = {"input": str(tmp_path), "model": str(trained.bundle)}
+    spec = ScoreSpec(out_root="s3://bucket/runs", only_new=True, **fields)
+    with pytest.raises(SpecError, match=r"out_root is the address s3.*give an address as --out"):
+        score(spec, ONE, Recorder())
