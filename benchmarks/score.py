@@ -1,10 +1,16 @@
 """Scoring, end to end, against stock Keras, Ray Data's pattern and the bare engine.
 
-All four score the same JPEG files with the same B5 (random weights: speed does not depend on them),
-in turn, in one run; the table gives medians and ratios. Start-up (Ray, imports, loading the model)
-is left out of all four and shown apart.
+All score the same JPEG files with the same untrained network (speed does not depend on weights), in
+turn, each in a process of its own; the tables give medians over the rounds and the medians of the
+ratios within a round. Start-up (Ray, imports, loading the model, the first call) is left out of all
+and shown apart. Keras runs the model as it is saved, in float32, whatever the precision of the
+product. The ceiling is what the engine and the decoder allow on the same cores, one after the
+other, with the seconds that the product took for tables and report.
 
     python -m benchmarks.score --images 1000 --rounds 5
+    python -m benchmarks.score --images 1000 --rounds 5 --precision bf16
+    python -m benchmarks.score --images 200 --rounds 5 --size 456
+    python -m benchmarks.score --images 1000 --rounds 5 --backbone efficientnet-lite0 --size 224
 """
 
 import argparse
@@ -22,6 +28,7 @@ from typing import Any
 
 SOURCE = Path(__file__).parent.parent.parent / "shared" / "data" / "fullres"
 BATCH = 32
+Timed = dict[str, float]
 
 
 def make_images(source: Path, folder: Path, count: int) -> None:
@@ -64,16 +71,16 @@ def make_bundle(folder: Path, backbone: str, size_px: int) -> None:
     bundle.write_bundle(folder, network, info)
 
 
-def time_product(images: Path, model: Path, size_px: int, precision: str) -> dict[str, float]:
+def time_product(images: Path, model: Path, size_px: int, precision: str) -> Timed:
     """The product: decode, predict, Parquet, report."""
     from orchestrator.cluster.score import score
     from orchestrator.cluster.session import open_session
     from orchestrator.spec import Resources, ScoreSpec
 
     class Clock:
-        """Notes when the first shard came back."""
+        """Notes when the first shard came back and when the last one did."""
 
-        first = 0.0
+        first = last = 0.0
         first_count = 0
 
         def say(self, line: str) -> None: ...
@@ -84,29 +91,38 @@ def time_product(images: Path, model: Path, size_px: int, precision: str) -> dic
             if not self.first:
                 self.first, self.first_count = time.perf_counter(), count
 
-        def end(self) -> None: ...
+        def end(self) -> None:
+            self.last = time.perf_counter()
 
+    started = time.perf_counter()
     with open_session(Resources()), tempfile.TemporaryDirectory() as out:
         clock = Clock()
-        started = time.perf_counter()
-        spec = ScoreSpec(input=str(images), model=str(model), out=f"{out}/run", precision=precision)
+        count = sum(1 for _ in images.rglob("*.jpeg"))
+        spec = ScoreSpec(
+            input=str(images),
+            model=str(model),
+            out=f"{out}/run",
+            precision=precision,
+            shard_rows=min(256, count // 4),
+        )
         report = score(spec, Resources(), clock).report
         ended = time.perf_counter()
-    found = report["counts"]["scored"]
-    # From the first shard's end on, everything is steady: its images are left out of the count.
+    scored = report["counts"]["scored"] - clock.first_count
+    # From the first shard's end on, everything is steady: its images are left out of the count, and
+    # so is their share of the tables.
+    tables_s = (ended - clock.last) * scored / report["counts"]["scored"]
     return {
-        "images_per_s": (found - clock.first_count) / (ended - clock.first),
+        "images_per_s": scored / (clock.last - clock.first + tables_s),
         "startup_s": clock.first - started,
+        "tables_s": ended - clock.last,
     }
 
 
-def time_keras(images: Path, model: Path, size_px: int, precision: str) -> dict[str, float]:
+def time_keras(images: Path, model: Path, size_px: int, precision: str) -> Timed:
     """Stock Keras: `image_dataset_from_directory` and `model.predict`."""
     started = time.perf_counter()
     import keras
 
-    if precision == "bf16":
-        keras.config.set_dtype_policy("mixed_bfloat16")
     network = keras.saving.load_model(model / "model.keras", compile=False)
     files = keras.utils.image_dataset_from_directory(
         images,
@@ -126,7 +142,7 @@ def time_keras(images: Path, model: Path, size_px: int, precision: str) -> dict[
     }
 
 
-def time_ray_data(images: Path, model: Path, size_px: int, precision: str) -> dict[str, float]:
+def time_ray_data(images: Path, model: Path, size_px: int, precision: str) -> Timed:
     """Ray Data's documented pattern: `read_images`, `map_batches` with a class, `write_parquet`."""
     from orchestrator.cluster.session import open_session
     from orchestrator.spec import Resources
@@ -138,7 +154,7 @@ def time_ray_data(images: Path, model: Path, size_px: int, precision: str) -> di
             self.network = keras.saving.load_model(model / "model.keras", compile=False)
 
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-            pixels = batch["image"].mean(axis=-1, keepdims=True)
+            pixels = batch["image"][..., None]
             return {
                 "path": batch["path"],
                 "probability": self.network.predict_on_batch(pixels)[:, 0],
@@ -149,7 +165,7 @@ def time_ray_data(images: Path, model: Path, size_px: int, precision: str) -> di
 
         def run(folder: Path, target: str) -> None:
             data = ray.data.read_images(
-                str(folder), size=(size_px, size_px), mode="RGB", include_paths=True
+                str(folder), size=(size_px, size_px), mode="L", include_paths=True
             )
             data.map_batches(
                 Predictor, batch_size=BATCH, compute=ray.data.ActorPoolStrategy(size=1)
@@ -164,12 +180,12 @@ def time_ray_data(images: Path, model: Path, size_px: int, precision: str) -> di
         run(images, f"{out}/all")
         seconds = time.perf_counter() - started
         count = ray.data.read_parquet(f"{out}/all").count()
-    # Its actor loads the model anew in each run: that start-up is left out as it is elsewhere.
-    return {"images_per_s": count / max(seconds - startup, 1e-9), "startup_s": startup}
+    # Its actor loads the model anew in each run: that start-up, a batch included, is left out.
+    return {"images_per_s": (count - BATCH) / (seconds - startup), "startup_s": startup}
 
 
-def time_engine(images: Path, model: Path, size_px: int, precision: str) -> dict[str, float]:
-    """The engine alone on decoded arrays: the ceiling of the product."""
+def time_engine(images: Path, model: Path, size_px: int, precision: str) -> Timed:
+    """The engine alone on decoded arrays, and the machine's rate of matrix products."""
     import numpy as np
 
     from orchestrator.model.engine import load_engine
@@ -177,37 +193,128 @@ def time_engine(images: Path, model: Path, size_px: int, precision: str) -> dict
     count = sum(1 for _ in images.rglob("*.jpeg"))
     pixels = np.random.default_rng(0).integers(0, 256, (count, size_px, size_px), dtype=np.uint8)
     started = time.perf_counter()
-    engine = load_engine(model, "openvino", os.cpu_count(), precision, batch_size=BATCH)
+    engine = load_engine(model, "openvino", os.cpu_count(), precision)
     engine.logits(pixels[:BATCH])
     loaded = time.perf_counter()
     engine.logits(pixels)
+    images_per_s = count / (time.perf_counter() - loaded)
     return {
-        "images_per_s": count / (time.perf_counter() - loaded),
+        "images_per_s": images_per_s,
         "startup_s": loaded - started,
+        "gflop": count_operations(model) / 1e9,
+        "peak_gflop_per_s": measure_peak(precision) / 1e9,
     }
 
 
-PEERS: dict[str, Callable[[Path, Path, int, str], dict[str, float]]] = {
+def count_operations(model: Path) -> int:
+    """Returns the multiplications and additions of one image's convolutions and dense layers."""
+    import math
+
+    import openvino
+
+    network = openvino.Core().read_model(model / "openvino.xml")
+    size_px = network.input(0).partial_shape[1].get_length()
+    network.reshape([1, size_px, size_px])
+    count = 0
+    for node in network.get_ops():
+        kind = node.get_type_name()
+        if kind not in ("Convolution", "GroupConvolution", "MatMul"):
+            continue
+        weights = list(node.input(1).get_shape())
+        outputs = math.prod(node.output(0).get_shape())
+        if kind == "MatMul":
+            each = list(node.input(0).get_shape())[-1]
+        else:  # [groups,] outputs, inputs, height, width
+            each = math.prod(weights[2 if kind == "GroupConvolution" else 1 :])
+        count += 2 * outputs * each
+    return count
+
+
+def measure_peak(precision: str) -> float:
+    """Returns the operations a second of a product of large matrices, the best of ten."""
+    import numpy as np
+    import openvino
+    from openvino import opset13
+
+    size = 4096
+    values = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
+    left = opset13.parameter([size, size], np.float32)
+    network = openvino.Model([opset13.matmul(left, opset13.constant(values), False, False)], [left])
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": os.cpu_count()}
+    request = openvino.Core().compile_model(network, "CPU", settings).create_infer_request()
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        request.infer([values], share_inputs=True)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def time_decoder(images: Path, model: Path, size_px: int, precision: str) -> Timed:
+    """The product's decoding processes alone."""
+    from orchestrator.data.decoders import DecoderPool
+    from orchestrator.data.file_decoder import FileDecoder
+    from orchestrator.data.images import Limits
+
+    files = [path.relative_to(images) for path in images.rglob("*.jpeg")]
+    started = time.perf_counter()
+    decoder = FileDecoder((os.fsencode(images),), size_px, Limits(), None)
+    pool = DecoderPool(decoder, os.cpu_count() or 1, 60.0)
+    for future in [pool.submit((0, os.fsencode(path))) for path in files[:BATCH]]:
+        future.result()
+    loaded = time.perf_counter()
+    for future in [pool.submit((0, os.fsencode(path))) for path in files]:
+        future.result()
+    ended = time.perf_counter()
+    pool.close()
+    return {"images_per_s": len(files) / (ended - loaded), "startup_s": loaded - started}
+
+
+def time_first(images: Path, model: Path, size_px: int, precision: str) -> Timed:
+    """The command from a cold start to its first committed prediction, on eight images."""
+    main = "from orchestrator.cli import main; main()"
+    with tempfile.TemporaryDirectory() as scratch:
+        few, run = Path(scratch, "few"), Path(scratch, "run")
+        make_images(images, few, 8)
+        words = ["score", str(few), "--model", str(model), "--precision", precision, "--out"]
+        started = time.perf_counter()
+        command = subprocess.Popen(
+            [sys.executable, "-c", main, *words, str(run)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not list(run.glob("_shards/part-*")) and command.poll() is None:
+            time.sleep(0.01)
+        first = time.perf_counter() - started
+        if command.wait():
+            sys.exit("the command failed")
+        seconds = time.perf_counter() - started
+    return {"images_per_s": 8 / seconds, "startup_s": first}
+
+
+PEERS: dict[str, Callable[[Path, Path, int, str], Timed]] = {
     "product": time_product,
     "keras": time_keras,
     "ray_data": time_ray_data,
     "engine": time_engine,
+    "decoder": time_decoder,
+    "first": time_first,
 }
 
 
-def run_peer(peer: str, options: argparse.Namespace, images: Path, model: Path) -> dict[str, float]:
+def run_peer(peer: str, options: argparse.Namespace, images: Path, model: Path) -> Timed:
     """Times one peer in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.score", "--peer", peer, "--folder", str(images)]
     command += ["--model", str(model), "--size", str(options.size), "--precision"]
     done = subprocess.run([*command, options.precision], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{peer} failed:\n{done.stderr[-2000:]}")
-    timed: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    timed: Timed = json.loads(done.stdout.strip().splitlines()[-1])
     return timed
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -215,41 +322,72 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=150)
     parser.add_argument("--precision", default="f32", choices=("f32", "bf16"))
     parser.add_argument("--source", type=Path, default=SOURCE)
+    parser.add_argument("--peers", default=",".join(PEERS), help="separated by commas")
+    parser.add_argument("--model", type=Path, help="a bundle to use; made otherwise")
     parser.add_argument("--peer", choices=PEERS, help="time this one alone and print JSON")
     parser.add_argument("--folder", type=Path, help="with --peer: the images")
-    parser.add_argument("--model", type=Path, help="with --peer: the bundle")
     options = parser.parse_args()
     if options.peer:
         timed = PEERS[options.peer](options.folder, options.model, options.size, options.precision)
         print(json.dumps(timed))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        images, model = Path(scratch, "images"), Path(scratch, "model")
+        images, model = Path(scratch, "images"), options.model or Path(scratch, "model")
         make_images(options.source, images, options.images)
-        make_bundle(model, options.backbone, options.size)
-        timed_by: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
+        if options.model is None:
+            make_bundle(model, options.backbone, options.size)
+        timed_by: dict[str, list[Timed]] = {peer: [] for peer in options.peers.split(",")}
         for _ in range(options.rounds):
             for peer, timed in timed_by.items():
                 timed.append(run_peer(peer, options, images, model))
-    print_table(options, timed_by)
+                print(f"{peer}: {timed[-1]}", file=sys.stderr, flush=True)
+    print_rates(options, timed_by)
+    print_stages(options, timed_by)
 
 
-def print_table(options: argparse.Namespace, timed_by: dict[str, list[dict[str, float]]]) -> None:
+def median(timed_by: dict[str, list[Timed]], peer: str, name: str) -> float:
+    """Returns a figure's median over the rounds, not a number where the peer did not run."""
+    values = [one[name] for one in timed_by.get(peer, [])]
+    return statistics.median(values) if values else float("nan")
+
+
+def print_rates(options: argparse.Namespace, timed_by: dict[str, list[Timed]]) -> None:
     """Prints medians and the ratio of the product to each peer, paired by round."""
     print(
         f"{options.backbone} at {options.size} px, {options.precision}, {options.images} images, "
         f"{os.cpu_count()} cores, medians of {options.rounds}"
     )
     print(f"{'':<10}{'images/s':>10}{'start-up s':>12}{'product / it':>14}")
-    for peer, timed in timed_by.items():
-        rates = [one["images_per_s"] for one in timed]
-        pairs = zip(timed_by["product"], timed, strict=True)
+    for peer in ("product", "keras", "ray_data", "engine", "decoder"):
+        if peer not in timed_by:
+            continue
+        pairs = zip(timed_by.get("product", []), timed_by[peer], strict=False)
         ratios = [product["images_per_s"] / one["images_per_s"] for product, one in pairs]
-        startup = statistics.median(one["startup_s"] for one in timed)
         print(
-            f"{peer:<10}{statistics.median(rates):>10.1f}{startup:>12.1f}"
-            f"{statistics.median(ratios):>14.2f}"
+            f"{peer:<10}{median(timed_by, peer, 'images_per_s'):>10.1f}"
+            f"{median(timed_by, peer, 'startup_s'):>12.1f}"
+            f"{statistics.median(ratios) if ratios else float('nan'):>14.2f}"
         )
+
+
+def print_stages(options: argparse.Namespace, timed_by: dict[str, list[Timed]]) -> None:
+    """Prints seconds of each stage, the ceiling they allow, and the share of the machine's peak."""
+    decode_s = options.images / median(timed_by, "decoder", "images_per_s")
+    infer_s = options.images / median(timed_by, "engine", "images_per_s")
+    tables_s = median(timed_by, "product", "tables_s")
+    ceiling = options.images / (decode_s + infer_s + tables_s)
+    peak = median(timed_by, "engine", "peak_gflop_per_s")
+    gflop = median(timed_by, "engine", "gflop")
+    print(
+        f"stages, s: decode {decode_s:.1f}, inference {infer_s:.1f}, tables and report "
+        f"{tables_s:.1f}; together {ceiling:.1f} images/s: "
+        f"{ceiling / median(timed_by, 'keras', 'images_per_s'):.2f} x keras, "
+        f"{ceiling / median(timed_by, 'engine', 'images_per_s'):.2f} x engine"
+    )
+    for peer in ("engine", "product", "keras"):
+        share = median(timed_by, peer, "images_per_s") * gflop / peak
+        print(f"share of the peak of a matrix product ({peak:,.0f} GFLOP/s), {peer}: {share:.0%}")
+    print(f"first prediction of a cold command: {median(timed_by, 'first', 'startup_s'):.1f} s")
 
 
 if __name__ == "__main__":
