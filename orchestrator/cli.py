@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator import __version__
+from orchestrator.cluster_cli import app as cluster_app
 from orchestrator.errors import OrchestratorError, SpecError
 from orchestrator.schedule_cli import app as schedule_app
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     help="Batch cluster jobs for chest X-ray pneumonia classification. Research use only.",
 )
 app.add_typer(schedule_app, name="schedule")
+app.add_typer(cluster_app, name="cluster")
 
 _LIMITS = "Limits on one input file"
 _CLUSTER = "Cluster"
