@@ -199,7 +199,8 @@ def _score_run(
     elif spec.patient_key_file is None:
         forget_hashed_patients(run.shards, source.num_shards)
     path_key = key if spec.hash_paths else None
-    with open_session(resources) as session:
+    reads = [Path(spec.input), Path(str(spec.model))]
+    with open_session(resources, reads=reads, writes=[run.path]) as session:
         _score_shards(spec, run, source, info, session, path_key, reporter)
     report = finish_tables(spec, run, manifest, source.num_shards, info)
     if path_key is not None:

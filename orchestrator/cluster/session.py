@@ -8,11 +8,12 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.nodes import check_nodes
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.spec import Resources
 
@@ -44,7 +45,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(resources: Resources, address: str | None = None) -> Iterator[Session]:
+def open_session(
+    resources: Resources,
+    address: str | None = None,
+    *,
+    reads: Sequence[Path] = (),
+    writes: Sequence[Path] = (),
+) -> Iterator[Session]:
     """Connects to Ray, or starts a local one, and yields what the command may use.
 
     A Ray that this process is already connected to is used as it is and left running.
@@ -52,20 +59,25 @@ def open_session(resources: Resources, address: str | None = None) -> Iterator[S
     Args:
         resources: what the job asks for.
         address: a cluster's address; `RAY_ADDRESS` otherwise, and a local Ray without either.
+        reads: what workers read; every node of a cluster must see it.
+        writes: folders that workers write to, present already.
 
     Yields:
         The session.
 
     Raises:
-        ClusterError: the cluster does not answer.
+        ClusterError: the cluster does not answer, or a node has other code or other storage.
         SpecError: the request is more than the cluster can ever give.
     """
     import ray
 
     ours = not ray.is_initialized()
+    address = address or os.environ.get("RAY_ADDRESS")
     if ours:
-        connect(address or os.environ.get("RAY_ADDRESS"))
+        connect(address)
     try:
+        if address or len(node_resources()) > 1:
+            check_nodes(reads, writes)
         yield plan_workers(resources, node_resources())
     finally:
         if ours:

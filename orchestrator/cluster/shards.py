@@ -21,6 +21,7 @@ from orchestrator.data.parts import part_path, write_part
 from orchestrator.errors import ClusterError, OrchestratorError
 
 _MAX_ATTEMPTS = 3
+_STARTING = -1  # in place of a shard: the first call of a worker
 
 
 class Stage(Protocol):
@@ -81,6 +82,10 @@ class _Worker:
         self._out = out
         self._stage: Stage | None = None
 
+    def ready(self) -> ShardDone:
+        """Answers once the worker has its place in the cluster."""
+        return ShardDone(_STARTING, 0, 0, 0.0)
+
     def run(self, shard: int) -> ShardDone:
         """Computes one shard and commits its file."""
         started = time.perf_counter()
@@ -108,25 +113,37 @@ class _Pool:
 
         waiting = deque(shards)
         busy: dict[Any, tuple[Any, int]] = {}
-        idle = [self._start() for _ in range(min(self.session.num_workers, len(waiting)))]
-        workers = set(idle)
+        starting: dict[Any, Any] = {}
+        workers: set[Any] = set()
+        idle: list[Any] = []
+        wanted = min(self.session.num_workers, len(waiting))
         try:
             while waiting or busy:
+                while len(workers) < wanted:
+                    worker = self._start()
+                    workers.add(worker)
+                    starting[worker.ready.remote()] = worker
                 while waiting and idle:
                     worker, shard = idle.pop(), waiting.popleft()
                     busy[worker.run.remote(shard)] = (worker, shard)
-                done, _ = ray.wait(list(busy), num_returns=1)
+                done, _ = ray.wait([*busy, *starting], num_returns=1)
                 for reference in done:
-                    worker, shard = busy.pop(reference)
+                    # A shard is given to no worker that has not answered: after the loss of a node
+                    # there may be no room for it until another node joins.
+                    if reference in starting:
+                        worker, shard = starting.pop(reference), _STARTING
+                    else:
+                        worker, shard = busy.pop(reference)
                     result = self._collect(reference, shard)
                     if result is None:  # the process is gone: another one takes the shard
                         workers.discard(worker)
-                        worker = self._start()
-                        workers.add(worker)
-                        waiting.appendleft(shard)
+                        waiting.extendleft([] if shard == _STARTING else [shard])
+                        continue
+                    idle.append(worker)
+                    if shard == _STARTING:
+                        self.attempts.pop(_STARTING, None)
                     else:
                         on_done(result)
-                    idle.append(worker)
         finally:
             for worker in workers:
                 ray.kill(worker)
@@ -160,8 +177,9 @@ class _Pool:
         except ray.exceptions.RayError as error:
             self.attempts[shard] = self.attempts.get(shard, 0) + 1
             if self.attempts[shard] >= _MAX_ATTEMPTS:
+                name = "a worker" if shard == _STARTING else f"the worker of shard {shard}"
                 raise ClusterError(
-                    f"the worker of shard {shard} died {_MAX_ATTEMPTS} times "
+                    f"{name} died {_MAX_ATTEMPTS} times "
                     f"({str(error).strip().splitlines()[0]}); committed shards are kept: give the "
                     "workers more memory or fewer threads, and run the same command again"
                 ) from error
