@@ -1,57 +1,9 @@
-"""`orchestrator cluster`: launcher files checked, Kubernetes manifests made.
-
-A part of the command line, mounted by `cli.py`; its rules are the same.
-"""
-
-import json
-import sys
-from pathlib import Path
-from typing import Annotated
+"""`orchestrator cluster`: clusters to run on. A part of the command line, mounted by `cli.py`."""
 
 import typer
 
-from orchestrator.errors import SpecError
+from orchestrator.launcher_cli import check, kuberay
 
-app = typer.Typer(no_args_is_help=True, help="Clusters to run on: launcher files, Kubernetes.")
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-
-@app.command()
-def check(
-    file: Annotated[Path, typer.Argument(help="Ray cluster launcher file.")] = Path("cluster.yaml"),
-    jobs: Annotated[
-        Path | None,
-        typer.Option(
-            "--jobs", help="Folder of the jobs it is to run; jobs beside FILE otherwise, if any."
-        ),
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Find what is wrong with a launcher file before `ray up` does, or does not; exit code 2."""
-    from orchestrator.cluster.launcher import load_launcher
-    from orchestrator.cluster.launcher_checks import check_launcher
-
-    if jobs is not None and not jobs.is_dir():
-        raise SpecError(f"--jobs {jobs} is no folder; name the folder of job files")
-    beside = file.parent / "jobs"
-    folder = jobs or (beside if beside.is_dir() else None)
-    found = check_launcher(load_launcher(file), folder)
-    if as_json:
-        body = {
-            "file": str(file),
-            "faults": [vars(finding) for finding in found.faults],
-            "notes": [vars(finding) for finding in found.notes],
-        }
-        sys.stdout.write(json.dumps(body, indent=2) + "\n")
-    else:
-        for finding in found.faults:
-            sys.stdout.write(f"error: {finding.line()}\n")
-        for finding in found.notes:
-            sys.stdout.write(f"to fill in: {finding.line()}\n")
-        verdict = f"{len(found.faults)} faults" if found.faults else "no fault"
-        if found.notes:
-            verdict += f", {len(found.notes)} to fill in before `ray up`"
-        sys.stdout.write(f"{file}: {verdict}\n")
-    if found.faults:
-        raise typer.Exit(2)
+app = typer.Typer(no_args_is_help=True, help="The cluster that jobs run on.")
+app.command()(check)
+app.command()(kuberay)
