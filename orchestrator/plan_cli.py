@@ -114,13 +114,10 @@ def _machines(nodes: "Nodes") -> str:
 
 
 def _size(num_bytes: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if num_bytes < 1024:
-            break
-        num_bytes = -(-num_bytes // 1024)
-    else:
-        unit = "GiB"
-    return f"{num_bytes:,} {unit}"
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if num_bytes >= 1024**power:
+            return f"{num_bytes / 1024**power:,.1f} {unit}"
+    return f"{num_bytes} B"
 
 
 def _print_json(nodes: "Nodes", plans: list["JobPlan"]) -> None:

@@ -26,11 +26,12 @@ _MANIFEST_ROW = 116
 _INGESTED_ROW = 300  # besides the pixels
 
 # A process: its packages, its weights twice (as read and as compiled), and for every pixel of a
-# batch the network's intermediate results. EfficientNet-Lite0 at 224 px and B5 at 150 px took 120
-# and 185 bytes a pixel in batches of 32 and 128.
-_OPENVINO_BASE = 300 * MIB
-_BYTES_PER_PIXEL = 200
-_TENSORFLOW_BASE = 900 * MIB
+# batch the network's intermediate results. OpenVINO took 120 bytes a pixel with EfficientNet-Lite0
+# at 224 px, 185 with B5 at 150 px and 145 at 456 px; TensorFlow 300 with B5 at 150 px, and 1,370
+# where Lite0 was trained whole at 224 px.
+_OPENVINO_BASE, _OPENVINO_PIXEL = 300 * MIB, 200
+_TENSORFLOW_BASE, _TENSORFLOW_PIXEL = 850 * MIB, 300
+_TRAINED_PIXEL = 2000
 
 # Parameters of each backbone without its head, and features it gives.
 BACKBONES: dict[str, tuple[int, int]] = {
@@ -189,13 +190,16 @@ def predict_training(
 def _engine_memory(
     weights: int, batch: int, size: int, found: Found, session: Session | None
 ) -> Prediction:
-    """Memory of one worker that runs a network over images."""
+    """Memory of one worker that runs a network over images; on a GPU the network takes its own."""
     threads = session.threads_per_worker if session else 1
     decoding = 10 * threads * found.largest_bytes if found.size_px is None else 0
-    total = _OPENVINO_BASE + 2 * weights + batch * size * size * _BYTES_PER_PIXEL + decoding
+    base, pixel = _OPENVINO_BASE, _OPENVINO_PIXEL
+    if session and session.gpus_per_worker:
+        base, pixel = _TENSORFLOW_BASE, _TENSORFLOW_PIXEL
+    total = base + 2 * weights + batch * size * size * pixel + decoding
     basis = (
-        f"{_OPENVINO_BASE // MIB} MiB, twice {weights / MIB:.0f} MiB of weights, {batch} images x "
-        f"{size} x {size} x {_BYTES_PER_PIXEL} B"
+        f"{base // MIB} MiB, twice {weights / MIB:.0f} MiB of weights, {batch} images x "
+        f"{size} x {size} x {pixel} B"
     )
     if decoding:
         basis += f", {threads} threads x 10 x the largest file"
@@ -204,17 +208,17 @@ def _engine_memory(
 
 def _trainer_memory(spec: Any, features: int, weights: int) -> Prediction:
     """Memory of a process that trains a head, or the network."""
-    on_images = not features or getattr(spec, "finetune", "none") != "none"
+    whole = getattr(spec, "finetune", "none") != "none"
     total, basis = _TENSORFLOW_BASE + features, f"{_TENSORFLOW_BASE // MIB} MiB"
     if features:
         basis += f", {features / MIB:.0f} MiB of features"
-    if on_images:
-        # Weights, gradients, two moments and an average; results of the forward pass are kept.
-        batch = spec.batch_size * spec.image_size**2 * 8 * _BYTES_PER_PIXEL
-        total += 5 * weights + batch
+    if whole or not features:
+        # Trained: weights, gradients, two moments and an average; forward results are kept.
+        copies, pixel = (5, _TRAINED_PIXEL) if whole else (2, _TENSORFLOW_PIXEL)
+        total += copies * weights + spec.batch_size * spec.image_size**2 * pixel
         basis += (
-            f", five times {weights / MIB:.0f} MiB of weights, {spec.batch_size} images x "
-            f"{spec.image_size} x {spec.image_size} x {8 * _BYTES_PER_PIXEL} B"
+            f", {copies} x {weights / MIB:.0f} MiB of weights, {spec.batch_size} images x "
+            f"{spec.image_size} x {spec.image_size} x {pixel} B"
         )
     return Prediction("memory of a training process", total, basis)
 

@@ -3,10 +3,12 @@
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeAlias
@@ -15,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from orchestrator.cluster.nodes import _Answer, _code, _compare, _look
+from orchestrator.errors import ClusterError
 from tests.cluster.nodes import Nodes, open_nodes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -111,6 +115,29 @@ def check_scored(driver: Driver, folder: Path, run: Path) -> None:
     assert (run / "_SUCCESS").exists()
 
 
+def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
+    present, absent = tmp_path / "present", tmp_path / "absent" / ".tmp-0-shared"
+    present.touch()
+    assert _look([str(present)], [str(present)]).lacking == []
+    answer = _look([str(present), str(tmp_path / "gone")], [str(present), str(absent)])
+    assert answer.lacking == [str(tmp_path / "gone"), str(absent.parent)]
+    with pytest.raises(ClusterError, match=r"the node 10\.1\.2\.3 does not see .*gone, or may not"):
+        _compare("the node 10.1.2.3", answer, _code())
+
+
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [("cluster/score.py", "another hash"), ("keras", "3.14.0")],
+)
+def test_a_node_with_another_version_is_named(part: str, content: str) -> None:
+    own = _code()
+    assert part in own
+    _compare("the node 10.1.2.3", _Answer(dict(own), []), own)
+    _compare("the node 10.1.2.3", _Answer({k: v for k, v in own.items() if k != part}, []), own)
+    with pytest.raises(ClusterError, match=rf"10\.1\.2\.3 has another version .*\({part}\)"):
+        _compare("the node 10.1.2.3", _Answer(own | {part: content}, []), own)
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_score_goes_on_when_a_node_dies(
@@ -144,3 +171,71 @@ def test_score_goes_on_on_a_node_that_joins(
         assert driver.poll() is None
         nodes.tell("add")
         check_scored(driver, large, run)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_node_with_another_version_ends_a_command_at_once(
+    trained: SimpleNamespace,
+    large: Path,
+    env: dict[str, str],
+    orchestrate: Orchestrate,
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "orchestrator", other / "orchestrator")
+    with (other / "orchestrator" / "model" / "views.py").open("a") as module:
+        module.write("\n# another version\n")
+    run = tmp_path / "run"
+    with open_nodes(env, others=1) as nodes:
+        nodes.tell(f"add PYTHONPATH={other}")
+        driver = orchestrate(nodes, *score_arguments(trained, large, run))
+        _, errors = driver.communicate(timeout=PATIENCE_S)
+    assert driver.returncode == ClusterError.exit_code
+    assert "has another version of this program (model/views.py)" in errors
+    assert not (run / "_SUCCESS").exists()
+    assert not list(run.glob(".tmp-*"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("features", ["cached", "live"])
+def test_train_passes_on_several_nodes(
+    features: str,
+    phantoms: Path,
+    env: dict[str, str],
+    orchestrate: Orchestrate,
+    tmp_path: Path,
+) -> None:
+    arguments = ["train", str(phantoms), "--backbone", "tiny", "--weights", "none"]
+    arguments += ["--image-size", "64", "--epochs", "2", "--features", features, "--json"]
+    # Ray Train's controller takes a place, too.
+    arguments += ["--workers", "2", "--cpus-per-worker", "1", "--out", str(tmp_path / "model")]
+    with open_nodes(env, others=2) as nodes:
+        driver = orchestrate(nodes, *arguments)
+        output, errors = driver.communicate(timeout=PATIENCE_S * 2)
+    assert driver.returncode == 0, errors
+    report = json.loads(output)
+    assert Path(report["bundle"]) == tmp_path / "model"
+    assert (tmp_path / "model" / "bundle.json").exists()
+    assert (Path(report["run"]) / "_SUCCESS").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_tune_passes_on_several_nodes(
+    phantoms: Path, env: dict[str, str], orchestrate: Orchestrate, tmp_path: Path
+) -> None:
+    if find_spec("orchestrator.cluster.tune") is None:
+        pytest.skip("there is no orchestrator.cluster.tune yet")
+    arguments = ["tune", str(phantoms), "--backbone", "tiny", "--weights", "none"]
+    arguments += ["--image-size", "64", "--epochs", "2", "--trials", "3", "--json"]
+    arguments += ["--workers", "2", "--cpus-per-worker", "1", "--out", str(tmp_path / "tuned")]
+    with open_nodes(env, others=2) as nodes:
+        driver = orchestrate(nodes, *arguments)
+        _, errors = driver.communicate(timeout=PATIENCE_S * 2)
+    assert driver.returncode == 0, errors
+    assert (tmp_path / "tuned" / "_SUCCESS").exists()
