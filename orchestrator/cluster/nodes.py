@@ -1,7 +1,8 @@
 """Whether every node of a cluster can do this program's work: the same code, the same storage.
 
-Asked once, when a command joins a cluster: a node with another version gives other numbers without
-a word, and one that does not see the run's folder writes its results where nobody finds them.
+Asked when a command joins a cluster, and of every worker that starts on a node that came later: a
+node with another version gives other numbers without a word, and one that does not see the run's
+folder writes its results where nobody finds them.
 """
 
 import contextlib
@@ -62,23 +63,28 @@ def check_nodes(reads: Sequence[Path], writes: Sequence[Path]) -> None:
                 f"{_name(asked[silent[0]])} did not answer for {_ANSWER_S:g} s; end Ray there or "
                 "mend it, then run the same command again"
             )
-        own = _code()
+        own = code_versions()
         for reference, node in asked.items():
             _compare(_name(node), _answer(reference, _name(node)), own)
 
 
-def _compare(node: str, answer: _Answer | None, own: dict[str, str]) -> None:
-    """Raises ClusterError where a node's answer is not as it should be."""
-    if answer is None:  # it has left the cluster
-        return
+def check_code(node: str, theirs: dict[str, str], own: dict[str, str]) -> None:
+    """Raises ClusterError where a node's `code_versions` are not those of this program."""
     # A part that one side lacks is no proof of another version: nothing there uses it.
-    differing = [part for part in own if answer.code.get(part, own[part]) != own[part]]
+    differing = [part for part in own if theirs.get(part, own[part]) != own[part]]
     if differing:
         shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
         raise ClusterError(
             f"{node} has another version of this program ({shown}); set up the same locked "
             "environment on every node, as `ray up cluster.yaml` does"
         )
+
+
+def _compare(node: str, answer: _Answer | None, own: dict[str, str]) -> None:
+    """Raises ClusterError where a node's answer is not as it should be."""
+    if answer is None:  # it has left the cluster
+        return
+    check_code(node, answer.code, own)
     if answer.lacking:
         raise ClusterError(
             f"{node} does not see {answer.lacking[0]}, or may not write there; mount the same "
@@ -111,11 +117,11 @@ def _look(reads: list[str], markers: list[str]) -> _Answer:
     for marker in map(Path, markers):
         if not (marker.exists() and os.access(marker.parent, os.W_OK)):
             unseen.append(str(marker.parent))
-    return _Answer(_code(), unseen)
+    return _Answer(code_versions(), unseen)
 
 
-def _code() -> dict[str, str]:
-    """Hash of every module of this package, and versions of what its results depend on."""
+def code_versions() -> dict[str, str]:
+    """Returns the hash of every module of this package, and versions of what results depend on."""
     package = Path(__file__).parent.parent
     parts = {
         str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()

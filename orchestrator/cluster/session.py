@@ -1,7 +1,9 @@
 """Local or remote Ray for the length of one command: connection, resources, authentication.
 
 With `RAY_ADDRESS` set (or an address given) the command joins that cluster; otherwise it starts a
-local one and ends it. Ray's own output goes to Ray's log folder, never to the terminal.
+local one and ends it. `ORCHESTRATOR_CLUSTER` names the launcher file of a cluster that grows with
+its work, so that a job may ask for nodes that are not up yet. Ray's own output goes to Ray's log
+folder, never to the terminal.
 """
 
 import contextlib
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.launcher import load_launcher
 from orchestrator.cluster.nodes import check_nodes
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.spec import Resources
@@ -78,7 +81,7 @@ def open_session(
     try:
         if address or len(node_resources()) > 1:
             check_nodes(reads, writes)
-        yield plan_workers(resources, node_resources())
+        yield plan_workers(resources, _possible_nodes())
     finally:
         if ours:
             ray.shutdown()
@@ -132,6 +135,13 @@ def _default_cpus(hosts: list[dict[str, float]], gpus_each: float, workers: int 
 def _workers_on(node: dict[str, float], cpus_each: float, gpus_each: float) -> int:
     by_cpu = int(node.get("CPU", 0) / cpus_each)
     return min(by_cpu, int(node.get("GPU", 0) / gpus_each)) if gpus_each else by_cpu
+
+
+def _possible_nodes() -> list[dict[str, float]]:
+    """All nodes that there can be: an autoscaler starts them only when work waits for them."""
+    launcher = os.environ.get("ORCHESTRATOR_CLUSTER")
+    declared = load_launcher(Path(launcher)).nodes() if launcher else None
+    return declared or node_resources()
 
 
 def node_resources() -> list[dict[str, float]]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from orchestrator.cluster.nodes import check_code, code_versions
 from orchestrator.cluster.session import Session
 from orchestrator.data.parts import part_path, write_part
 from orchestrator.errors import ClusterError, OrchestratorError
@@ -82,8 +83,11 @@ class _Worker:
         self._out = out
         self._stage: Stage | None = None
 
-    def ready(self) -> ShardDone:
-        """Answers once the worker has its place in the cluster."""
+    def ready(self, code: dict[str, str]) -> ShardDone:
+        """Answers once the worker has its place in the cluster, on a node with the same code."""
+        import ray
+
+        check_code(f"the node {ray.util.get_node_ip_address()}", code_versions(), code)
         return ShardDone(_STARTING, 0, 0, 0.0)
 
     def run(self, shard: int) -> ShardDone:
@@ -117,12 +121,13 @@ class _Pool:
         workers: set[Any] = set()
         idle: list[Any] = []
         wanted = min(self.session.num_workers, len(waiting))
+        code = ray.put(code_versions())
         try:
             while waiting or busy:
                 while len(workers) < wanted:
                     worker = self._start()
                     workers.add(worker)
-                    starting[worker.ready.remote()] = worker
+                    starting[worker.ready.remote(code)] = worker
                 while waiting and idle:
                     worker, shard = idle.pop(), waiting.popleft()
                     busy[worker.run.remote(shard)] = (worker, shard)

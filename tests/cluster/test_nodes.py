@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from orchestrator.cluster.nodes import _Answer, _code, _compare, _look
+from orchestrator.cluster.nodes import _Answer, _compare, _look, code_versions
 from orchestrator.errors import ClusterError
 from tests.cluster.nodes import Nodes, open_nodes
 
@@ -122,7 +122,7 @@ def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
     answer = _look([str(present), str(tmp_path / "gone")], [str(present), str(absent)])
     assert answer.lacking == [str(tmp_path / "gone"), str(absent.parent)]
     with pytest.raises(ClusterError, match=r"the node 10\.1\.2\.3 does not see .*gone, or may not"):
-        _compare("the node 10.1.2.3", answer, _code())
+        _compare("the node 10.1.2.3", answer, code_versions())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
     [("cluster/score.py", "another hash"), ("keras", "3.14.0")],
 )
 def test_a_node_with_another_version_is_named(part: str, content: str) -> None:
-    own = _code()
+    own = code_versions()
     assert part in own
     _compare("the node 10.1.2.3", _Answer(dict(own), []), own)
     _compare("the node 10.1.2.3", _Answer({k: v for k, v in own.items() if k != part}, []), own)
