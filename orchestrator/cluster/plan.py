@@ -14,7 +14,7 @@ from orchestrator.cluster.launcher import load_launcher
 from orchestrator.cluster.predict import Found, Prediction, predict_score, predict_training
 from orchestrator.cluster.session import Session, connect, node_resources, plan_workers
 from orchestrator.data.source import open_manifest
-from orchestrator.errors import OrchestratorError, SpecError
+from orchestrator.errors import ClusterError, OrchestratorError, SpecError
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
 from orchestrator.model.bundle import load_info, newest_bundle
 from orchestrator.spec import SPECS, Job, build_spec, load_job
@@ -83,10 +83,7 @@ def find_nodes(launcher: Path | None, address: str | None) -> Nodes:
         cpus = len(os.sched_getaffinity(0))
         return Nodes("this machine", [{"CPU": float(cpus), "GPU": float(num_gpus)}])
     if address.startswith(("http://", "https://")):
-        from ray.util.state import list_nodes
-
-        states = list_nodes(address=address, filters=[("state", "=", "ALIVE")])
-        return Nodes(address, [dict(state.resources_total or {}) for state in states])
+        return Nodes(address, _dashboard_nodes(address))
     import ray
 
     connect(address)
@@ -94,6 +91,23 @@ def find_nodes(launcher: Path | None, address: str | None) -> Nodes:
         return Nodes(address, node_resources())
     finally:
         ray.shutdown()
+
+
+def _dashboard_nodes(address: str) -> list[dict[str, float]]:
+    """Resources of each live node, as the dashboard of a cluster has them."""
+    from ray.exceptions import AuthenticationError
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        live = list_nodes(address=address, filters=[("state", "=", "ALIVE")], limit=10_000)
+    except (AuthenticationError, RayStateApiException, ConnectionError, RuntimeError) as error:
+        reason = str(error).strip().partition(". ")[0].splitlines()[0]
+        raise ClusterError(
+            f"the Ray cluster at {address} does not say what it has ({reason}); check RAY_ADDRESS "
+            "and the token, or name a launcher file with --cluster"
+        ) from error
+    return [{name: float(n) for name, n in (node.resources_total or {}).items()} for node in live]
 
 
 def plan_job(file: Path, nodes: Nodes, *, look: bool) -> JobPlan:

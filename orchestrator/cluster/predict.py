@@ -27,9 +27,9 @@ _INGESTED_ROW = 300  # besides the pixels
 
 # A process: its packages, its weights twice (as read and as compiled), and for every pixel of a
 # batch the network's intermediate results. OpenVINO took 120 bytes a pixel with EfficientNet-Lite0
-# at 224 px, 185 with B5 at 150 px and 145 at 456 px; TensorFlow 300 with B5 at 150 px. Trained
-# whole, with weights, gradients and moments apart, it took 1,370 with Lite0 at 224 px and 8,390 with
-# B5 at 150 px, which stands for the others.
+# at 224 px, 185 with B5 at 150 px and 145 at 456 px; TensorFlow 300 with B5 at 150 px. Where the
+# whole network was trained it took, besides weights, gradients and moments, 1,370 with Lite0 at
+# 224 px and 8,390 with B5 at 150 px, which stands for the others.
 _OPENVINO_BASE, _OPENVINO_PIXEL = 300 * MIB, 200
 _TENSORFLOW_BASE, _TENSORFLOW_PIXEL = 850 * MIB, 300
 _TRAINED_PIXEL = {"efficientnet-lite0": 1400}
