@@ -5,6 +5,7 @@ not an `OrchestratorError` is a fault of the program and keeps its traceback.
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,14 +66,26 @@ _RESOURCES = ("workers", "cpus_per_worker", "gpus_per_worker")
 
 def main() -> None:
     """Runs the command line; the entry point of `orchestrator`."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except OrchestratorError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write("\n".join([f"error: {error}", *_notes(error)]) + "\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; run the same command again to continue\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            said = _notes(end) or ["run the same command again to continue"]
+            sys.stderr.write("stopped; " + "\n".join(said) + "\n")
+        raise
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """Returns what was noted on an exception and on those that it was made from."""
+    notes: list[str] = []
+    while error is not None:
+        notes += getattr(error, "__notes__", [])
+        error = error.__cause__ or error.__context__
+    return list(dict.fromkeys(notes))
 
 
 def _print(text: str = "") -> None:

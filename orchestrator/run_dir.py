@@ -275,17 +275,21 @@ class RunDir:
 
     @contextlib.contextmanager
     def recording_failure(self) -> Iterator[None]:
-        """Stores FAILED, or STOPPED on Ctrl-C, where the block ends with an exception."""
+        """Stores FAILED, or STOPPED on Ctrl-C and SIGTERM, where the block ends by an exception."""
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
+            # Ray's own handler of SIGTERM, by which a job is stopped, raises SystemExit.
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            text = str(error) if isinstance(error, OrchestratorError) else repr(error)
             # A full or read-only disk must not hide the error that is on its way.
             with contextlib.suppress(OrchestratorError):
                 self.write_status(
                     Status.STOPPED if stopped else Status.FAILED,
-                    error=str(error) if isinstance(error, OrchestratorError) else repr(error),
+                    error="stopped by a signal" if stopped else text,
                 )
+            if stopped or isinstance(error, ClusterError):
+                error.add_note(f"what is done is kept in {self.path}: --out {self.path} goes on")
             raise
 
     def finish(self) -> None:

@@ -149,7 +149,7 @@ class ScoreSpec(_Form):
     input: PathText
     model: PathText | None = None
     out: PathText | None = None
-    batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=8192)] | None = None
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     engine: Literal["auto", "openvino", "keras"] = "auto"
     precision: Literal["f32", "bf16", "f16"] = "f32"

@@ -43,18 +43,26 @@ class IngestStage:
     Args:
         source: where the pixels come from.
         size_px: height and width of the images, px.
-        num_threads: decoding threads.
+        num_processes: decoding processes.
     """
 
     source: Source
     size_px: int
-    num_threads: int
+    num_processes: int
+
+    def __post_init__(self) -> None:
+        self._reader = self.source.open_reader(self.num_processes)
+        self._following: int | None = None
+
+    def expect(self, following: int | None) -> None:
+        """Names the shard after the next one, to be decoded ahead."""
+        self._following = following
 
     def __call__(self, shard: int) -> pa.Table:
         """Returns every row of the shard, in order."""
         rows, images = [], []
         blank = np.zeros((self.size_px, self.size_px), np.uint8)
-        for row, image in self.source.decode_shard(shard, self.num_threads):
+        for row, image in self._reader.decode_shard(shard, self._following):
             rows.append(row)
             images.append(blank if image is None else image)
         stored = schema.images_schema(self.size_px)
@@ -140,13 +148,12 @@ def ingest_manifest(
     source = file_source(manifest, run.manifest, size_px, limits, key)
     if patient_key_file is None:
         forget_hashed_patients(run.images, source.num_shards)
-    stage = IngestStage(source, size_px, session.threads_per_worker)
     reporter.begin("decoding", manifest.table.num_rows, "images")
     for shard in range(source.num_shards):
         if part_path(run.images, shard).exists():
             reporter.advance(read_part(part_path(run.images, shard)).num_rows)
     run_shards(
-        lambda: stage,
+        lambda: IngestStage(source, size_px, session.threads_per_worker),
         range(source.num_shards),
         run.images,
         session,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,18 +15,17 @@ from orchestrator.cluster.ingest import (
     forget_hashed_patients,
     load_patient_key,
 )
+from orchestrator.cluster.score_stage import ScoreStage, hash_names
 from orchestrator.cluster.session import Session, open_session
 from orchestrator.cluster.shards import Stage, run_shards
 from orchestrator.data import schema
-from orchestrator.data.keyed import keyed_hash
 from orchestrator.data.manifest import Manifest, write_manifest
 from orchestrator.data.parts import part_path, read_part
 from orchestrator.data.source import IngestedSource, Source, open_manifest
 from orchestrator.errors import ClusterError, DataError
-from orchestrator.evaluation.calibration import Calibration, Threshold, predict
+from orchestrator.evaluation.calibration import Calibration, Threshold
 from orchestrator.evaluation.report import build_report, render_html
 from orchestrator.model.bundle import BundleInfo, load_info, newest_bundle
-from orchestrator.model.engine import load_engine
 from orchestrator.progress import Reporter
 from orchestrator.run_dir import (
     RunDir,
@@ -38,15 +36,6 @@ from orchestrator.run_dir import (
     write_text,
 )
 from orchestrator.spec import Resources, ScoreSpec, dump_yaml
-
-# A shard's file while the run lasts: every row of the shard, scored or rejected.
-_SHARD_SCHEMA = pa.schema(
-    [
-        *schema.PREDICTIONS,
-        *[schema.REJECTED.field(name) for name in ("size_bytes", "code", "message")],
-        schema.MANIFEST.field("patient_source"),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -60,86 +49,6 @@ class ScoreResult:
 
     run: Path
     report: dict[str, Any]
-
-
-@dataclass
-class ScoreStage:
-    """Decodes and scores one shard.
-
-    Args:
-        source: where the pixels come from.
-        bundle: folder of the model, reachable by every worker.
-        engine: "openvino" or "keras".
-        precision: of the network's arithmetic.
-        batch_size: images a call of the network.
-        calibration: from logit to probability.
-        threshold: PNEUMONIA is called where probability >= threshold.
-        num_threads: decoding and compute threads.
-        path_key: key under which paths are hashed; None keeps them.
-    """
-
-    source: Source
-    bundle: Path
-    engine: str
-    precision: str
-    batch_size: int
-    calibration: Calibration
-    threshold: float
-    num_threads: int
-    path_key: bytes | None
-
-    def __post_init__(self) -> None:
-        self._engine = load_engine(
-            self.bundle,
-            self.engine,
-            self.num_threads,
-            self.precision,
-            batch_size=self.batch_size,
-        )
-
-    def __call__(self, shard: int) -> pa.Table:
-        """Returns every row of the shard, in order; probability is null where it was rejected."""
-        rows: list[dict[str, Any]] = []
-        batch: list[Any] = []
-        waiting: list[dict[str, Any]] = []
-        for row, image in self.source.decode_shard(shard, self.num_threads):
-            rows.append(row if self.path_key is None else hash_names(row, self.path_key))
-            if image is None:
-                continue
-            batch.append(image)
-            waiting.append(rows[-1])
-            if len(batch) == self.batch_size:
-                self._score(batch, waiting)
-                batch, waiting = [], []
-        self._score(batch, waiting)
-        return pa.Table.from_pylist(rows, _SHARD_SCHEMA)
-
-    def _score(self, images: list[Any], rows: list[dict[str, Any]]) -> None:
-        if not images:
-            return
-        logits = self._engine.logits(np.stack(images))
-        if not np.isfinite(logits).all():
-            raise DataError(
-                "the model gave a logit that is not a number; its weights are damaged or its "
-                "precision too low: train again or use --engine keras"
-            )
-        probabilities = self.calibration.apply(logits)
-        calls = predict(probabilities, self.threshold)
-        for row, logit, probability, call in zip(rows, logits, probabilities, calls, strict=True):
-            row |= {"logit": logit, "probability": probability, "predicted": call}
-
-
-def hash_names(row: dict[str, Any], key: bytes) -> dict[str, Any]:
-    """Returns a manifest row with keyed hashes in place of its path and what was read from it.
-
-    Args:
-        row: columns root, path, patient_id and patient_source among others.
-        key: of HMAC-SHA256; the same key and path give the same hash.
-    """
-    hashed = row | {"path": keyed_hash(key, f"{row['root']}:{row['path']}")}
-    if row["patient_source"] == "filename":
-        hashed["patient_id"] = keyed_hash(key, row["patient_id"])
-    return hashed
 
 
 def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreResult:

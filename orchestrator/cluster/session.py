@@ -10,6 +10,8 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +184,7 @@ def connect(
     # Ray prints messages about its workers to standard output even with `log_to_driver` off, and
     # has no public switch for it; they would break `--json` and the progress bar.
     ray._private.worker._worker_logs_enabled = False
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -191,6 +194,10 @@ def connect(
             f"cannot reach {where}: {reason}; check RAY_ADDRESS and the token, or unset "
             "RAY_ADDRESS to run locally"
         ) from error
+    finally:
+        # Ray sets a handler of its own, which exits with status 15 instead of 143.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _ensure_token() -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -30,6 +30,14 @@ class Stage(Protocol):
 
     def __call__(self, shard: int) -> pa.Table:
         """Returns the shard's whole result."""
+
+
+@runtime_checkable
+class LookingAhead(Protocol):
+    """A stage that can begin with a shard while it ends the one before."""
+
+    def expect(self, following: int | None) -> None:
+        """Names the shard after the next one, None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +98,13 @@ class _Worker:
         check_code(f"the node {ray.util.get_node_ip_address()}", code_versions(), code)
         return ShardDone(_STARTING, 0, 0, 0.0)
 
-    def run(self, shard: int) -> ShardDone:
-        """Computes one shard and commits its file."""
+    def run(self, shard: int, following: int | None) -> ShardDone:
+        """Computes one shard and commits its file; `following` is the one it gets next."""
         started = time.perf_counter()
         if self._stage is None:
             self._stage = self._make_stage()
+        if isinstance(self._stage, LookingAhead):
+            self._stage.expect(following)
         table = self._stage(shard)
         write_part(part_path(self._out, shard), table)
         rejected = 0
@@ -104,8 +114,23 @@ class _Worker:
 
 
 @dataclass
+class _Member:
+    """A worker, the shard it has in work and the one kept for it."""
+
+    worker: Any = None
+    shard: int = _STARTING
+    following: int | None = None
+
+    def take_shards(self) -> list[int]:
+        """Takes away what it has in hand; returns the shards, the later one first."""
+        taken = [shard for shard in (self.following, self.shard) if shard not in (None, _STARTING)]
+        self.shard, self.following = _STARTING, None
+        return taken
+
+
+@dataclass
 class _Pool:
-    """Workers, and which shard each has in hand."""
+    """Workers, and which shards each has in hand."""
 
     make_stage: Callable[[], Stage]
     out: Path
@@ -116,42 +141,52 @@ class _Pool:
         import ray
 
         waiting = deque(shards)
-        busy: dict[Any, tuple[Any, int]] = {}
-        starting: dict[Any, Any] = {}
-        workers: set[Any] = set()
-        idle: list[Any] = []
-        wanted = min(self.session.num_workers, len(waiting))
         code = ray.put(code_versions())
+        crew = [_Member() for _ in range(min(self.session.num_workers, len(waiting)))]
+        missing = list(crew)
+        idle: list[_Member] = []
+        busy: dict[Any, _Member] = {}
         try:
-            while waiting or busy:
-                while len(workers) < wanted:
-                    worker = self._start()
-                    workers.add(worker)
-                    starting[worker.ready.remote(code)] = worker
-                while waiting and idle:
-                    worker, shard = idle.pop(), waiting.popleft()
-                    busy[worker.run.remote(shard)] = (worker, shard)
-                done, _ = ray.wait([*busy, *starting], num_returns=1)
+            while True:
+                for member in missing:
+                    # It gets no shard before it has answered: after the loss of a node there may
+                    # be no room for it until another node joins.
+                    member.worker, member.shard = self._start(), _STARTING
+                    busy[member.worker.ready.remote(code)] = member
+                self._assign(idle, busy, waiting, len(crew))
+                if not waiting and all(m.shard == _STARTING for m in busy.values()):
+                    return
+                done, _ = ray.wait(list(busy), num_returns=1)
+                missing = []
                 for reference in done:
-                    # A shard is given to no worker that has not answered: after the loss of a node
-                    # there may be no room for it until another node joins.
-                    if reference in starting:
-                        worker, shard = starting.pop(reference), _STARTING
-                    else:
-                        worker, shard = busy.pop(reference)
-                    result = self._collect(reference, shard)
-                    if result is None:  # the process is gone: another one takes the shard
-                        workers.discard(worker)
-                        waiting.extendleft([] if shard == _STARTING else [shard])
+                    member = busy.pop(reference)
+                    result = self._collect(reference, member.shard)
+                    if result is None:  # the process is gone: others take its shards
+                        waiting.extendleft(member.take_shards())
+                        missing.append(member)
                         continue
-                    idle.append(worker)
-                    if shard == _STARTING:
+                    idle.append(member)
+                    if member.shard == _STARTING:
                         self.attempts.pop(_STARTING, None)
                     else:
                         on_done(result)
         finally:
-            for worker in workers:
-                ray.kill(worker)
+            for member in crew:
+                if member.worker is not None:
+                    ray.kill(member.worker)
+
+    def _assign(
+        self, idle: list[_Member], busy: dict[Any, _Member], waiting: deque[int], num_workers: int
+    ) -> None:
+        """Sends shards to idle workers."""
+        for member in list(idle):
+            if member.following is None and not waiting:
+                continue
+            idle.remove(member)
+            member.shard = waiting.popleft() if member.following is None else member.following
+            # The last shards are kept for nobody: whoever is idle first takes them.
+            member.following = waiting.popleft() if len(waiting) > num_workers else None
+            busy[member.worker.run.remote(member.shard, member.following)] = member
 
     def _start(self) -> Any:
         import ray

@@ -26,6 +26,8 @@ REJECTION_CODES: dict[str, str] = {
     "too_many_pixels": "If it is a genuine X-ray, raise the limit on pixels.",
     "too_many_frames": "Export the X-ray as a single image, or raise the limit on frames.",
     "too_slow": "If it is a genuine X-ray, raise the limit on seconds.",
+    "decoder_crashed": "Keep it away from other readers; export the image again from its source.",
+    "decoder_hung": "Export it again from its source; if the storage was slow, run again.",
     "out_of_memory": "Run fewer decoders at once, or lower the limit on pixels.",
     "unsupported_pixels": "Export it with 8- or 16-bit unsigned grey or colour pixels.",
     # DICOM
@@ -51,7 +53,7 @@ class Limits:
             without use, and a file with many is a cine loop or a volume, not a radiograph.
         max_seconds: processor time of the decoding thread. It is compared between the steps
             (header, pixels, grey, resize): a step runs in C and cannot be interrupted from inside
-            the process. Whoever must stop a step that hangs has to run it in a process of its own.
+            the process, so `decoders` runs it in one that can be ended.
     """
 
     max_bytes: int = 256 * 1024 * 1024

@@ -6,9 +6,10 @@ decoding of one file in `images.py`, the ingested form's writer in `orchestrator
 """
 
 import json
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,13 +17,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.data import schema
-from orchestrator.data.images import DecodedImage, Limits, decode, read_file
+from orchestrator.data.decoders import DecoderPool
+from orchestrator.data.file_decoder import FileDecoder
+from orchestrator.data.images import DecodedImage, Limits
 from orchestrator.data.manifest import Manifest, build_manifest, load_manifest, load_shard
 from orchestrator.data.parts import Images, part_path, read_part, table_images
 from orchestrator.errors import DataError, ImageError
 
 DATASET_VERSION = 1
 Row = dict[str, Any]
+# Wall-clock time beyond the limit on processor time after which a decoder counts as hung, s: it
+# covers a slow disk and a busy machine.
+_MARGIN_S = 15.0
+# Rows decoded ahead of the reader: enough for a GPU's batch, and some for each process.
+_AHEAD, _AHEAD_EACH = 64, 8
 
 
 class Source(Protocol):
@@ -32,17 +40,34 @@ class Source(Protocol):
     def num_shards(self) -> int:
         """Number of shards of the manifest."""
 
-    def decode_shard(self, shard: int, num_threads: int) -> Iterator[tuple[Row, Images | None]]:
+    def open_reader(self, num_processes: int) -> "Reader":
+        """Returns what reads shards in the calling process.
+
+        Args:
+            num_processes: most decoding processes.
+        """
+
+
+class Reader(Protocol):
+    """Reads shards of a source, one at a time."""
+
+    def decode_shard(
+        self, shard: int, following: int | None = None
+    ) -> Iterator[tuple[Row, Images | None]]:
         """Yields one item a row of the shard, in order.
 
         Args:
             shard: number of the shard.
-            num_threads: decoding threads, which run ahead of the reader.
+            following: the shard that will be asked for next, decoded ahead once this one's files
+                have all been handed out; None where it is not known.
 
         Yields:
             The row as a mapping with the columns of `MANIFEST` and `DECODED`, and its image,
             uint8 [size_px, size_px]; the image is None where `code` says why it was rejected.
         """
+
+    def close(self) -> None:
+        """Ends what was started to read."""
 
 
 @dataclass(frozen=True)
@@ -64,31 +89,76 @@ class FileSource:
     limits: Limits
     patient_key: bytes | None
 
-    def decode_shard(self, shard: int, num_threads: int) -> Iterator[tuple[Row, Images | None]]:
-        """Yields every row of a shard with its image; see `Source.decode_shard`."""
-        rows = load_shard(self.manifest, shard).to_pylist()
-        with ThreadPoolExecutor(num_threads) as pool:
-            futures: list[Future[tuple[Row, Images | None]]] = [
-                pool.submit(self._decode_row, row) for row in rows
-            ]
-            try:
-                for future in futures:
-                    yield future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+    def open_reader(self, num_processes: int) -> "FileReader":
+        """Returns a reader with decoding processes of its own; see `Source.open_reader`."""
+        return FileReader(self, num_processes)
 
-    def _decode_row(self, row: Row) -> tuple[Row, Images | None]:
-        row |= dict.fromkeys(schema.DECODED.names)
-        if row["code"] is not None:
-            return row, None
-        try:
-            data = read_file(
-                self.roots[row["root"]], schema.unescape_path(row["path"]), self.limits
-            )
-            image = decode(data, self.size_px, self.limits, self.patient_key)
-        except ImageError as error:
-            return row | {"code": error.code, "message": error.message}, None
-        return row | _decoded_columns(row, image), image.pixels
+
+@dataclass
+class _Passage:
+    """A shard's rows on their way through the decoders."""
+
+    waiting: deque[Row]
+    in_flight: deque[tuple[Row, Future[DecodedImage] | None]] = field(default_factory=deque)
+
+
+class FileReader:
+    """Decodes the files of one shard after the other, ahead of who reads them.
+
+    Args:
+        source: the files.
+        num_processes: most decoding processes.
+    """
+
+    def __init__(self, source: FileSource, num_processes: int) -> None:
+        self._source = source
+        decoder = FileDecoder(source.roots, source.size_px, source.limits, source.patient_key)
+        patience_s = source.limits.max_seconds + _MARGIN_S
+        self._pool = DecoderPool(decoder, num_processes, patience_s)
+        self._most_in_flight = _AHEAD + _AHEAD_EACH * num_processes
+        self._begun: dict[int, _Passage] = {}
+
+    def decode_shard(
+        self, shard: int, following: int | None = None
+    ) -> Iterator[tuple[Row, Images | None]]:
+        """Yields every row of a shard with its image; see `Reader.decode_shard`."""
+        passage = self._begun.pop(shard, None) or self._begin(shard)
+        while passage.waiting or passage.in_flight:
+            self._send(passage, self._most_in_flight)
+            if following is not None and not passage.waiting:
+                if following not in self._begun:
+                    self._begun[following] = self._begin(following)
+                room = self._most_in_flight - len(passage.in_flight)
+                self._send(self._begun[following], room)
+            row, future = passage.in_flight.popleft()
+            yield _finish(row, future)
+
+    def close(self) -> None:
+        """Ends the decoding processes."""
+        self._pool.close()
+
+    def _begin(self, shard: int) -> _Passage:
+        return _Passage(deque(load_shard(self._source.manifest, shard).to_pylist()))
+
+    def _send(self, passage: _Passage, most: int) -> None:
+        """Hands out a shard's files until so many rows are in flight."""
+        while passage.waiting and len(passage.in_flight) < most:
+            row = passage.waiting.popleft() | dict.fromkeys(schema.DECODED.names)
+            future = None
+            if row["code"] is None:
+                future = self._pool.submit((row["root"], schema.unescape_path(row["path"])))
+            passage.in_flight.append((row, future))
+
+
+def _finish(row: Row, future: Future[DecodedImage] | None) -> tuple[Row, Images | None]:
+    """Returns a row with what decoding found, once it has."""
+    if future is None:
+        return row, None
+    try:
+        image = future.result()
+    except ImageError as error:
+        return row | {"code": error.code, "message": error.message}, None
+    return row | _decoded_columns(row, image), image.pixels
 
 
 @dataclass(frozen=True)
@@ -104,8 +174,17 @@ class IngestedSource:
     num_shards: int
     size_px: int
 
-    def decode_shard(self, shard: int, num_threads: int) -> Iterator[tuple[Row, Images | None]]:
-        """Yields every row of a shard with its image; see `Source.decode_shard`."""
+    def open_reader(self, num_processes: int) -> "IngestedSource":
+        """Returns itself: nothing is decoded; see `Source.open_reader`."""
+        return self
+
+    def close(self) -> None:
+        """Does nothing: nothing was started."""
+
+    def decode_shard(
+        self, shard: int, following: int | None = None
+    ) -> Iterator[tuple[Row, Images | None]]:
+        """Yields every row of a shard with its image; see `Reader.decode_shard`."""
         table = self.load_table(shard)
         images = table_images(table)
         rows = table.drop_columns(["image"]).to_pylist()

@@ -9,9 +9,11 @@ for OpenVINO is in `export.py`.
 import importlib
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 EngineName = Literal["openvino", "keras"]
 Precision = Literal["f32", "bf16", "f16"]
 Array = npt.NDArray[Any]
-BATCH_SIZE = 32
+# A CPU stream computes a small batch as fast for each image, in less memory.
+BATCH_SIZES: dict[EngineName, int] = {"openvino": 8, "keras": 32}
 BACKBONE_FILE = "backbone.keras"  # its IR lies beside it, .xml and .bin
 
 _KERAS_POLICIES: dict[Precision, str] = {
@@ -46,7 +49,9 @@ class Engine:
         size_px: height and width of the images it takes, px.
         batch_size: images a call of the network.
         num_outputs: numbers an image gives: 1 for a classifier's logit, D for a backbone.
-        run_batch: uint8 [batch_size, size_px, size_px] -> float32 [batch_size, num_outputs].
+        num_streams: batches computed at a time.
+        run_batch: uint8 [batch_size, size_px, size_px] -> float32 [batch_size, num_outputs], from
+            as many threads at a time as there are streams.
     """
 
     name: EngineName
@@ -54,7 +59,12 @@ class Engine:
     size_px: int
     batch_size: int
     num_outputs: int
+    num_streams: int
     run_batch: Callable[[Array], Array]
+    _threads: ThreadPoolExecutor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_threads", ThreadPoolExecutor(self.num_streams))
 
     def logits(self, images: Array) -> Array:
         """Returns the logit of PNEUMONIA of each image, before any calibration.
@@ -68,12 +78,16 @@ class Engine:
         Raises:
             SpecError: the model is a backbone, or the images have another shape or dtype.
         """
+        self.check_classifier()
+        return self.predict(images)[:, 0]
+
+    def check_classifier(self) -> None:
+        """Raises `SpecError` where the model is a backbone, which gives no logit."""
         if self.num_outputs != 1:
             raise SpecError(
                 f"this engine gives {self.num_outputs} features an image, not a logit; load the "
                 "engine of a bundle"
             )
-        return self.predict(images)[:, 0]
 
     def predict(self, images: Array) -> Array:
         """Returns the model's outputs: a backbone's pooled features, or a classifier's logit.
@@ -87,21 +101,40 @@ class Engine:
         Raises:
             SpecError: the images have another shape or dtype.
         """
+        starts = range(0, len(images), self.batch_size)
+        futures = [self.submit(images[start : start + self.batch_size]) for start in starts]
+        outputs = np.empty((len(images), self.num_outputs), np.float32)
+        for start, future in zip(starts, futures, strict=True):
+            outputs[start : start + self.batch_size] = future.result()
+        return outputs
+
+    def submit(self, images: Array) -> Future[Array]:
+        """Queues one batch and returns at once, so that the caller can prepare the next.
+
+        Args:
+            images: uint8 [N, size_px, size_px], N <= batch_size; not to be changed until done.
+
+        Returns:
+            The outputs to come, float32 [N, num_outputs].
+
+        Raises:
+            SpecError: the images have another shape or dtype.
+        """
         expected = (self.size_px, self.size_px)
         if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != expected:
             raise SpecError(
                 f"the engine received {images.dtype} {list(images.shape)}; expected uint8 "
                 f"[N, {self.size_px}, {self.size_px}]: decode the images at the model's size"
             )
-        outputs = np.empty((len(images), self.num_outputs), np.float32)
-        for start in range(0, len(images), self.batch_size):
-            batch = np.ascontiguousarray(images[start : start + self.batch_size])
-            count = len(batch)
-            if count < self.batch_size:
-                padding = np.zeros((self.batch_size - count, *expected), np.uint8)
-                batch = np.concatenate([batch, padding])
-            outputs[start : start + count] = self.run_batch(batch)[:count]
-        return outputs
+        return self._threads.submit(self._run_padded, images)
+
+    def _run_padded(self, images: Array) -> Array:
+        count = len(images)
+        batch = np.ascontiguousarray(images)
+        if count < self.batch_size:
+            padding = np.zeros((self.batch_size - count, *images.shape[1:]), np.uint8)
+            batch = np.concatenate([batch, padding])
+        return self.run_batch(batch)[:count]
 
 
 def load_engine(
@@ -110,7 +143,7 @@ def load_engine(
     num_threads: int | None = None,
     precision: str = "f32",
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> Engine:
     """Loads the engine of a bundle, after checking its hashes, or of an exported backbone.
 
@@ -121,7 +154,7 @@ def load_engine(
         num_threads: CPU threads to use, >= 1; None for as many as this process may run on.
             TensorFlow keeps to it only where it has not started in this process yet.
         precision: `f32`, `bf16` or `f16`; on a CPU without such instructions f32 is faster.
-        batch_size: images a call of the network, >= 1.
+        batch_size: images a call of the network, >= 1; None for the engine's own.
 
     Returns:
         An engine whose `logits` (bundle) or `predict` (backbone) can be called from one thread
@@ -170,7 +203,7 @@ def _check_precision(precision: str) -> Precision:
 
 
 def openvino_engine(
-    path: Path, num_threads: int | None, precision: str, batch_size: int = BATCH_SIZE
+    path: Path, num_threads: int | None, precision: str, batch_size: int | None = None
 ) -> Engine:
     """Reads an IR file and compiles it for the CPU at a fixed batch size.
 
@@ -178,7 +211,7 @@ def openvino_engine(
         path: the `.xml` file, its `.bin` beside it, as `export.export_ir` writes them.
         num_threads: as `load_engine` takes it.
         precision: as `load_engine` takes it.
-        batch_size: images a call of the network, >= 1.
+        batch_size: images a call of the network, >= 1; None for 8.
 
     Returns:
         The engine.
@@ -190,6 +223,7 @@ def openvino_engine(
     import openvino
 
     checked = _check_precision(precision)
+    batch_size = batch_size or BATCH_SIZES["openvino"]
     if not path.is_file() or not path.with_suffix(".bin").is_file():
         raise BundleError(
             f"{path} and its .bin are missing; use --engine keras or write the bundle again"
@@ -202,32 +236,41 @@ def openvino_engine(
         compiled = core.compile_model(model, "CPU", _openvino_config(num_threads, checked))
     except RuntimeError as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
-    request = compiled.create_infer_request()
+    num_streams = int(compiled.get_property("NUM_STREAMS"))
+    idle: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(num_streams):
+        idle.put(compiled.create_infer_request())
 
     def run_batch(images: Array) -> Array:
-        request.infer([images], share_inputs=True)
-        outputs: Array = request.get_output_tensor(0).data
-        return outputs
+        request = idle.get()
+        try:
+            request.infer([images], share_inputs=True)
+            return np.array(request.get_output_tensor(0).data)
+        finally:
+            idle.put(request)
 
     num_outputs = int(model.output(0).shape[1])
-    return Engine("openvino", checked, size_px, batch_size, num_outputs, run_batch)
+    return Engine("openvino", checked, size_px, batch_size, num_outputs, num_streams, run_batch)
 
 
 def _openvino_config(num_threads: int | None, precision: Precision) -> dict[str, Any]:
     """OpenVINO's settings for one worker among several on a machine."""
+    threads = num_threads or len(os.sched_getaffinity(0))
     return {
         # Without the hint a CPU that has bf16 uses it, and results depend on the machine.
         "INFERENCE_PRECISION_HINT": precision,
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": num_threads or len(os.sched_getaffinity(0)),
+        # A thread of its own for each batch: threads that share one wait for each other after
+        # every layer, and each wait lasts as long as the decoder on the slowest one's core.
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "NUM_STREAMS": threads,
+        "INFERENCE_NUM_THREADS": threads,
         # Pinning counts cores from the first one, in every worker: all would share it.
         "ENABLE_CPU_PINNING": False,
     }
 
 
 def keras_engine(
-    model: "keras.Model", precision: str = "f32", batch_size: int = BATCH_SIZE
+    model: "keras.Model", precision: str = "f32", batch_size: int | None = None
 ) -> Engine:
     """Wraps a Keras model that is in memory; it runs on Keras's backend.
 
@@ -235,7 +278,7 @@ def keras_engine(
         model: images [None, S, S, 1] -> [None, D], e.g. of `build_backbone` or `logit_model`.
             For another precision than f32 its layers' policies are changed in place.
         precision: as `load_engine` takes it.
-        batch_size: images a call of the network, >= 1.
+        batch_size: images a call of the network, >= 1; None for 32.
 
     Returns:
         The engine.
@@ -246,6 +289,7 @@ def keras_engine(
     import keras
 
     checked = _check_precision(precision)
+    batch_size = batch_size or BATCH_SIZES["keras"]
     if checked != "f32":
         set_policy(model, _KERAS_POLICIES[checked])
     # A model of its own over the same layers: one that has predicted before would go on with the
@@ -260,7 +304,7 @@ def keras_engine(
             return np.asarray(model.predict_on_batch(images[..., np.newaxis]), np.float32)
 
     size_px, num_outputs = int(model.input_shape[1]), int(model.output_shape[-1])
-    return Engine("keras", checked, size_px, batch_size, num_outputs, run_batch)
+    return Engine("keras", checked, size_px, batch_size, num_outputs, 1, run_batch)
 
 
 @contextmanager

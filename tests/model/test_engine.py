@@ -8,7 +8,7 @@ import pytest
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import (
-    BATCH_SIZE,
+    BATCH_SIZES,
     _full_float32,
     _openvino_config,
     keras_engine,
@@ -92,7 +92,7 @@ def test_no_images(exported: Path) -> None:
     engine = load_engine(exported, "openvino", 1)
 
     assert engine.predict(np.empty((0, 64, 64), np.uint8)).shape == (0, 1280)
-    assert engine.batch_size == BATCH_SIZE
+    assert engine.batch_size == BATCH_SIZES["openvino"]
 
 
 def test_wrong_images(exported: Path) -> None:
