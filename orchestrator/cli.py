@@ -39,6 +39,9 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="Job file; flags win over it.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Go on with an unfinished run's folder.")
+]
 Out = Annotated[str | None, typer.Option("--out", help="Folder of the result.")]
 Overwrite = Annotated[
     bool | None, typer.Option("--overwrite", help="Replace an earlier result in --out.")
@@ -103,6 +106,17 @@ def _resolve(kind: str, config: Path | None, flags: dict[str, Any]) -> tuple[Any
     return build_spec(SPECS[kind], flags, job), build_resources(cluster, job)
 
 
+def _resumed_spec(resume: Path | None, config: Path | None, data: Any) -> Path | None:
+    """Returns the job file to use: with --resume the one that the run stored."""
+    if resume is None:
+        return config
+    from orchestrator.run_dir import RunDir
+
+    if config is not None or data:
+        raise SpecError("--resume takes its spec from the run; leave out -c and the data")
+    return RunDir(resume.absolute()).unfinished_spec()
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -116,9 +130,7 @@ def _version(
 def train(
     data: Annotated[str | None, typer.Argument(help="Folder, CSV, Parquet or data set.")] = None,
     config: ConfigFile = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with an unfinished run's folder.")
-    ] = None,
+    resume: Resume = None,
     out: Out = None,
     backbone: Annotated[str | None, typer.Option(help="Feature extractor.")] = None,
     weights: Annotated[
@@ -204,12 +216,7 @@ def train(
 ) -> None:
     """Train a classifier and release it as a bundle."""
     flags = {k: v for k, v in locals().items() if k not in ("config", "resume", "as_json")}
-    if resume is not None:
-        from orchestrator.run_dir import RunDir
-
-        if config is not None or data is not None:
-            raise SpecError("--resume takes its spec from the run; leave out -c and the data")
-        config = RunDir(resume.absolute()).unfinished_spec()
+    config = _resumed_spec(resume, config, data)
     spec, resources = _resolve("train", config, flags)
     from orchestrator.cluster.train import train as run
     from orchestrator.summary import train_summary
@@ -226,13 +233,23 @@ def train(
 @app.command()
 def score(
     input: Annotated[
-        str | None, typer.Argument(metavar="FOLDER", help="Folder, CSV, Parquet or data set.")
+        list[str] | None,
+        typer.Argument(metavar="FOLDER...", help="Folders, or one CSV, Parquet or data set."),
     ] = None,
     config: ConfigFile = None,
+    resume: Resume = None,
     model: Annotated[
-        str | None, typer.Option(help="Bundle; the newest under models/ otherwise.")
+        list[str] | None,
+        typer.Option(help="Bundle; the newest under models/ otherwise. Several: their mean."),
     ] = None,
     out: Out = None,
+    out_root: Annotated[
+        str | None, typer.Option(help="Folder of runs; this one gets a new folder in it.")
+    ] = None,
+    only_new: Annotated[
+        bool | None,
+        typer.Option("--only-new", help="Leave out what earlier runs in --out-root have done."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a model call.")] = None,
     shard_rows: Annotated[int | None, typer.Option(help="Images a shard.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, openvino or keras.")] = None,
@@ -261,7 +278,10 @@ def score(
     as_json: JsonFlag = False,
 ) -> None:
     """Score X-rays: one row per image, a report, every file accounted for."""
-    flags = {k: v for k, v in locals().items() if k not in ("config", "as_json")}
+    flags = {k: v for k, v in locals().items() if k not in ("config", "resume", "as_json")}
+    # An option that may be repeated comes as an empty list where it is not given.
+    flags |= {"input": input or None, "model": model or None}
+    config = _resumed_spec(resume, config, input)
     spec, resources = _resolve("score", config, flags)
     from orchestrator.cluster.score import score as run
     from orchestrator.summary import score_summary

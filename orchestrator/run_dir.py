@@ -159,6 +159,16 @@ class RunDir:
         return self.path / "_shards"
 
     @property
+    def listing(self) -> Path:
+        """What the listing of a scoring run leaves for its workers, until the run is finished."""
+        return self.path / "_listing"
+
+    @property
+    def known(self) -> Path:
+        """One row per file that an earlier run has dealt with, and which run, Parquet."""
+        return self.path / "known.parquet"
+
+    @property
     def predictions(self) -> Path:
         """One row per scored image, Parquet, one file a shard."""
         return self.path / "predictions"

@@ -34,6 +34,13 @@ class _PathMarker:
 
 
 PathText = Annotated[str, _PathMarker()]
+# One path or several; a single one is written back as plain text.
+Paths = Annotated[
+    tuple[PathText, ...],
+    Field(min_length=1, max_length=1000),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    PlainSerializer(lambda value: value[0] if len(value) == 1 else list(value)),
+]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Kind = Literal["train", "compare", "score"]
 Rate = Annotated[float, Field(gt=0, le=10)]
@@ -146,10 +153,12 @@ class CompareSpec(_Form):
 class ScoreSpec(_Form):
     """Score a folder of X-rays: one row per image and a report."""
 
-    input: PathText
-    model: PathText | None = None
+    input: Paths
+    model: Paths | None = None  # several: the mean of their probabilities
     out: PathText | None = None
-    batch_size: Annotated[int, Field(ge=1, le=8192)] | None = None
+    out_root: PathText | None = None  # folder of runs; `out` is a new one in it otherwise
+    only_new: bool = False  # leaves out what finished runs under out_root have dealt with
+    batch_size: Annotated[int, Field(ge=1, le=8192)] | None = None  # None: the engine's own
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     engine: Literal["auto", "openvino", "keras"] = "auto"
     precision: Literal["f32", "bf16", "f16"] = "f32"
@@ -159,6 +168,14 @@ class ScoreSpec(_Form):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     limits: DecodeLimits = DecodeLimits()
     overwrite: bool = False
+
+    @model_validator(mode="after")
+    def _new_since_when(self) -> Self:
+        if self.only_new and self.out_root is None:
+            raise ValueError(
+                "only_new needs out_root, the folder of the earlier runs; give --out-root"
+            )
+        return self
 
 
 class IngestSpec(_Form):
@@ -291,9 +308,8 @@ def load_job(path: Path) -> Job:
     folder = path.resolve().parent
     args = dict(job.args)
     for key in _path_fields(SPECS[job.kind]):
-        value = args.get(key)
-        if isinstance(value, str):
-            args[key] = resolve_path(value, folder)
+        if key in args:
+            args[key] = _resolve_paths(args[key], folder)
     weights = args.get("weights")
     if isinstance(weights, str) and weights not in WEIGHT_WORDS:
         args["weights"] = resolve_path(weights, folder)
@@ -313,8 +329,8 @@ def build_spec(form: type[FormT], flags: Mapping[str, Any], job: Job | None = No
     """
     given = {key: value for key, value in flags.items() if value is not None}
     for key in _path_fields(form):
-        if isinstance(given.get(key), str):
-            given[key] = resolve_path(given[key], Path.cwd())
+        if key in given:
+            given[key] = _resolve_paths(given[key], Path.cwd())
     args = job.args if job else {}
     nested = {k: v for k, v in given.items() if k in DecodeLimits.model_fields}
     if nested and "limits" in form.model_fields:
@@ -344,6 +360,15 @@ def dump_yaml(kind: str, name: str, spec: _Form, resources: Resources) -> str:
 def resolve_path(text: str, folder: Path) -> str:
     """Returns `text` absolute, relative to `folder`; an address with a scheme stays as it is."""
     return text if "://" in text else str((folder / Path(text).expanduser()).absolute())
+
+
+def _resolve_paths(value: Any, folder: Path) -> Any:
+    """Resolves a path or a list of them; anything else is left for the form to refuse."""
+    if isinstance(value, str):
+        return resolve_path(value, folder)
+    if isinstance(value, list | tuple):
+        return [resolve_path(v, folder) if isinstance(v, str) else v for v in value]
+    return value
 
 
 def _path_fields(form: type[BaseModel]) -> list[str]:

@@ -50,12 +50,21 @@ def score_summary(result: Any) -> str:
     rows += [(f"  called {name}", f"{n:,}") for name, n in counts["called"].items()]
     rows.append(("rejected", f"{counts['rejected']:,}"))
     rows += [(f"  {code}", f"{n:,}") for code, n in counts["rejected_by_code"].items()]
+    known = counts["scored_before"] + counts["rejected_before"]
+    if known:
+        rows.append(("known from earlier runs", f"{known:,}"))
+        rows.append(("  scored there", f"{counts['scored_before']:,}"))
+        rows.append(("  rejected there", f"{counts['rejected_before']:,}"))
     parts = [text_table("Images", ("", "count"), rows)]
+    if known and not counts["scored"]:
+        parts.append("nothing scored: no image is new")
     if report["metrics"]:
         parts.append(metrics_table("Metrics", report["metrics"]))
     parts.append(f"predictions  {result.run / 'predictions'}")
     if counts["rejected"]:
         parts.append(f"rejected     {result.run / 'rejected.parquet'}")
+    if known:
+        parts.append(f"known        {result.run / 'known.parquet'}")
     parts.append(f"report       {result.run / 'report.html'}")
     return "\n".join(parts)
 

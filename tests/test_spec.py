@@ -59,7 +59,25 @@ def test_a_resolved_spec_is_a_job_file_that_gives_it_back(tmp_path: Path) -> Non
 
 
 def test_addresses_with_a_scheme_are_not_paths() -> None:
-    assert build_spec(ScoreSpec, {"input": "s3://bucket/x"}).input == "s3://bucket/x"
+    spec = build_spec(ScoreSpec, {"input": ["s3://bucket/x", "y"]})
+    assert spec.input == ("s3://bucket/x", str(Path("y").absolute()))
+
+
+def test_an_input_is_one_path_or_several_and_is_written_back_as_it_was(tmp_path: Path) -> None:
+    for given in ("x", "[x, /y]"):
+        job = load_job(write_job(tmp_path, f"{{name: a, kind: score, args: {{input: {given}}}}}"))
+        spec = build_spec(ScoreSpec, {}, job)
+        assert spec.input == (str(tmp_path / "x"), "/y")[: 1 if given == "x" else 2]
+        again = load_job(write_job(tmp_path, dump_yaml("score", "again", spec, Resources())))
+        assert isinstance(again.args["input"], str if given == "x" else list)
+        assert build_spec(ScoreSpec, {}, again) == spec
+    with pytest.raises(SpecError, match=r"input=\[\]"):
+        build_spec(ScoreSpec, {"input": []})
+
+
+def test_only_new_needs_the_folder_of_the_earlier_runs() -> None:
+    with pytest.raises(SpecError, match=r"only_new needs out_root.*give --out-root"):
+        build_spec(ScoreSpec, {"input": "x", "only_new": True})
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def run_demo(folder: Path, num_images: int, reporter: Reporter) -> ScoreResult:
     train(spec, Resources(), reporter)
     return score(
         ScoreSpec(
-            input=str(folder / "unseen"), model=str(folder / "model"), out=str(folder / "scored")
+            input=(str(folder / "unseen"),),
+            model=(str(folder / "model"),),
+            out=str(folder / "scored"),
         ),
         Resources(),
         reporter,

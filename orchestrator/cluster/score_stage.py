@@ -16,12 +16,14 @@ from orchestrator.errors import DataError
 from orchestrator.evaluation.calibration import Calibration, predict
 from orchestrator.model.engine import load_engine
 
-# A shard's file while the run lasts: every row of the shard, scored or rejected.
-_SHARD_SCHEMA = pa.schema(
+# A shard's file while the run lasts: every row of the shard, scored, rejected or known before.
+SHARD_SCHEMA = pa.schema(
     [
         *schema.PREDICTIONS,
         *[schema.REJECTED.field(name) for name in ("size_bytes", "code", "message")],
-        schema.MANIFEST.field("patient_source"),
+        *[schema.MANIFEST.field(name) for name in ("mtime_ns", "patient_source")],
+        ("known_run", pa.string()),  # the earlier run that scored the same bytes, and its row
+        ("known_row", pa.int64()),
     ]
 )
 
@@ -90,7 +92,7 @@ class ScoreStage:
             computing.append(self._submit(batch))
         while computing:
             self._store(computing.popleft())
-        return pa.Table.from_pylist(rows, _SHARD_SCHEMA)
+        return pa.Table.from_pylist(rows, SHARD_SCHEMA)
 
     def _submit(self, batch: list[tuple[dict[str, Any], Any]]) -> _Batch:
         rows, images = zip(*batch, strict=True)

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from orchestrator.data import decoder_process
-from orchestrator.data.images import DecodedImage
+from orchestrator.data.file_decoder import Decoded
 from orchestrator.data.limits import rejection
 from orchestrator.errors import ClusterError, ImageError
 
@@ -33,7 +33,7 @@ _STEP_S = 1.0
 _EXIT_S = 5.0
 
 
-Decode = Callable[[Any], DecodedImage]
+Decode = Callable[[Any], Decoded]
 
 
 class _ProcessLost(Exception):
@@ -47,7 +47,7 @@ class _ProcessLost(Exception):
 @dataclass
 class _Task:
     file: Any
-    future: Future[DecodedImage] = field(default_factory=Future)
+    future: Future[Decoded] = field(default_factory=Future)
     num_attempts: int = 0
 
 
@@ -68,7 +68,7 @@ class DecoderPool:
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
-    def submit(self, file: Any) -> Future[DecodedImage]:
+    def submit(self, file: Any) -> Future[Decoded]:
         """Queues a file, from one thread at a time.
 
         Args:
@@ -213,7 +213,7 @@ def _blame(hand: deque[_Task], lost: _ProcessLost) -> None:
         hand.popleft().future.set_exception(rejection(lost.code, str(lost)))
 
 
-def _settle(task: _Task, answer: DecodedImage | ImageError) -> None:
+def _settle(task: _Task, answer: Decoded | ImageError) -> None:
     if isinstance(answer, ImageError):
         task.future.set_exception(answer)
     else:

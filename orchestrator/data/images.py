@@ -41,7 +41,10 @@ from orchestrator.data.limits import REJECTION_CODES, Limits, Stopwatch, rejecti
 from orchestrator.data.perceptual import perceptual_hash
 from orchestrator.errors import ImageError
 
-__all__ = ["REJECTION_CODES", "DecodedImage", "Limits", "decode", "read_file"]
+__all__ = ["DECODER_VERSION", "REJECTION_CODES", "DecodedImage", "Limits", "decode", "read_file"]
+
+# Raised whenever the pixels that any file gives change: older predictions are then made anew.
+DECODER_VERSION = 1
 
 # Pillow quotes header text in debug logs and in warnings.
 logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)

@@ -1,52 +1,48 @@
-"""Builds, writes and loads the manifest: the table of inputs, one row per file found.
+"""The manifest: the table of inputs, one row per file found, its shards fixed.
 
-The manifest is written before anything is read from the files, with its shards fixed, and is what
-every later count is held against. Files are listed in `listing.py`, tables read in `tables.py`,
-what a path says is in `names.py`; the columns are `schema.MANIFEST`.
+It is written before anything is read from the files and is what every later count is held
+against. `StoredManifest` is its form on disk, which scoring streams; `Manifest` is the whole table
+in memory, for training. Files are found in `inputs.py`; the columns are `schema.MANIFEST`.
 """
 
-# pathlib has no paths of bytes
-# ruff: noqa: PTH100, PTH110, PTH112, PTH117, PTH120
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.data.listing import Found, Listing
-from orchestrator.data.names import FolderFacts, patient_of_name, read_folders
+from orchestrator.data.inputs import SPLIT_COLUMN_KEY, ListedFile, list_inputs
 from orchestrator.data.schema import MANIFEST, ROOTS_KEY, escape_path, unescape_path
-from orchestrator.data.tables import InputTable
 from orchestrator.errors import DataError
 from orchestrator.run_dir import atomic_path
 
-# Present in the metadata of a manifest whose splits were written by hand in a table's column.
-SPLIT_COLUMN_KEY = b"orchestrator.split_column"
+# When the listing began; a file changed later, or just before, may hold other bytes by now.
+LISTED_KEY = b"orchestrator.listed_ns"
 
-_BATCH_ROWS = 65_536
-_SYSTEM_ROOT = b"/"
-
-# While listing: the raw path, to sort by bytes, and the line of the table it came from.
-_LISTED = pa.schema(
-    [
-        ("root", pa.int16()),
-        ("raw", pa.binary()),
-        ("line", pa.int64()),
-        *(field for field in MANIFEST if field.name not in ("row", "shard", "root")),
-    ]
-)
+__all__ = [
+    "LISTED_KEY",
+    "SPLIT_COLUMN_KEY",
+    "Manifest",
+    "StoredManifest",
+    "build_manifest",
+    "iter_shards",
+    "load_manifest",
+    "load_shard",
+    "open_manifest_file",
+    "rewrite_manifest",
+    "write_listed",
+    "write_manifest",
+]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The table of inputs and the folders its paths are relative to.
+    """The table of inputs and the folders its paths are relative to, in memory.
 
     Attributes:
         table: schema `MANIFEST`; `row` runs from 0 in the order of (root, path bytes), `shard` is
@@ -59,31 +55,35 @@ class Manifest:
     roots: tuple[bytes, ...]
 
 
-class _Listed(NamedTuple):
-    """A row of `_LISTED`."""
+@dataclass(frozen=True)
+class StoredManifest:
+    """A manifest on disk: one row group a shard, rows numbered from 0 throughout.
 
-    root: int
-    raw: bytes
-    line: int | None
-    path: str
-    size_bytes: int | None
-    mtime_ns: int | None
-    label: int | None
-    patient_id: str | None
-    patient_source: str | None
-    split: str | None
-    code: str | None
-    message: str | None
+    Attributes:
+        path: the Parquet file.
+        roots: as in `Manifest`.
+        shard_rows: rows of each shard.
+        listed_ns: when the listing began, ns since the epoch; None where that is not recorded.
+    """
+
+    path: Path
+    roots: tuple[bytes, ...]
+    shard_rows: tuple[int, ...]
+    listed_ns: int | None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all shards."""
+        return sum(self.shard_rows)
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return len(self.shard_rows)
 
 
 def build_manifest(source: Path, shard_rows: int) -> Manifest:
-    """Returns the manifest of a folder or of a table of paths.
-
-    A folder gives one row per file found below it, whatever the file is: hidden files too, and
-    what cannot be read gets a code. Labels and splits come from class folders (NORMAL, PNEUMONIA)
-    and split folders (train, val or validation, test) in any case, at any depth below the root
-    (see `read_folders`); a file under none of these has no label. A table gives one row per row;
-    a column it lacks is filled from the path in the same way, an empty cell stays empty.
+    """Returns the manifest of a folder or of a table of paths, as `list_inputs` finds it.
 
     Args:
         source: a folder, or a .csv or .parquet file with columns
@@ -94,25 +94,33 @@ def build_manifest(source: Path, shard_rows: int) -> Manifest:
         The manifest, not yet written.
 
     Raises:
-        DataError: no such path, nothing in it, a bad value in the table (named by line), or a
-            path that the table lists twice.
+        DataError: as `list_inputs`.
     """
-    path = os.path.abspath(os.fsencode(source))
-    shown = escape_path(os.fsencode(source))
-    if os.path.isdir(path):
-        listed = _gather(_list_folder(path))
-        return _finish(listed, (path,), shard_rows, {}, f"the folder {shown} holds no files")
-    if not os.path.exists(path):
-        raise DataError(
-            f"{shown} does not exist; name a folder of X-rays, or a CSV or Parquet table with a "
-            "`path` column"
-        )
-    table = InputTable(source)
-    listed = _gather(_list_table(table, os.path.dirname(path)))
-    _check_unique(listed, f"{table.name}, {table.unit}")
-    metadata = {SPLIT_COLUMN_KEY: b"1"} if "split" in table.columns else {}
-    roots = (os.path.dirname(path), _SYSTEM_ROOT)
-    return _finish(listed, roots, shard_rows, metadata, f"the table {table.name} has no rows")
+    listed = list_inputs([source])
+    table = pa.concat_tables(_shard_tables(listed.rows(), shard_rows)).combine_chunks()
+    return Manifest(table.replace_schema_metadata(listed.metadata or None), listed.roots)
+
+
+def write_listed(
+    rows: Iterable[ListedFile],
+    roots: Sequence[bytes],
+    metadata: Mapping[bytes, bytes],
+    path: Path,
+    shard_rows: int,
+) -> None:
+    """Writes the manifest of listed files, one shard in memory at a time, whole or not at all.
+
+    Args:
+        rows: in the order of the manifest; there may be none.
+        roots: what `ListedFile.root` indexes.
+        metadata: of the schema.
+        path: the file to write.
+        shard_rows: rows a shard, at least 1.
+
+    Raises:
+        ClusterError: the file system refused the write.
+    """
+    _write_tables(_shard_tables(rows, shard_rows), roots, metadata, path)
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -126,20 +134,67 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         ClusterError: the file system refused the write.
     """
     table = manifest.table
-    metadata = dict(table.schema.metadata or {})
-    metadata[ROOTS_KEY] = json.dumps([escape_path(root) for root in manifest.roots]).encode()
-    starts = _shard_starts(table)
-    schema = MANIFEST.with_metadata(metadata)
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for start, stop in zip(starts, [*starts[1:], table.num_rows], strict=True):
-            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+    shard = table.column("shard").to_numpy()
+    starts = [int(start) for start in np.flatnonzero(np.diff(shard, prepend=-1))]
+    stops = [*starts[1:], table.num_rows]
+    shards = (table.slice(a, b - a) for a, b in zip(starts, stops, strict=True))
+    _write_tables(shards, manifest.roots, table.schema.metadata or {}, path)
+
+
+def rewrite_manifest(
+    stored: StoredManifest, path: Path, change: Callable[[pa.Table], pa.Table]
+) -> None:
+    """Writes a changed copy of a stored manifest, one shard in memory at a time.
+
+    Args:
+        stored: the manifest.
+        path: the file to write.
+        change: gives the rows of a shard as they shall stand, schema `MANIFEST`.
+    """
+    metadata = _open(stored.path).schema_arrow.metadata
+    _write_tables(map(change, iter_shards(stored)), stored.roots, metadata, path)
+
+
+def iter_shards(stored: StoredManifest, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yields the rows of each shard in turn.
+
+    Args:
+        stored: the manifest.
+        columns: of `MANIFEST`; all where not given.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    file = _open(stored.path)
+    for shard in range(file.num_row_groups):
+        try:
+            table = file.read_row_group(shard, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(stored.path) from error
+        yield table.replace_schema_metadata(None)
+
+
+def open_manifest_file(path: Path) -> StoredManifest:
+    """Returns what is on disk, its rows unread.
+
+    Args:
+        path: a file written by this module.
+
+    Raises:
+        DataError: the file is absent, damaged or not a manifest.
+    """
+    file = _open(path)
+    groups = (file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
+    roots = _load_roots(path, file.schema_arrow)
+    listed = (file.schema_arrow.metadata or {}).get(LISTED_KEY)
+    return StoredManifest(path, roots, tuple(groups), None if listed is None else int(listed))
 
 
 def load_manifest(path: Path) -> Manifest:
-    """Returns a stored manifest.
+    """Returns a stored manifest as a table.
 
     Args:
-        path: a file written by `write_manifest`.
+        path: a file written by this module.
 
     Raises:
         DataError: the file is absent, damaged or not a manifest.
@@ -150,11 +205,7 @@ def load_manifest(path: Path) -> Manifest:
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path) from error
     metadata = dict(table.schema.metadata or {})
-    try:
-        texts = json.loads(metadata[ROOTS_KEY])
-        roots = tuple(unescape_path(text) for text in texts)
-    except (KeyError, ValueError, TypeError) as error:
-        raise _damaged(path) from error
+    roots = _load_roots(path, table.schema)
     row = table.column("row").to_numpy()
     root = table.column("root").to_numpy()
     if (row != np.arange(len(row))).any() or not ((root >= 0) & (root < len(roots))).all():
@@ -167,7 +218,7 @@ def load_shard(path: Path, shard: int) -> pa.Table:
     """Returns the rows of one shard, schema `MANIFEST`; reads that shard alone.
 
     Args:
-        path: a file written by `write_manifest`.
+        path: a file written by this module.
         shard: number of the shard, from 0.
 
     Raises:
@@ -188,115 +239,41 @@ def load_shard(path: Path, shard: int) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _list_folder(root: bytes) -> Iterator[_Listed]:
-    folders: dict[bytes, FolderFacts] = {}
-    for found in Listing(root).walk():
-        yield _describe(0, found, folders, {}, None)
-
-
-def _list_table(table: InputTable, folder: bytes) -> Iterator[_Listed]:
-    folders: dict[bytes, FolderFacts] = {}
-    listings = (Listing(folder), Listing(_SYSTEM_ROOT))
-    for row in table.rows():
-        root = int(os.path.isabs(row.path))
-        found = listings[root].look_up(row.path[1:] if root else row.path)
-        given = {name: getattr(row, name) for name in table.columns - {"path"}}
-        yield _describe(root, found, folders, given, row.line)
-
-
-def _describe(
-    root: int,
-    found: Found,
-    folders: dict[bytes, FolderFacts],
-    given: dict[str, Any],
-    line: int | None,
-) -> _Listed:
-    """Returns the row of one file: what a table gave, and for the rest what the path says.
-
-    Args:
-        root: index of the file's root.
-        found: the file.
-        folders: what the folders met so far say; added to.
-        given: values of the columns that the table has.
-        line: line of the table, or None for a listed folder.
-    """
-    folder, name = os.path.split(found.path)
-    facts = folders.get(folder)
-    if facts is None:
-        facts = folders[folder] = read_folders(folder)
-    source, patient = "column", given.get("patient_id")
-    if patient is None:
-        source, patient = "filename", patient_of_name(name, facts.scope)
-    return _Listed(
-        root,
-        found.path,
-        line,
-        escape_path(found.path),
-        found.size_bytes,
-        found.mtime_ns,
-        given.get("label", facts.label),
-        patient,
-        source if patient is not None else None,
-        given.get("split", facts.split),
-        found.code,
-        found.message,
-    )
-
-
-def _gather(rows: Iterable[_Listed]) -> pa.Table:
-    """Returns rows as an Arrow table; Python objects exist for one batch at a time."""
+def _shard_tables(rows: Iterable[ListedFile], shard_rows: int) -> Iterator[pa.Table]:
+    """Yields one table a shard, numbered; Python objects exist for one shard at a time."""
     remaining = iter(rows)
-    batches = []
-    while batch := list(islice(remaining, _BATCH_ROWS)):
-        columns = zip(*batch, strict=True)
-        arrays = [
-            pa.array(column, type=field.type)
-            for column, field in zip(columns, _LISTED, strict=True)
-        ]
-        batches.append(pa.record_batch(arrays, schema=_LISTED))
-    return pa.Table.from_batches(batches, schema=_LISTED).sort_by(
-        [("root", "ascending"), ("raw", "ascending")]
-    )
-
-
-def _check_unique(listed: pa.Table, where: str) -> None:
-    """Raises `DataError` where a sorted table has one path twice."""
-    root, raw = listed.column("root"), listed.column("raw")
-    again = pc.and_(pc.equal(raw[1:], raw[:-1]), pc.equal(root[1:], root[:-1]))
-    at = pc.index(again, True).as_py() if listed.num_rows > 1 else -1
-    if at >= 0:
-        first, second = sorted(listed.column("line")[at : at + 2].to_pylist())
-        raise DataError(
-            f"{where} {second} lists the same path as {first}; expected one row per image: remove "
-            "one of them"
+    shard = 0
+    while listed := list(islice(remaining, shard_rows)):
+        columns: dict[str, Sequence[object]] = dict(
+            zip(ListedFile._fields, zip(*listed, strict=True), strict=True)
         )
+        first = shard * shard_rows
+        columns["row"] = range(first, first + len(listed))
+        columns["shard"] = [shard] * len(listed)
+        arrays = [pa.array(columns[field.name], field.type) for field in MANIFEST]
+        yield pa.Table.from_arrays(arrays, schema=MANIFEST)
+        shard += 1
 
 
-def _finish(
-    listed: pa.Table,
-    roots: tuple[bytes, ...],
-    shard_rows: int,
-    metadata: dict[bytes, bytes],
-    when_empty: str,
-) -> Manifest:
-    """Returns the manifest of sorted rows, numbered and cut into shards."""
-    if not listed.num_rows:
-        raise DataError(f"{when_empty}; expected chest X-rays")
-    row = np.arange(listed.num_rows)
-    columns = {
-        "row": pa.array(row, pa.int64()),
-        "shard": pa.array((row // shard_rows).astype(np.int32)),
-    }
-    arrays = [columns[name] if name in columns else listed.column(name) for name in MANIFEST.names]
-    table = pa.Table.from_arrays(arrays, schema=MANIFEST).combine_chunks()
-    used = pc.max(listed.column("root")).as_py()
-    return Manifest(table.replace_schema_metadata(metadata or None), roots[: used + 1])
+def _write_tables(
+    shards: Iterable[pa.Table], roots: Sequence[bytes], metadata: Mapping[bytes, bytes], path: Path
+) -> None:
+    shown = json.dumps([escape_path(root) for root in roots]).encode()
+    schema = MANIFEST.with_metadata({**metadata, ROOTS_KEY: shown})
+    # Statistics of every row group would make up most of the file's footer, and nobody asks them.
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, write_statistics=False) as writer,
+    ):
+        for table in shards:
+            writer.write_table(table, row_group_size=table.num_rows)
 
 
-def _shard_starts(table: pa.Table) -> list[int]:
-    """Returns the first row of each shard."""
-    shard = table.column("shard").to_numpy()
-    return [int(start) for start in np.flatnonzero(np.diff(shard, prepend=-1))]
+def _load_roots(path: Path, found: pa.Schema) -> tuple[bytes, ...]:
+    try:
+        return tuple(unescape_path(text) for text in json.loads(found.metadata[ROOTS_KEY]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise _damaged(path) from error
 
 
 def _open(path: Path) -> pq.ParquetFile:

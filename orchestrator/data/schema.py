@@ -73,6 +73,23 @@ REJECTED = pa.schema(
     ]
 )
 
+# One row per file that an earlier run has dealt with. `root` and `path` are this run's; `run` is
+# the folder of the earlier one and `run_row` the row there: of its predictions, or of its rejected
+# rows where `code` is set.
+KNOWN = pa.schema(
+    [
+        ("root", pa.int16()),
+        ("path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("sha256", pa.string()),
+        ("matched", pa.string()),  # "file": same path, size and time | "content": same bytes
+        ("run", pa.string()),
+        ("run_row", pa.int64()),
+        ("code", pa.string()),
+    ]
+)
+
 
 def images_schema(size_px: int) -> pa.Schema:
     """Schema of an ingested data set: manifest columns, decode columns, one uint8 image tensor.

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from orchestrator.data import schema
 from orchestrator.data.decoders import DecoderPool
-from orchestrator.data.file_decoder import FileDecoder
+from orchestrator.data.file_decoder import Decoded, FileDecoder
 from orchestrator.data.images import DecodedImage, Limits
+from orchestrator.data.known_index import KnownIndex, Origin
 from orchestrator.data.manifest import Manifest, build_manifest, load_manifest, load_shard
 from orchestrator.data.parts import Images, part_path, read_part, table_images
 from orchestrator.errors import DataError, ImageError
@@ -63,7 +64,8 @@ class Reader(Protocol):
 
         Yields:
             The row as a mapping with the columns of `MANIFEST` and `DECODED`, and its image,
-            uint8 [size_px, size_px]; the image is None where `code` says why it was rejected.
+            uint8 [size_px, size_px]; the image is None where `code` says why it was rejected, or
+            `known_run` that it was scored before.
         """
 
     def close(self) -> None:
@@ -80,6 +82,8 @@ class FileSource:
         size_px: height and width of the decoded images, px.
         limits: limits on one file.
         patient_key: key of the hash under which DICOM patient ids are kept.
+        known: what earlier runs have scored; images found there are not decoded, and their rows
+            name the run under `known_run` and the row under `known_row`.
     """
 
     manifest: Path
@@ -88,6 +92,7 @@ class FileSource:
     size_px: int
     limits: Limits
     patient_key: bytes | None
+    known: KnownIndex | None = None
 
     def open_reader(self, num_processes: int) -> "FileReader":
         """Returns a reader with decoding processes of its own; see `Source.open_reader`."""
@@ -99,7 +104,7 @@ class _Passage:
     """A shard's rows on their way through the decoders."""
 
     waiting: deque[Row]
-    in_flight: deque[tuple[Row, Future[DecodedImage] | None]] = field(default_factory=deque)
+    in_flight: deque[tuple[Row, Future[Decoded] | None]] = field(default_factory=deque)
 
 
 class FileReader:
@@ -112,7 +117,9 @@ class FileReader:
 
     def __init__(self, source: FileSource, num_processes: int) -> None:
         self._source = source
-        decoder = FileDecoder(source.roots, source.size_px, source.limits, source.patient_key)
+        decoder = FileDecoder(
+            source.roots, source.size_px, source.limits, source.patient_key, source.known
+        )
         patience_s = source.limits.max_seconds + _MARGIN_S
         self._pool = DecoderPool(decoder, num_processes, patience_s)
         self._most_in_flight = _AHEAD + _AHEAD_EACH * num_processes
@@ -150,15 +157,18 @@ class FileReader:
             passage.in_flight.append((row, future))
 
 
-def _finish(row: Row, future: Future[DecodedImage] | None) -> tuple[Row, Images | None]:
+def _finish(row: Row, future: Future[Decoded] | None) -> tuple[Row, Images | None]:
     """Returns a row with what decoding found, once it has."""
     if future is None:
         return row, None
     try:
-        image = future.result()
+        found = future.result()
     except ImageError as error:
         return row | {"code": error.code, "message": error.message}, None
-    return row | _decoded_columns(row, image), image.pixels
+    if isinstance(found, Origin):
+        known = {"known_run": found.run, "known_row": found.row}
+        return row | {"sha256": found.sha256} | known, None
+    return row | _decoded_columns(row, found), found.pixels
 
 
 @dataclass(frozen=True)

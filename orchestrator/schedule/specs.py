@@ -128,6 +128,5 @@ def place_run(job: Job, key: str) -> tuple[Job, Path | None]:
             f"{job.name}: a scheduled job makes a run folder for every tick; give out_root in "
             "place of out"
         )
-    args = {name: value for name, value in job.args.items() if name != "out_root"}
     folder = Path(job.args.get("out_root") or "runs").absolute() / key
-    return job.model_copy(update={"args": {**args, "out": str(folder)}}), folder
+    return job.model_copy(update={"args": {**job.args, "out": str(folder)}}), folder

@@ -8,10 +8,10 @@ import pytest
 
 from orchestrator.data.schema import PREDICTIONS, REJECTED
 from orchestrator.errors import DataError
-from orchestrator.evaluation.calibration import Threshold
 from orchestrator.evaluation.metrics import METRIC_NAMES
 from orchestrator.evaluation.page import describe_rule, format_figure, list_facts
-from orchestrator.evaluation.report import MAX_REJECTED_SHOWN, build_report, render_html
+from orchestrator.evaluation.report import build_report, render_html
+from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, Tally
 
 MODEL = {"backbone": "EfficientNetB5", "sha256": "ab" * 32, "weights": None}
 RUN = {"run_id": "score-1", "versions": {"numpy": "2.4", "keras": "3.15"}}
@@ -49,17 +49,19 @@ def rejected(codes=(), paths=None, message="Cut short. Copy it again."):
 
 
 def report_and_page(scored, bad, threshold=0.5):
+    tally = Tally(threshold)
+    for start in range(0, max(scored.num_rows, bad.num_rows, 1), 3):  # shards of three rows
+        tally.add(scored.slice(start, 3), bad.slice(start, 3))
     report = build_report(
-        scored,
-        bad,
+        tally,
         found=scored.num_rows + bad.num_rows,
-        threshold=Threshold(threshold, "youden"),
+        threshold_rule="youden",
         model=MODEL,
         run=RUN,
         num_resamples=50,
     )
     assert report == json.loads(json.dumps(report, allow_nan=False))
-    page = render_html(report, scored, bad)
+    page = render_html(report, tally)
     visible = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page)))
     return report, page, visible
 
@@ -73,6 +75,8 @@ def test_labelled_run():
         "found": 8,
         "scored": 5,
         "rejected": 3,
+        "scored_before": 0,
+        "rejected_before": 0,
         "rejected_by_code": {"damaged": 2, "empty_file": 1},
         "called": {"NORMAL": 2, "PNEUMONIA": 3},
         "labelled": {"NORMAL": 2, "PNEUMONIA": 3},
@@ -180,15 +184,48 @@ def test_chunked_tables_and_float32_threshold():
 
 
 def test_rows_that_do_not_add_up_are_refused():
+    tally = Tally(0.5)
+    tally.add(predictions([0, 1], [0.1, 0.9]), rejected(["damaged"]))
+    fixed = {"threshold_rule": "fixed", "model": MODEL, "run": RUN}
     with pytest.raises(DataError, match="2 scored and 1 rejected rows for 4 files"):
-        build_report(
-            predictions([0, 1], [0.1, 0.9]),
-            rejected(["damaged"]),
-            found=4,
-            threshold=Threshold(0.5, "fixed"),
-            model=MODEL,
-            run=RUN,
-        )
+        build_report(tally, found=4, **fixed)
+    with pytest.raises(DataError, match="rows and 3 known from earlier runs for 4 files"):
+        build_report(tally, found=4, scored_before=2, rejected_before=1, **fixed)
+
+
+def test_files_known_from_earlier_runs_are_counted_and_shown():
+    tally = Tally(0.5)
+    report = build_report(
+        tally,
+        found=7,
+        threshold_rule="fixed",
+        model=MODEL,
+        run=RUN,
+        scored_before=5,
+        rejected_before=2,
+    )
+    assert report["counts"]["scored_before"] == 5
+    page = render_html(report, tally)
+    assert "Known from earlier runs" in page
+    assert "5 scored, 2 rejected there" in page
+    assert "every one is known from an earlier run" in page
+
+
+def test_lists_of_images_are_those_of_the_whole_run_whatever_the_shards():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 500).tolist()
+    probabilities = rng.integers(0, 50, 500) / 50  # with ties
+    whole = predictions(labels, probabilities.tolist(), patients=[f"p{n % 90}" for n in range(500)])
+    one, many = Tally(0.5), Tally(0.5)
+    one.add(whole, rejected())
+    for start in range(0, 500, 7):
+        many.add(whole.slice(start, 7), rejected())
+    assert one.images == many.images
+    assert one.image_counts == many.image_counts
+    assert (one.patients == many.patients).all()
+    order = np.argsort(np.abs(probabilities.astype(np.float32) - np.float64(0.5)), kind="stable")
+    expected = [f"image-{row}.jpeg" for row in order[:10]]
+    assert [image["path"] for image in many.images["uncertain"]] == expected
 
 
 def test_figures_rules_and_facts_in_words():
