@@ -6,6 +6,7 @@ folder writes its results where nobody finds them.
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -120,6 +121,7 @@ def _look(reads: list[str], markers: list[str]) -> _Answer:
     return _Answer(code_versions(), unseen)
 
 
+@functools.cache
 def code_versions() -> dict[str, str]:
     """Returns the hash of every module of this package, and versions of what results depend on."""
     package = Path(__file__).parent.parent
