@@ -69,17 +69,25 @@ _RESOURCES = ("workers", "cpus_per_worker", "gpus_per_worker")
 
 def main() -> None:
     """Runs the command line; the entry point of `orchestrator`."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signals: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        signals.append(number)
+        # Ray passes on no other exception out of its calls, and of this one only the kind.
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         app()
     except OrchestratorError as error:
         sys.stderr.write("\n".join([f"error: {error}", *_notes(error)]) + "\n")
         sys.exit(error.exit_code)
     except SystemExit as end:
-        if end.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            said = _notes(end) or ["run the same command again to continue"]
-            sys.stderr.write("stopped; " + "\n".join(said) + "\n")
-        raise
+        if end.code != 128 + signal.SIGINT:  # what a KeyboardInterrupt becomes
+            raise
+        said = _notes(end) or ["run the same command again to continue"]
+        sys.stderr.write("stopped; " + "\n".join(said) + "\n")
+        sys.exit(128 + (signals or [signal.SIGINT])[0])
 
 
 def _notes(error: BaseException | None) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 from orchestrator.cluster.launcher import load_launcher
 from orchestrator.cluster.predict import Found, Prediction, predict_score, predict_training
 from orchestrator.cluster.session import Session, connect, node_resources, plan_workers
-from orchestrator.data.source import open_manifest
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
 from orchestrator.model.bundle import load_info, newest_bundle
@@ -156,12 +155,10 @@ def backbones_of(spec: Any) -> tuple[str, ...]:
 def _look(plan: JobPlan, spec: Any) -> None:
     """Lists the input and predicts; what cannot be seen from here is a note."""
     scores = plan.job is not None and plan.job.kind == "score"
-    source = Path(spec.input if scores else spec.data)
     try:
-        manifest, ingested = open_manifest(source, spec.shard_rows if scores else 1)
-        plan.found = Found.of(manifest.table, ingested.size_px if ingested else None)
+        plan.found = Found.of(spec.input if scores else [spec.data])
         if scores:
-            info = load_info(Path(spec.model) if spec.model else newest_bundle(Path("models")))
+            info = load_info(Path(spec.model[0]) if spec.model else newest_bundle(Path("models")))
             plan.predicted = predict_score(plan.found, spec, info, plan.session)
         else:
             names = [canonical_name(name) for name in backbones_of(spec)]

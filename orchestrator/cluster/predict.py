@@ -5,16 +5,19 @@ each prediction says what it was worked out from. Predictions are upper estimate
 limits.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from orchestrator.cluster.session import Session
+from orchestrator.data.inputs import list_inputs
+from orchestrator.data.source import open_ingested
 from orchestrator.data.splits import TEST_OF_POOL, VAL_OF_POOL
 from orchestrator.model.bundle import BundleInfo
+from orchestrator.model.engine import BATCH_SIZES
 
 MIB = 2**20
 
@@ -32,6 +35,7 @@ _INGESTED_ROW = 300  # besides the pixels
 # 224 px and 8,390 with B5 at 150 px, which stands for the others.
 _OPENVINO_BASE, _OPENVINO_PIXEL = 300 * MIB, 200
 _TENSORFLOW_BASE, _TENSORFLOW_PIXEL = 850 * MIB, 300
+_DECODER = 40 * MIB
 _TRAINED_PIXEL = {"efficientnet-lite0": 1400}
 _TRAINED_PIXEL_OTHERS = 8400
 
@@ -93,16 +97,30 @@ class Found:
     size_px: int | None
 
     @classmethod
-    def of(cls, table: pa.Table, size_px: int | None) -> "Found":
-        """Returns what a manifest's table says."""
-        sizes = table.column("size_bytes")
+    def of(cls, sources: Sequence[str]) -> "Found":
+        """Lists an input: folders, a table of paths, or an ingested data set.
+
+        Raises:
+            DataError: nothing there that can be read.
+        """
+        ingested = open_ingested(Path(sources[0])) if Path(sources[0]).is_dir() else None
+        if ingested is not None:
+            columns = ["size_bytes", "label", "split"]
+            table = pq.read_table(ingested.folder / "manifest.parquet", columns=columns)
+            rows: Iterable[Any] = zip(
+                *(table.column(name).to_pylist() for name in columns), strict=True
+            )
+        else:
+            rows = ((r.size_bytes, r.label, r.split) for r in list_inputs(sources).rows())
+        files = size = largest = labelled = 0
+        has_splits = False
+        for num_bytes, label, split in rows:
+            files, size = files + 1, size + (num_bytes or 0)
+            largest = max(largest, num_bytes or 0)
+            labelled += label is not None
+            has_splits |= split is not None
         return cls(
-            num_files=table.num_rows,
-            num_bytes=pc.sum(sizes).as_py() or 0,
-            largest_bytes=pc.max(sizes).as_py() or 0,
-            num_labelled=table.num_rows - table.column("label").null_count,
-            has_splits=table.column("split").null_count < table.num_rows,
-            size_px=size_px,
+            files, size, largest, labelled, has_splits, ingested.size_px if ingested else None
         )
 
 
@@ -120,7 +138,7 @@ def predict_score(
     rows, shards = found.num_files, -(-found.num_files // spec.shard_rows)
     kept = rows * (_PREDICTION_ROW + _MANIFEST_ROW) + shards * _PREDICTION_FILE
     working = rows * _SHARD_ROW + shards * _SHARD_FILE
-    weights = _scoring_weights(Path(spec.model) if spec.model else None, info)
+    weights = _scoring_weights(Path(spec.model[0]) if spec.model else None, info)
     return [
         Prediction(
             "disk of the run folder, kept",
@@ -184,28 +202,31 @@ def predict_training(
     )
     largest = 4 * max(count for count, _ in params)
     if cached:
-        predicted.append(_engine_memory(largest, 32, size, found, session))
+        predicted.append(_engine_memory(largest, None, size, found, session))
     pixel = max(_TRAINED_PIXEL.get(name, _TRAINED_PIXEL_OTHERS) for name in backbones)
     predicted.append(_trainer_memory(spec, features, largest, pixel))
     return predicted
 
 
 def _engine_memory(
-    weights: int, batch: int, size: int, found: Found, session: Session | None
+    weights: int, batch: int | None, size: int, found: Found, session: Session | None
 ) -> Prediction:
     """Memory of one worker that runs a network over images; on a GPU the network takes its own."""
     threads = session.threads_per_worker if session else 1
-    decoding = 10 * threads * found.largest_bytes if found.size_px is None else 0
+    on_gpu = session is not None and session.gpus_per_worker > 0
     base, pixel = _OPENVINO_BASE, _OPENVINO_PIXEL
-    if session and session.gpus_per_worker:
+    images = threads * (batch or BATCH_SIZES["openvino"])  # every thread has a batch of its own
+    if on_gpu:
         base, pixel = _TENSORFLOW_BASE, _TENSORFLOW_PIXEL
-    total = base + 2 * weights + batch * size * size * pixel + decoding
+        images = batch or BATCH_SIZES["keras"]
+    total = base + 2 * weights + images * size * size * pixel
     basis = (
-        f"{base // MIB} MiB, twice {weights / MIB:.0f} MiB of weights, {batch} images x "
+        f"{base // MIB} MiB, twice {weights / MIB:.0f} MiB of weights, {images} images x "
         f"{size} x {size} x {pixel} B"
     )
-    if decoding:
-        basis += f", {threads} threads x 10 x the largest file"
+    if found.size_px is None:
+        total += threads * (_DECODER + 10 * found.largest_bytes)
+        basis += f", {threads} decoders x ({_DECODER // MIB} MiB + 10 x the largest file)"
     return Prediction("memory of a worker", total, basis)
 
 

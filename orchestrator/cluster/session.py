@@ -83,7 +83,7 @@ def open_session(
     try:
         if address or len(node_resources()) > 1:
             check_nodes(reads, writes)
-        yield plan_workers(resources, _possible_nodes())
+        yield plan_workers(resources, possible_nodes())
     finally:
         if ours:
             ray.shutdown()
@@ -111,7 +111,7 @@ def plan_workers(resources: Resources, nodes: list[dict[str, float]]) -> Session
     cpus_each = resources.cpus_per_worker
     if cpus_each is None:
         cpus_each = _default_cpus(hosts, gpus_each, resources.workers)
-    fitting = sum(_workers_on(node, cpus_each, gpus_each) for node in hosts)
+    fitting = count_fitting(hosts, cpus_each, gpus_each)
     wanted = resources.workers or fitting
     if fitting < max(wanted, 1):
         shown = "; ".join(f"{n.get('CPU', 0):g} CPU {n.get('GPU', 0):g} GPU" for n in nodes)
@@ -134,13 +134,20 @@ def _default_cpus(hosts: list[dict[str, float]], gpus_each: float, workers: int 
     return float(max(1, int(cpus) // per_node))
 
 
-def _workers_on(node: dict[str, float], cpus_each: float, gpus_each: float) -> int:
-    by_cpu = int(node.get("CPU", 0) / cpus_each)
-    return min(by_cpu, int(node.get("GPU", 0) / gpus_each)) if gpus_each else by_cpu
+def count_fitting(nodes: list[dict[str, float]], cpus_each: float, gpus_each: float) -> int:
+    """Returns how many workers of a size these nodes hold at once."""
+    count = 0
+    for node in nodes:
+        by_cpu = int(node.get("CPU", 0) / cpus_each)
+        count += min(by_cpu, int(node.get("GPU", 0) / gpus_each)) if gpus_each else by_cpu
+    return count
 
 
-def _possible_nodes() -> list[dict[str, float]]:
-    """All nodes that there can be: an autoscaler starts them only when work waits for them."""
+def possible_nodes() -> list[dict[str, float]]:
+    """Returns the resources of all nodes that there can be, for the length of the command.
+
+    An autoscaler starts its nodes only when work waits for them.
+    """
     launcher = os.environ.get("ORCHESTRATOR_CLUSTER")
     declared = load_launcher(Path(launcher)).nodes() if launcher else None
     return declared or node_resources()

@@ -17,12 +17,13 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 
 from orchestrator.cluster.nodes import check_code, code_versions
-from orchestrator.cluster.session import Session
+from orchestrator.cluster.session import Session, count_fitting, possible_nodes
 from orchestrator.data.parts import part_path, write_part
 from orchestrator.errors import ClusterError, OrchestratorError
 
 _MAX_ATTEMPTS = 3
 _STARTING = -1  # in place of a shard: the first call of a worker
+_LOOK_S = 5.0  # how often a pool without a worker looks for nodes
 
 
 class Stage(Protocol):
@@ -145,7 +146,7 @@ class _Pool:
         crew = [_Member() for _ in range(min(self.session.num_workers, len(waiting)))]
         missing = list(crew)
         idle: list[_Member] = []
-        busy: dict[Any, _Member] = {}
+        busy: dict[Any, _Member] = {}  # by Ray's reference to the result
         try:
             while True:
                 for member in missing:
@@ -153,20 +154,23 @@ class _Pool:
                     # be no room for it until another node joins.
                     member.worker, member.shard = self._start(), _STARTING
                     busy[member.worker.ready.remote(code)] = member
-                self._assign(idle, busy, waiting, len(crew))
-                if not waiting and all(m.shard == _STARTING for m in busy.values()):
-                    return
-                done, _ = ray.wait(list(busy), num_returns=1)
                 missing = []
+                self._assign(idle, busy, waiting, len(crew))
+                at_work = any(member.shard != _STARTING for member in busy.values())
+                if not waiting and not at_work:
+                    return
+                done, _ = ray.wait(list(busy), num_returns=1, timeout=_LOOK_S)
+                if not done and not at_work:
+                    self._check_room()
                 for reference in done:
                     member = busy.pop(reference)
                     result = self._collect(reference, member.shard)
-                    if result is None:  # the process is gone: others take its shards
+                    if result is None:  # the process is gone: others take what it had
                         waiting.extendleft(member.take_shards())
                         missing.append(member)
                         continue
                     idle.append(member)
-                    if member.shard == _STARTING:
+                    if result.shard == _STARTING:
                         self.attempts.pop(_STARTING, None)
                     else:
                         on_done(result)
@@ -187,6 +191,15 @@ class _Pool:
             # The last shards are kept for nobody: whoever is idle first takes them.
             member.following = waiting.popleft() if len(waiting) > num_workers else None
             busy[member.worker.run.remote(member.shard, member.following)] = member
+
+    def _check_room(self) -> None:
+        """Raises ClusterError where no node, up or yet to be started, holds a worker."""
+        size = self.session.cpus_per_worker, self.session.gpus_per_worker
+        if count_fitting(possible_nodes(), *size) == 0:
+            raise ClusterError(
+                "the cluster has lost its last node that could hold a worker; committed shards are "
+                "kept: run the same command again to continue"
+            )
 
     def _start(self) -> Any:
         import ray
@@ -216,10 +229,12 @@ class _Pool:
             ) from error
         except ray.exceptions.RayError as error:
             self.attempts[shard] = self.attempts.get(shard, 0) + 1
-            if self.attempts[shard] >= _MAX_ATTEMPTS:
+            # With a node all the workers that were about to start there are lost at once.
+            limit = _MAX_ATTEMPTS * (self.session.num_workers if shard == _STARTING else 1)
+            if self.attempts[shard] >= limit:
                 name = "a worker" if shard == _STARTING else f"the worker of shard {shard}"
                 raise ClusterError(
-                    f"{name} died {_MAX_ATTEMPTS} times "
+                    f"{name} died {limit} times "
                     f"({str(error).strip().splitlines()[0]}); committed shards are kept: give the "
                     "workers more memory or fewer threads, and run the same command again"
                 ) from error

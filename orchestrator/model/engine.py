@@ -236,6 +236,9 @@ def openvino_engine(
         compiled = core.compile_model(model, "CPU", _openvino_config(num_threads, checked))
     except RuntimeError as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
+    # The binding's first look-up of a dtype runs Python inside a C++ static's initialisation: two
+    # threads that came to it at once would wait for each other for ever.
+    openvino.Type.u8.to_dtype()
     num_streams = int(compiled.get_property("NUM_STREAMS"))
     idle: SimpleQueue[Any] = SimpleQueue()
     for _ in range(num_streams):

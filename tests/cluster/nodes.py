@@ -1,8 +1,9 @@
 """A Ray cluster of several nodes on one machine, in a process of its own, told what to do by lines.
 
 Started as `python -m tests.cluster.nodes HEAD_CPUS OTHERS`; prints the cluster's address, then
-obeys: `kill` (the last node dies without a word), `add` or `add KEY=VALUE` (a node joins, its
-processes with that variable); answers each with a line and ends with its input.
+obeys: `kill` (the newest node dies without a word), `kill first` (the oldest), `add` or
+`add KEY=VALUE` (a node joins, its processes with that variable); answers each with a line and ends
+with its input.
 """
 
 import subprocess
@@ -66,7 +67,7 @@ def main() -> None:
     for line in sys.stdin:
         order, _, variable = line.strip().partition(" ")
         if order == "kill":
-            cluster.remove_node(added.pop(), allow_graceful=False)
+            cluster.remove_node(added.pop(0 if variable else -1), allow_graceful=False)
         elif order == "add":
             key, _, value = variable.partition("=")
             added.append(cluster.add_node(num_cpus=1, env_vars={key: value} if key else None))

@@ -166,10 +166,9 @@ def test_score_goes_on_on_a_node_that_joins(
         driver = orchestrate(nodes, *score_arguments(trained, large, run))
         wait_for(lambda: committed(run) >= 6, driver)
         nodes.tell("kill")
-        nodes.tell("kill")  # no worker is left
-        assert NUM_LARGE / 4 - committed(run) > 3
-        assert driver.poll() is None
         nodes.tell("add")
+        nodes.tell("kill first")  # the one that joined is the only one that can hold a worker
+        assert NUM_LARGE / 4 - committed(run) > 3
         check_scored(driver, large, run)
 
 
@@ -239,3 +238,24 @@ def test_tune_passes_on_several_nodes(
         _, errors = driver.communicate(timeout=PATIENCE_S * 2)
     assert driver.returncode == 0, errors
     assert (tmp_path / "tuned" / "_SUCCESS").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_score_ends_when_the_last_node_dies(
+    trained: SimpleNamespace,
+    large: Path,
+    env: dict[str, str],
+    orchestrate: Orchestrate,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    with open_nodes(env, head_cpus=0, others=1) as nodes:
+        driver = orchestrate(nodes, *score_arguments(trained, large, run))
+        wait_for(lambda: committed(run) >= 3, driver)
+        nodes.tell("kill")
+        _, errors = driver.communicate(timeout=PATIENCE_S)
+    assert driver.returncode == ClusterError.exit_code
+    assert "has lost its last node" in errors
+    assert committed(run) >= 3
