@@ -32,12 +32,14 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
-# Re-pins every package, with hashes and without any index's address.
+# Re-pins every package, with hashes and without any index's address: those of a laptop, and of
+# cluster nodes with their CUDA libraries.
+COMPILE := -m piptools compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 lock:
 	$(PYTHON) -m pip install --quiet pip-tools
-	$(PYTHON) -m piptools compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra dev \
-	  -o requirements.lock pyproject.toml
+	$(PYTHON) $(COMPILE) --extra dev -o requirements.lock pyproject.toml
+	$(PYTHON) $(COMPILE) --extra gpu --extra aws -o requirements-cluster.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -88,7 +88,8 @@ def compare(spec: CompareSpec, resources: Resources, reporter: Reporter) -> Comp
     # With the folder, so that the stored spec goes on with this very run.
     stored = spec.model_copy(update={"out": str(run.path)})
     write_text(run.spec, dump_yaml("compare", run.path.name, stored, resources))
-    with run.recording_failure(), open_session(resources) as session:
+    reads, writes = [Path(spec.data)], [run.path]
+    with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
         cases = [case for group in groups for case in group]
         if not all(case.run(run).success.exists() for case in cases):
             _train_all(spec, groups, run, session, resources, reporter)

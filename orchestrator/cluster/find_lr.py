@@ -49,7 +49,11 @@ def find_lr(spec: TrainSpec, resources: Resources, reporter: Reporter) -> RateRe
     identity = digest(spec.model_dump(exclude={"out", "overwrite"}))
     run.start(identity, overwrite=spec.overwrite)
     write_text(run.spec, dump_yaml("train", run.path.name, spec, resources))
-    with run.recording_failure(), open_session(resources) as session:
+    reads = [Path(spec.data), Path(spec.weights), Path(spec.backbone)]
+    with (
+        run.recording_failure(),
+        open_session(resources, reads=reads, writes=[run.path]) as session,
+    ):
         dataset = open_images(spec, session, run, reporter)
         rows = dataset.load_rows()
         names, _, _ = split_images(spec, rows, run, reporter)

@@ -93,7 +93,8 @@ def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[s
         raise DataError(f"{spec.input} is an ingested data set already; name a folder of X-rays")
     run = RunDir(Path(spec.out).absolute())
     run.start(digest(spec.model_dump(exclude={"overwrite"})), overwrite=spec.overwrite)
-    with run.recording_failure(), open_session(resources) as session:
+    reads, writes = [Path(spec.input)], [run.path]
+    with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
         ingest_manifest(
             manifest,
             run,

@@ -164,7 +164,9 @@ def _score_run(
     if all(part_path(run.shards, shard).exists() for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
     else:
-        with open_session(resources) as session:
+        # What is on an address is read from everywhere; a folder must be seen by every node.
+        reads = [Path(place) for place in (*spec.input, *(spec.model or ())) if "://" not in place]
+        with open_session(resources, reads=reads, writes=[run.path]) as session:
             _score_shards(spec, run, source, work, members, session, path_key, reporter)
     # Imported here: pictures and templates take a second, and the first image need not wait.
     from orchestrator.cluster.score_tables import finish_tables, write_hashed

@@ -1,7 +1,9 @@
 """Local or remote Ray for the length of one command: connection, resources, authentication.
 
 With `RAY_ADDRESS` set (or an address given) the command joins that cluster; otherwise it starts a
-local one and ends it. Ray's own output goes to Ray's log folder, never to the terminal.
+local one and ends it. `ORCHESTRATOR_CLUSTER` names the launcher file of a cluster that grows with
+its work, so that a job may ask for nodes that are not up yet. Ray's own output goes to Ray's log
+folder, never to the terminal.
 """
 
 import contextlib
@@ -10,11 +12,13 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.launcher import load_launcher
+from orchestrator.cluster.nodes import check_nodes
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.spec import Resources
 
@@ -46,7 +50,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(resources: Resources, address: str | None = None) -> Iterator[Session]:
+def open_session(
+    resources: Resources,
+    address: str | None = None,
+    *,
+    reads: Sequence[Path] = (),
+    writes: Sequence[Path] = (),
+) -> Iterator[Session]:
     """Connects to Ray, or starts a local one, and yields what the command may use.
 
     A Ray that this process is already connected to is used as it is and left running.
@@ -54,21 +64,26 @@ def open_session(resources: Resources, address: str | None = None) -> Iterator[S
     Args:
         resources: what the job asks for.
         address: a cluster's address; `RAY_ADDRESS` otherwise, and a local Ray without either.
+        reads: what workers read; every node of a cluster must see it.
+        writes: folders that workers write to, present already.
 
     Yields:
         The session.
 
     Raises:
-        ClusterError: the cluster does not answer.
+        ClusterError: the cluster does not answer, or a node has other code or other storage.
         SpecError: the request is more than the cluster can ever give.
     """
     import ray
 
     ours = not ray.is_initialized()
+    address = address or os.environ.get("RAY_ADDRESS")
     if ours:
-        connect(address or os.environ.get("RAY_ADDRESS"))
+        connect(address)
     try:
-        yield plan_workers(resources, node_resources())
+        if address or len(node_resources()) > 1:
+            check_nodes(reads, writes)
+        yield plan_workers(resources, possible_nodes())
     finally:
         if ours:
             ray.shutdown()
@@ -126,6 +141,16 @@ def count_fitting(nodes: list[dict[str, float]], cpus_each: float, gpus_each: fl
         by_cpu = int(node.get("CPU", 0) / cpus_each)
         count += min(by_cpu, int(node.get("GPU", 0) / gpus_each)) if gpus_each else by_cpu
     return count
+
+
+def possible_nodes() -> list[dict[str, float]]:
+    """Returns the resources of all nodes that there can be, for the length of the command.
+
+    An autoscaler starts its nodes only when work waits for them.
+    """
+    launcher = os.environ.get("ORCHESTRATOR_CLUSTER")
+    declared = load_launcher(Path(launcher)).nodes() if launcher else None
+    return declared or node_resources()
 
 
 def node_resources() -> list[dict[str, float]]:

@@ -16,11 +16,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from orchestrator.cluster.session import Session, count_fitting, node_resources
+from orchestrator.cluster.nodes import check_code, code_versions
+from orchestrator.cluster.session import Session, count_fitting, possible_nodes
 from orchestrator.data.parts import part_path, write_part
 from orchestrator.errors import ClusterError, OrchestratorError
 
 _MAX_ATTEMPTS = 3
+_STARTING = -1  # in place of a shard: the first call of a worker
+_LOOK_S = 5.0  # how often a pool without a worker looks for nodes
 
 
 class Stage(Protocol):
@@ -89,6 +92,13 @@ class _Worker:
         self._out = out
         self._stage: Stage | None = None
 
+    def ready(self, code: dict[str, str]) -> ShardDone:
+        """Answers once the worker has its place in the cluster, on a node with the same code."""
+        import ray
+
+        check_code(f"the node {ray.util.get_node_ip_address()}", code_versions(), code)
+        return ShardDone(_STARTING, 0, 0, 0.0)
+
     def run(self, shard: int, following: int | None) -> ShardDone:
         """Computes one shard and commits its file; `following` is the one it gets next."""
         started = time.perf_counter()
@@ -108,9 +118,15 @@ class _Worker:
 class _Member:
     """A worker, the shard it has in work and the one kept for it."""
 
-    worker: Any
-    shard: int = -1
+    worker: Any = None
+    shard: int = _STARTING
     following: int | None = None
+
+    def take_shards(self) -> list[int]:
+        """Takes away what it has in hand; returns the shards, the later one first."""
+        taken = [shard for shard in (self.following, self.shard) if shard not in (None, _STARTING)]
+        self.shard, self.following = _STARTING, None
+        return taken
 
 
 @dataclass
@@ -126,34 +142,47 @@ class _Pool:
         import ray
 
         waiting = deque(shards)
-        idle = [_Member(self._start()) for _ in range(min(self.session.num_workers, len(waiting)))]
-        crew = list(idle)
+        code = ray.put(code_versions())
+        crew = [_Member() for _ in range(min(self.session.num_workers, len(waiting)))]
+        missing = list(crew)
+        idle: list[_Member] = []
         busy: dict[Any, _Member] = {}  # by Ray's reference to the result
         try:
-            while self._assign(idle, busy, waiting, len(crew)):
-                done, _ = ray.wait(list(busy), num_returns=1)
+            while True:
+                for member in missing:
+                    # It gets no shard before it has answered: after the loss of a node there may
+                    # be no room for it until another node joins.
+                    member.worker, member.shard = self._start(), _STARTING
+                    busy[member.worker.ready.remote(code)] = member
+                missing = []
+                self._assign(idle, busy, waiting, len(crew))
+                at_work = any(member.shard != _STARTING for member in busy.values())
+                if not waiting and not at_work:
+                    return
+                done, _ = ray.wait(list(busy), num_returns=1, timeout=_LOOK_S)
+                if not done and not at_work:
+                    self._check_room()
                 for reference in done:
                     member = busy.pop(reference)
                     result = self._collect(reference, member.shard)
-                    if result is not None:
-                        on_done(result)
-                        idle.append(member)
+                    if result is None:  # the process is gone: others take what it had
+                        waiting.extendleft(member.take_shards())
+                        missing.append(member)
                         continue
-                    # The process is gone: another one takes what it had.
-                    kept = [] if member.following is None else [member.following]
-                    waiting.extendleft([*kept, member.shard])
-                    crew.remove(member)
-                    if self._has_room(len(crew)):
-                        idle.append(_Member(self._start()))
-                        crew.append(idle[-1])
+                    idle.append(member)
+                    if result.shard == _STARTING:
+                        self.attempts.pop(_STARTING, None)
+                    else:
+                        on_done(result)
         finally:
             for member in crew:
-                ray.kill(member.worker)
+                if member.worker is not None:
+                    ray.kill(member.worker)
 
     def _assign(
         self, idle: list[_Member], busy: dict[Any, _Member], waiting: deque[int], num_workers: int
-    ) -> bool:
-        """Sends shards to idle workers; returns whether any worker is busy then."""
+    ) -> None:
+        """Sends shards to idle workers."""
         for member in list(idle):
             if member.following is None and not waiting:
                 continue
@@ -162,23 +191,15 @@ class _Pool:
             # The last shards are kept for nobody: whoever is idle first takes them.
             member.following = waiting.popleft() if len(waiting) > num_workers else None
             busy[member.worker.run.remote(member.shard, member.following)] = member
-        return bool(busy)
 
-    def _has_room(self, num_workers: int) -> bool:
-        """Returns whether the nodes that are left hold another worker beside so many.
-
-        Raises:
-            ClusterError: they hold none at all.
-        """
+    def _check_room(self) -> None:
+        """Raises ClusterError where no node, up or yet to be started, holds a worker."""
         size = self.session.cpus_per_worker, self.session.gpus_per_worker
-        fitting = count_fitting(node_resources(), *size)
-        if fitting == 0:
+        if count_fitting(possible_nodes(), *size) == 0:
             raise ClusterError(
                 "the cluster has lost its last node that could hold a worker; committed shards are "
                 "kept: run the same command again to continue"
             )
-        # A worker that no node holds would wait for ever, and the shard given to it.
-        return fitting > num_workers
 
     def _start(self) -> Any:
         import ray
@@ -208,9 +229,12 @@ class _Pool:
             ) from error
         except ray.exceptions.RayError as error:
             self.attempts[shard] = self.attempts.get(shard, 0) + 1
-            if self.attempts[shard] >= _MAX_ATTEMPTS:
+            # With a node all the workers that were about to start there are lost at once.
+            limit = _MAX_ATTEMPTS * (self.session.num_workers if shard == _STARTING else 1)
+            if self.attempts[shard] >= limit:
+                name = "a worker" if shard == _STARTING else f"the worker of shard {shard}"
                 raise ClusterError(
-                    f"the worker of shard {shard} died {_MAX_ATTEMPTS} times "
+                    f"{name} died {limit} times "
                     f"({str(error).strip().splitlines()[0]}); committed shards are kept: give the "
                     "workers more memory or fewer threads, and run the same command again"
                 ) from error

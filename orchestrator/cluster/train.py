@@ -87,7 +87,9 @@ def train(
     # With the bundle's folder, so that `--resume` finds it whatever the working directory.
     stored = spec.model_copy(update={"out": str(bundle)})
     write_text(run.spec, dump_yaml("train", run.path.name, stored, resources))
-    with run.recording_failure(), open_session(resources) as session:
+    reads = [Path(spec.data), Path(spec.weights), Path(spec.backbone)]
+    writes = [run.path, bundle]
+    with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
         if features is not None:
             _take_features(features, run)
         with open_tracking(spec, run) as tracking:

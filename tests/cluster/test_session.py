@@ -1,6 +1,10 @@
-import pytest
+import json
+from pathlib import Path
 
-from orchestrator.cluster.session import Session, plan_workers
+import pytest
+import yaml
+
+from orchestrator.cluster.session import Session, open_session, plan_workers
 from orchestrator.errors import SpecError
 from orchestrator.spec import Resources
 
@@ -41,3 +45,21 @@ def test_what_the_cluster_can_never_give_is_an_error_at_once(
 ) -> None:
     with pytest.raises(SpecError, match=message):
         plan_workers(resources, nodes)
+
+
+@pytest.mark.ray
+def test_a_job_may_ask_for_nodes_that_the_autoscaler_has_yet_to_start(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.autoscaler._private.util import prepare_config
+
+    root = Path(__file__).parent.parent.parent
+    prepared = prepare_config(yaml.safe_load((root / "cluster-aws.yaml").read_text()))
+    launcher = tmp_path / "ray_bootstrap_config.yaml"
+    launcher.write_text(json.dumps(prepared))  # as Ray leaves it on the head
+    asked = Resources(workers=4, cpus_per_worker=8, gpus_per_worker="auto")
+    with pytest.raises(SpecError, match="hold 0"), open_session(asked):
+        pass
+    monkeypatch.setenv("ORCHESTRATOR_CLUSTER", str(launcher))
+    with open_session(asked) as session:
+        assert session == Session(4, 8.0, 1.0)

@@ -1,0 +1,53 @@
+"""The systemd unit of the scheduler."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "systemd"
+UNIT = FOLDER / "orchestrator-schedule.service"
+
+
+def settings(name: str) -> list[str]:
+    """Values of a setting of [Service], in order; it may be given several times."""
+    lines = UNIT.read_text().partition("[Service]")[2].splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith(f"{name}=")]
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not on this machine")
+    program = re.escape(settings("ExecStart")[0].split()[0])
+    # The program has to exist on the machine that checks.
+    text = re.sub(program, sys.executable, UNIT.read_text())
+    (tmp_path / UNIT.name).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / UNIT.name)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / UNIT.name).write_text(text.replace("Restart=on-failure", "Restart=perhaps"))
+    assert "perhaps" in subprocess.run(command, capture_output=True, text=True).stderr
+
+
+def test_the_unit_gets_its_settings_from_the_shipped_file() -> None:
+    shipped = configparser.ConfigParser(comment_prefixes="#")
+    shipped.optionxform = str  # type: ignore[assignment,method-assign]
+    shipped.read_string("[env]\n" + (FOLDER / "schedule.env").read_text())
+    used = set(re.findall(r"\$\{(\w+)\}", settings("ExecStart")[0]))
+    assert used <= set(shipped["env"])
+    assert "RAY_ADDRESS" in shipped["env"]  # without it the service would start a Ray of its own
+    assert settings("EnvironmentFile") == ["/etc/orchestrator/schedule.env"]
+
+
+def test_token_and_ledger_belong_to_the_service_alone() -> None:
+    environment = " ".join(settings("Environment"))
+    assert "RAY_AUTH_MODE=token" in environment
+    assert "RAY_AUTH_TOKEN_PATH=%d/auth_token" in environment
+    assert "ORCHESTRATOR_LEDGER=/var/lib/orchestrator/" in environment
+    assert settings("StateDirectoryMode") == ["0700"]
+    assert settings("Restart") == ["on-failure"]
+    assert settings("User") != ["root"]
