@@ -12,7 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator import __version__
+from orchestrator.cluster_cli import app as cluster_app
 from orchestrator.errors import OrchestratorError, SpecError
+from orchestrator.jobs_cli import app as jobs_app
+from orchestrator.jobs_cli import submit
 from orchestrator.schedule_cli import app as schedule_app
 
 app = typer.Typer(
@@ -23,6 +26,9 @@ app = typer.Typer(
     help="Batch cluster jobs for chest X-ray pneumonia classification. Research use only.",
 )
 app.add_typer(schedule_app, name="schedule")
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(cluster_app, name="cluster")
+app.command()(submit)
 
 _LIMITS = "Limits on one input file"
 _CLUSTER = "Cluster"

@@ -104,6 +104,11 @@ class RunDir:
         return self.path / "spec.yaml"
 
     @property
+    def job(self) -> Path:
+        """The job as it was submitted, YAML; there before the run starts."""
+        return self.path / "job.yaml"
+
+    @property
     def status(self) -> Path:
         """Status, times and error of the run, JSON."""
         return self.path / "status.json"
@@ -256,7 +261,7 @@ class RunDir:
         resumed = False
         if self.path.exists() and not self.path.is_dir():
             raise SpecError(f"--out {self.path} is a file; name a folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(found != self.job for found in self.path.iterdir()):
             known = self.load_status()
             if not known:
                 raise SpecError(
@@ -275,11 +280,12 @@ class RunDir:
 
     @contextlib.contextmanager
     def recording_failure(self) -> Iterator[None]:
-        """Stores FAILED, or STOPPED on Ctrl-C, where the block ends with an exception."""
+        """Stores FAILED, or STOPPED on Ctrl-C and SIGTERM, where the block ends by an exception."""
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
+            # Ray's own handler of SIGTERM, by which a job is stopped, raises SystemExit.
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             # A full or read-only disk must not hide the error that is on its way.
             with contextlib.suppress(OrchestratorError):
                 self.write_status(

@@ -5,7 +5,9 @@ A part of the command line, mounted by `cli.py`; its rules are the same.
 
 import json
 import os
+import signal
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.errors import SpecError
+from orchestrator.jobs_cli import Address, Insecure
+from orchestrator.state import state_folder
 
 if TYPE_CHECKING:
     from orchestrator.schedule.ledger import Ledger, RunRow
@@ -34,9 +38,46 @@ _JOBS = Path("jobs")
 
 
 def default_ledger() -> Path:
-    """Returns the ledger's usual place, outside the working folder, which may be shared storage."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "orchestrator" / "schedule.sqlite3"
+    """Returns the ledger's usual place, on a local disk as SQLite needs it."""
+    return state_folder() / "schedule.sqlite3"
+
+
+@app.command()
+def run(
+    jobs: Jobs = _JOBS,
+    ledger: LedgerFile = None,
+    address: Address = None,
+    insecure: Insecure = False,
+) -> None:
+    """Submit what is due, until it is told to stop: a service in the foreground.
+
+    Any number may run against one ledger; one leads. SIGTERM and Ctrl-C end it; what it has
+    submitted goes on, and the next one finds it again.
+    """
+    from orchestrator.cluster.jobs import name_cluster
+
+    if insecure:
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+    if not jobs.is_dir():
+        raise SpecError(f"--jobs {jobs} is no folder; name the folder of job files")
+    from orchestrator.cluster_store import ClusterStore, place
+    from orchestrator.schedule.ledger import Ledger
+    from orchestrator.schedule.loop import Scheduler
+    from orchestrator.schedule.specs import JobFolder
+
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    store = ClusterStore(name_cluster(address), _log).as_store()
+    book = Ledger(ledger or default_ledger())
+    _log(f"jobs: {jobs.absolute()}, ledger: {book.path.absolute()}")
+    Scheduler(book, JobFolder(jobs).load, store, _log, place=place).run(stopping)
+    _log("ended")
+
+
+def _log(line: str) -> None:
+    sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+    sys.stderr.flush()
 
 
 @app.command("list")

@@ -64,7 +64,7 @@ class Setup:
         return self.folder / "ledger.sqlite3"
 
     def scheduler(self, ledger: Ledger, store: Store, clock: Clock) -> Scheduler:
-        def place(job: Job, key: str) -> tuple[Job, Path | None]:
+        def place(job: Job, key: str) -> tuple[Job, Path]:
             root = {"out_root": str(self.folder / "runs")}
             return place_run(job.model_copy(update={"args": job.args | root}), key)
 
@@ -109,11 +109,11 @@ class DeadlyStore:
     def _look_up(self, submission_id: str) -> Status | None:
         return self._inner.look_up(submission_id)
 
-    def _submit(self, submission_id: str, job: Job) -> None:
+    def _submit(self, submission_id: str, job: Job, folder: Path | None) -> None:
         self._left -= 1
         if self._left == 0 and self._point == "before":
             die()
-        self._inner.submit(submission_id, job)
+        self._inner.submit(submission_id, job, folder)
         if self._left == 0 and self._point == "taken":
             die()
         if self._left == 0:

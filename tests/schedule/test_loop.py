@@ -47,7 +47,7 @@ def test_the_intent_is_on_disk_before_the_cluster_is_asked(world: World) -> None
     world.step()
     seen = []
 
-    def submit(submission_id: str, job: object) -> None:
+    def submit(submission_id: str, job: object, folder: object) -> None:
         other = Ledger(world.folder / "ledger.sqlite3")
         seen.extend((run.submission_id, str(run.state)) for run in other.open_runs())
         other.close()
@@ -699,12 +699,12 @@ def test_a_leader_suspended_before_its_submit_asks_for_nothing(world: World) -> 
     original = world._submit
     asked = []
 
-    def submit(submission_id: str, job: object) -> None:
+    def submit(submission_id: str, job: object, folder: object) -> None:
         asked.append(submission_id)
         if len(asked) == 1:  # while the cluster is slow, the lead runs out and is taken
             world.pass_time(seconds=20)
             second.step()
-        original(submission_id, job)  # type: ignore[arg-type]
+        original(submission_id, job, folder)  # type: ignore[arg-type]
 
     world._submit = submit  # type: ignore[method-assign]
     world.scheduler.close()
@@ -726,7 +726,7 @@ def test_a_thousand_schedules_of_one_minute_are_committed_within_ten_seconds(wor
     world.step()
     took = []
 
-    def submit(submission_id: str, job: object) -> None:
+    def submit(submission_id: str, job: object, folder: object) -> None:
         if not took:
             took.append(time.monotonic() - began)
             other = Ledger(world.folder / "ledger.sqlite3")
