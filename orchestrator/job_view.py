@@ -133,12 +133,18 @@ def _settle(
     return Status(finding.state), finding.reason
 
 
-def load_error(run: Path | None) -> str | None:
-    """Returns the error that a run has stored, None where there is none."""
-    if run is None:
+def load_error(jobs: Jobs | None, view: JobView) -> str | None:
+    """Returns what a failed run has stored as its error, else the last one its driver printed."""
+    if view.is_open or view.status is Status.SUCCEEDED:
         return None
-    try:
-        error = RunDir(run).load_status().get("error")
-    except (OSError, SpecError):
+    if view.run is not None:
+        try:
+            error = RunDir(view.run).load_status().get("error")
+        except (OSError, SpecError):
+            error = None
+        if error:
+            return str(error)
+    if jobs is None or jobs.look_up(view.submission_id) is None:
         return None
-    return str(error) if error else None
+    printed = [line for line in jobs.logs(view.submission_id).splitlines() if "error: " in line]
+    return printed[-1].removeprefix("error: ") if printed else None

@@ -94,9 +94,10 @@ def show(
     """Show one job: its state, run folder, exit code and error."""
     from orchestrator.job_view import load_error, view_job
 
-    view = view_job(_connect(_cluster(address, insecure)), job_id)
+    jobs = _connect(_cluster(address, insecure))
+    view = view_job(jobs, job_id)
     body = _described(view)
-    body["error"] = None if view.status == "SUCCEEDED" else load_error(view.run)
+    body["error"] = load_error(jobs, view)
     if as_json:
         _print_json(body)
         return

@@ -286,11 +286,12 @@ class RunDir:
         except BaseException as error:
             # Ray's own handler of SIGTERM, by which a job is stopped, raises SystemExit.
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            text = str(error) if isinstance(error, OrchestratorError) else repr(error)
             # A full or read-only disk must not hide the error that is on its way.
             with contextlib.suppress(OrchestratorError):
                 self.write_status(
                     Status.STOPPED if stopped else Status.FAILED,
-                    error=str(error) if isinstance(error, OrchestratorError) else repr(error),
+                    error="stopped by a signal" if stopped else text,
                 )
             raise
 
