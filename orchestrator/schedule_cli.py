@@ -16,6 +16,7 @@ import typer
 
 from orchestrator.errors import SpecError
 from orchestrator.jobs_cli import Address, Insecure
+from orchestrator.run_dir import RunDir
 from orchestrator.state import state_folder
 
 if TYPE_CHECKING:
@@ -208,11 +209,11 @@ def history(
             [
                 f"{run.tick:%Y-%m-%d %H:%M}",
                 run.job,
-                run.state,
+                told["state"],
                 str(run.attempt or ""),
-                run.reason or "",
+                told["reason"] or "",
             ]
-            for run in runs
+            for run, told in ((run, _described(run)) for run in runs)
         ],
         empty="no tick has come yet",
     )
@@ -256,11 +257,15 @@ def _unknown(job: str, known: list[str]) -> str:
 
 
 def _described(run: "RunRow") -> dict[str, Any]:
+    state, reason = str(run.state), run.reason
+    # A driver may outlive the head that has forgotten it, and finish after the ledger gave it up.
+    if state in ("FAILED", "STOPPED") and run.folder and RunDir(run.folder).success.exists():
+        state, reason = "SUCCEEDED", f"finished after it was taken for {state}: {reason}"
     return {
         "job": run.job,
         "tick": run.tick.isoformat(),
-        "state": str(run.state),
-        "reason": run.reason,
+        "state": state,
+        "reason": reason,
         "attempts": run.attempt,
         "submission_id": run.submission_id,
         "run_folder": str(run.folder) if run.folder else None,

@@ -7,6 +7,7 @@ cluster shows name that folder and nothing of what is read.
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -131,6 +132,8 @@ class Jobs:
                 self.last_code = answer.status_code
                 return answer
 
+        # Ray tells of every connection that it closes.
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         self.address = address
         with self._errors(), _without_address_variables():
             url = dashboard.get_address_for_submission_client(address)
