@@ -11,7 +11,7 @@ import pytest
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.run_dir import Status
 from orchestrator.schedule.ledger import Ledger
-from orchestrator.schedule.specs import JobFolder, place_run
+from orchestrator.schedule.specs import JobFolder, place_out, place_run
 from orchestrator.spec import Job
 from tests.schedule.fake_cluster import dump_job
 from tests.schedule.world import World
@@ -749,3 +749,33 @@ def test_the_ledger_of_the_package_is_where_the_loop_looks(tmp_path: Path) -> No
     placed, folder = place_run(job, "a-20260301T010000Z")
     assert folder == Path("runs/a-20260301T010000Z").absolute()
     assert placed.args == {"input": "/x", "out": str(folder)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "out", "folder"),
+    [
+        ("train", {"data": "/x"}, "models/KEY", "runs/KEY"),
+        ("compare", {"data": "/x"}, "runs/KEY", "runs/KEY"),
+        ("score", {"input": "/x"}, "runs/KEY", "runs/KEY"),
+    ],
+)
+def test_each_kind_has_its_result_and_its_run_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    args: dict[str, str],
+    out: str,
+    folder: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Job.model_validate({"name": "a", "kind": kind, "args": args})
+    placed, found = place_run(job, "KEY")
+    assert placed.args == args | {"out": str(tmp_path / out)}
+    assert found == tmp_path / folder
+    fixed = job.model_copy(update={"args": args | {"out": "/results"}})
+    with pytest.raises(SpecError, match="a folder for every tick"):
+        place_run(fixed, "KEY")
+    # By hand one result is as good as another.
+    placed, found = place_out(fixed, "KEY")
+    assert placed.args["out"] == "/results"
+    assert found == (tmp_path / folder if kind == "train" else Path("/results"))
