@@ -130,6 +130,8 @@ def _settle(
         mark=mark,
         stop_reason=None,
     )
+    if info is None and evidence.status == Status.STOPPED and not evidence.succeeded:
+        return Status.STOPPED, "stopped; the cluster has no record of it any more"
     return Status(finding.state), finding.reason
 
 

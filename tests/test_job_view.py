@@ -74,6 +74,12 @@ def test_a_run_whose_driver_is_gone_is_not_shown_as_running(run: RunDir) -> None
     assert view(said(Status.STOPPED)).status is Status.STOPPED
 
 
+def test_a_run_that_was_stopped_with_its_head_is_shown_as_stopped(run: RunDir) -> None:
+    remember(run)
+    run.write_status(Status.STOPPED)
+    assert view(None).status is Status.STOPPED
+
+
 def test_what_another_run_left_in_the_folder_does_not_count(run: RunDir) -> None:
     run.finish()
     remember(run)  # a job with overwrite, submitted over a finished run

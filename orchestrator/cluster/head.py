@@ -11,6 +11,7 @@ a temporary folder of its own, so it stands beside any other Ray.
 import contextlib
 import fcntl
 import hashlib
+import http.client
 import json
 import os
 import shutil
@@ -20,7 +21,6 @@ import stat
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -112,6 +112,7 @@ def stop_head() -> bool:
         head = find_head()
         if head is None:
             return False
+        _stop_jobs(head.address)
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(head.pid, number)
@@ -220,7 +221,7 @@ def _end_when_idle(ray: "subprocess.Popen[bytes]", address: str, idle_s: float) 
             ray.wait(pause)
         jobs = ask(address)
         # A head too busy to answer is not idle.
-        if jobs is None or any(job.get("status") in ("PENDING", "RUNNING") for job in jobs):
+        if jobs is None or _busy(jobs):
             last_busy = time.monotonic()
         if time.monotonic() - last_busy > idle_s:
             sys.stderr.write(f"idle for {idle_s:g} s: the head ends\n")
@@ -232,17 +233,32 @@ def _end_when_idle(ray: "subprocess.Popen[bytes]", address: str, idle_s: float) 
 
 def ask(address: str) -> list[dict[str, Any]] | None:
     """Returns what a head's job endpoint lists, None where it does not answer as one does."""
-    request = urllib.request.Request(
-        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {load_token()}"}
-    )
+    found = _request(f"{address}/api/jobs/", "GET")
+    return found if isinstance(found, list) else None
+
+
+def _stop_jobs(address: str) -> None:
+    """Stops all jobs, so that each stores its state; Ray itself would wait for them in vain."""
+    for found in _busy(ask(address)):
+        _request(f"{address}/api/jobs/{found.get('submission_id')}/stop", "POST")
+    _wait(lambda: not _busy(ask(address)), _STOP_LIMIT_S)
+
+
+def _busy(jobs: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    return [job for job in jobs or [] if job.get("status") in ("PENDING", "RUNNING")]
+
+
+def _request(url: str, method: str) -> Any:
+    """Returns the answer of a head, JSON; None where there is none."""
+    headers = {"Authorization": f"Bearer {load_token()}"}
+    request = urllib.request.Request(url, headers=headers, method=method)
     # Straight to this machine: a proxy of the environment has no part in it.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=10) as answer:
-            found = json.load(answer)
-    except (OSError, ValueError, urllib.error.URLError):
+            return json.load(answer)
+    except (OSError, ValueError, http.client.HTTPException):
         return None
-    return found if isinstance(found, list) else None
 
 
 def _write_record(path: Path, head: Head) -> None:
