@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.cluster.head import find_head
-from orchestrator.cluster.jobs import LOCAL, Jobs, connect_jobs
+from orchestrator.cluster.jobs import Connection
 from orchestrator.cluster.submit import Entrypoint, fix_model, submit_job
 from orchestrator.errors import SpecError
 from orchestrator.run_dir import Status
@@ -32,8 +31,7 @@ class ClusterStore:
     def __init__(
         self, cluster: str, say: Callable[[str], None], entrypoint: Entrypoint | None = None
     ) -> None:
-        self._cluster, self._say, self._entrypoint = cluster, say, entrypoint
-        self._jobs: Jobs | None = None
+        self._connection, self._entrypoint = Connection(cluster, say), entrypoint
 
     def as_store(self) -> Store:
         """Returns the functions."""
@@ -43,28 +41,19 @@ class ClusterStore:
         """Starts a run."""
         if folder is None:
             raise SpecError(f"{submission_id} was stored without a run folder; the next tick has")
-        jobs = self._connected(start=True)
+        jobs = self._connection.get(start=True)
         if jobs is not None:
-            mark = look_at(folder).mark
-            submit_job(jobs, self._cluster, submission_id, job, folder, mark, self._entrypoint)
+            cluster, mark = self._connection.cluster, look_at(folder).mark
+            submit_job(jobs, cluster, submission_id, job, folder, mark, self._entrypoint)
 
     def look_up(self, submission_id: str) -> Status | None:
         """Returns the state of an id; a local head that has ended knows none."""
-        jobs = self._connected(start=False)
+        jobs = self._connection.get(start=False)
         info = jobs.look_up(submission_id) if jobs else None
         return info.status if info else None
 
     def stop(self, submission_id: str) -> None:
         """Ends a run."""
-        jobs = self._connected(start=False)
+        jobs = self._connection.get(start=False)
         if jobs is not None:
             jobs.stop(submission_id)
-
-    def _connected(self, *, start: bool) -> Jobs | None:
-        if self._cluster == LOCAL and self._jobs is not None:
-            head = find_head()  # one that ended and was started again has another address
-            if head is None or head.address != self._jobs.address:
-                self._jobs = None
-        if self._jobs is None:
-            self._jobs = connect_jobs(self._cluster, self._say, start=start)
-        return self._jobs

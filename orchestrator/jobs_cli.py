@@ -3,15 +3,12 @@
 A part of the command line, mounted by `cli.py`; its rules are the same.
 """
 
-import contextlib
 import json
 import os
 import signal
 import sys
-import threading
 import time
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +37,6 @@ Wait = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 _POLL_S = 0.5
-_SILENCE_LIMIT_S = 120.0
 _STOP_LIMIT_S = 60.0
 
 
@@ -226,33 +222,24 @@ def _cluster(address: str | None, insecure: bool) -> str:
     return name_cluster(address)
 
 
-def _connect(cluster: str, *, start: bool = False) -> "Jobs | None":
-    from orchestrator.cluster.jobs import connect_jobs
+def _connect(cluster: str) -> "Jobs | None":
+    from orchestrator.cluster.jobs import Connection
 
-    return connect_jobs(cluster, _say, start=start)
+    return Connection(cluster, _say).get(start=False)
 
 
 def _start(
     cluster: str, submission_id: str, job: "Job", run: Path, wait: bool, as_json: bool
 ) -> None:
-    """Submits a try and, where asked, waits for it and for those that follow."""
-    from orchestrator.cluster.submit import next_try
-    from orchestrator.job_view import view_job
+    """Submits a job, tells of it, and exits with its code where it was waited for."""
+    from orchestrator.cluster.jobs import Connection
+    from orchestrator.job_run import run_job
 
-    jobs = _connect(cluster, start=True)
-    _submit(jobs, cluster, submission_id, job, run)
-    if wait:
-        tries = job.retries + 1
-        while True:
-            view = _wait(cluster, submission_id, job.timeout)
-            tries -= 1
-            _say(f"{submission_id}: {view.status}{f': {view.reason}' if view.reason else ''}")
-            if view.status != "FAILED" or not tries:
-                break
-            submission_id = next_try(submission_id)
-            _submit(_connect(cluster, start=True), cluster, submission_id, job, run)
-    else:
-        view = view_job(jobs, submission_id)
+    try:
+        view = run_job(Connection(cluster, _say), submission_id, job, run, wait=wait, say=_say)
+    except KeyboardInterrupt:
+        _say("it goes on if it was submitted: `orchestrator jobs list`, `jobs stop`")
+        raise typer.Exit(130) from None
     if as_json:
         _print_json(_described(view))
     elif not wait:
@@ -260,65 +247,6 @@ def _start(
         _say(f"`orchestrator jobs logs -f {submission_id}` follows it; run folder: {run}")
     if wait:
         raise typer.Exit(view.code)
-
-
-def _submit(jobs: "Jobs | None", cluster: str, submission_id: str, job: "Job", run: Path) -> None:
-    from orchestrator.cluster.submit import remove_record, submit_job
-    from orchestrator.schedule.reconcile import look_at
-
-    if jobs is None:
-        raise ClusterError("the local head has ended; run the same command again")
-    try:
-        submit_job(jobs, cluster, submission_id, job, run, look_at(run).mark)
-    except ClusterError:
-        if jobs.look_up(submission_id) is None:
-            remove_record(submission_id)
-            raise
-
-
-def _wait(cluster: str, submission_id: str, timeout: timedelta | None) -> "JobView":
-    """Shows a job's output until it has ended; stops it where it takes too long."""
-    from orchestrator.job_view import view_job
-
-    jobs = _connect(cluster)
-    if jobs is not None:
-        # Its end is looked up; that the output breaks off is no error.
-        threading.Thread(target=_follow, args=(jobs, submission_id), daemon=True).start()
-    began = heard = time.monotonic()
-    late = False
-    try:
-        while True:
-            try:
-                jobs = _connect(cluster)
-                view, heard = view_job(jobs, submission_id), time.monotonic()
-            except ClusterError:
-                if time.monotonic() - heard > _SILENCE_LIMIT_S:
-                    raise
-            else:
-                if not view.is_open:
-                    time.sleep(_POLL_S)  # the last lines of its output
-                    return _judge_late(view) if late else view
-                if timeout and jobs and time.monotonic() - began > timeout.total_seconds():
-                    late = True
-                    jobs.stop(submission_id)
-            time.sleep(_POLL_S)
-    except KeyboardInterrupt:
-        _say(f"the job goes on; `orchestrator jobs stop {submission_id}` ends it")
-        raise
-
-
-def _judge_late(view: "JobView") -> "JobView":
-    """Returns a job that was stopped for its timeout as failed: another try may follow."""
-    from orchestrator.run_dir import Status
-
-    if view.status != Status.STOPPED:
-        return view
-    return replace(view, status=Status.FAILED, reason="ran longer than its timeout")
-
-
-def _follow(jobs: "Jobs", submission_id: str) -> None:
-    with contextlib.suppress(ClusterError):
-        jobs.follow(submission_id, lambda lines: _say(lines.rstrip("\n")))
 
 
 def _described(view: "JobView") -> dict[str, Any]:

@@ -25,6 +25,7 @@ ALLOWED = {
     "schedule": {"errors", "run_dir", "spec", "progress"},
     # What joins the cluster and the schedule, which do not know each other.
     "job_view": {"cluster", "schedule", "errors", "run_dir"},
+    "job_run": {"job_view", "cluster", "schedule", "errors", "run_dir", "spec"},
     "cluster_store": {"cluster", "schedule", "errors", "run_dir", "spec"},
 }
 

@@ -16,24 +16,23 @@ import json
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.cluster.session import LOCAL_OBJECT_STORE_BYTES, ensure_token, load_token
+from orchestrator.cluster.session import ensure_token, load_token
 from orchestrator.errors import ClusterError
 from orchestrator.state import state_folder
 
 IDLE_S = 1800.0
-_START_LIMIT_S = 180.0
-_STOP_LIMIT_S = 40.0
+START_LIMIT_S = 180.0
+STOP_LIMIT_S = 40.0
 _KEPT_SESSIONS = 5  # folders of Ray's logs
 
 
@@ -50,7 +49,7 @@ class Head:
     pid: int
 
 
-class _Files:
+class HeadFiles:
     """The head's files of this user."""
 
     def __init__(self) -> None:
@@ -66,7 +65,7 @@ class _Files:
 
 def find_head() -> Head | None:
     """Returns the local head, None where none is running."""
-    files = _Files()
+    files = HeadFiles()
     if not _is_held(files.lock):
         return None
     try:
@@ -86,7 +85,7 @@ def ensure_head(say: Callable[[str], None], idle_s: float = IDLE_S) -> Head:
     Raises:
         ClusterError: it does not start.
     """
-    files = _Files()
+    files = HeadFiles()
     with _locked(files.starting):
         head = find_head()
         if head is not None:
@@ -107,7 +106,7 @@ def stop_head() -> bool:
     Raises:
         ClusterError: it does not end.
     """
-    files = _Files()
+    files = HeadFiles()
     with _locked(files.starting):
         head = find_head()
         if head is None:
@@ -116,30 +115,30 @@ def stop_head() -> bool:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(head.pid, number)
-            if _wait(lambda: not _is_held(files.lock), _STOP_LIMIT_S):
+            if wait_until(lambda: not _is_held(files.lock), STOP_LIMIT_S):
                 return True
     raise ClusterError(f"the local head (process {head.pid}) does not end; end it by hand")
 
 
 def find_log(submission_id: str) -> Path | None:
     """Returns the log of a job of a local head that may be gone."""
-    found = _Files().temporary.glob(f"session_2*/logs/job-driver-{submission_id}.log")
+    found = HeadFiles().temporary.glob(f"session_2*/logs/job-driver-{submission_id}.log")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _start(files: _Files, idle_s: float) -> Head:
+def _start(files: HeadFiles, idle_s: float) -> Head:
     """Starts the keeper and waits until its head answers."""
     files.record.unlink(missing_ok=True)
     _make_temporary(files.temporary)
     with files.log.open("wb") as log:
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cluster.head", str(idle_s)],
+            [sys.executable, "-m", "orchestrator.cluster.keeper", str(idle_s)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C at the terminal is not for it
         )
-    _wait(lambda: files.record.exists() or keeper.poll() is not None, _START_LIMIT_S)
+    wait_until(lambda: files.record.exists() or keeper.poll() is not None, START_LIMIT_S)
     head = find_head()
     if head is None:
         keeper.kill()
@@ -162,73 +161,7 @@ def _make_temporary(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-# --- the keeper ---------------------------------------------------------------------------------
-
-
-def keep(idle_s: float) -> int:
-    """Runs a head until it ends, is stopped or has been idle; returns the exit code."""
-    files = _Files()
-    lock = files.lock.open("a")
-    if not _wait(lambda: _try_lock(lock), 5.0):
-        return 1
-    port, client_port = _free_ports(2)
-    address = f"http://127.0.0.1:{port}"
-    # It inherits the lock: should the keeper be killed, the head is still known and can be stopped.
-    ray = subprocess.Popen(
-        _start_command(files.temporary, port, client_port),
-        stdin=subprocess.DEVNULL,
-        pass_fds=[lock.fileno()],
-        env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "20"},
-    )
-    signal.signal(signal.SIGTERM, lambda *_: ray.terminate())
-    began = time.monotonic()
-    while ray.poll() is None and ask(address) is None:
-        if time.monotonic() - began > _START_LIMIT_S:
-            ray.terminate()
-        time.sleep(0.2)
-    if ray.poll() is None:
-        _write_record(files.record, Head(address, ray.pid))
-        _end_when_idle(ray, address, idle_s)
-    files.record.unlink(missing_ok=True)
-    return ray.wait()
-
-
-def _start_command(temporary: Path, port: int, client_port: int) -> list[str]:
-    options = {
-        "port": 0,
-        "node-ip-address": "127.0.0.1",
-        "include-dashboard": "true",
-        "dashboard-host": "127.0.0.1",
-        "dashboard-port": port,
-        "dashboard-agent-listen-port": 0,
-        "ray-client-server-port": client_port,
-        "min-worker-port": 0,
-        "max-worker-port": 0,
-        "object-store-memory": LOCAL_OBJECT_STORE_BYTES,
-        "temp-dir": temporary,
-    }
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    return [*start, "--disable-usage-stats", *flags]
-
-
-def _end_when_idle(ray: "subprocess.Popen[bytes]", address: str, idle_s: float) -> None:
-    """Waits for the head's end; ends it where no job was seen for `idle_s`."""
-    pause = min(idle_s / 4, 20.0)
-    last_busy = time.monotonic()
-    while ray.poll() is None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            ray.wait(pause)
-        jobs = ask(address)
-        # A head too busy to answer is not idle.
-        if jobs is None or _busy(jobs):
-            last_busy = time.monotonic()
-        if time.monotonic() - last_busy > idle_s:
-            sys.stderr.write(f"idle for {idle_s:g} s: the head ends\n")
-            ray.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                ray.wait(_STOP_LIMIT_S)
-            ray.kill()
+# --- asking it ----------------------------------------------------------------------------------
 
 
 def ask(address: str) -> list[dict[str, Any]] | None:
@@ -239,12 +172,12 @@ def ask(address: str) -> list[dict[str, Any]] | None:
 
 def _stop_jobs(address: str) -> None:
     """Stops all jobs, so that each stores its state; Ray itself would wait for them in vain."""
-    for found in _busy(ask(address)):
+    for found in find_busy(ask(address)):
         _request(f"{address}/api/jobs/{found.get('submission_id')}/stop", "POST")
-    _wait(lambda: not _busy(ask(address)), _STOP_LIMIT_S)
+    wait_until(lambda: not find_busy(ask(address)), STOP_LIMIT_S)
 
 
-def _busy(jobs: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+def find_busy(jobs: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     return [job for job in jobs or [] if job.get("status") in ("PENDING", "RUNNING")]
 
 
@@ -261,18 +194,10 @@ def _request(url: str, method: str) -> Any:
         return None
 
 
-def _write_record(path: Path, head: Head) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(asdict(head), file)
-    temporary.replace(path)
+# --- locks, waiting -------------------------------------------------------------------------------
 
 
-# --- locks, ports, waiting ------------------------------------------------------------------------
-
-
-def _try_lock(file: IO[str]) -> bool:
+def try_lock(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -283,7 +208,7 @@ def _try_lock(file: IO[str]) -> bool:
 def _is_held(path: Path) -> bool:
     try:
         with path.open("a") as file:
-            return not _try_lock(file)
+            return not try_lock(file)
     except FileNotFoundError:
         return False
 
@@ -302,22 +227,10 @@ def _locked(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for found in sockets:
-            found.bind(("127.0.0.1", 0))
-        return [int(found.getsockname()[1]) for found in sockets]
-
-
-def _wait(done: Callable[[], bool], seconds: float) -> bool:
+def wait_until(done: Callable[[], bool], seconds: float) -> bool:
     limit = time.monotonic() + seconds
     while not done():
         if time.monotonic() > limit:
             return False
         time.sleep(0.1)
     return True
-
-
-if __name__ == "__main__":
-    sys.exit(keep(float(sys.argv[1])))

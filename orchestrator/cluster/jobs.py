@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.cluster.head import Head, ensure_head, find_head
+from orchestrator.cluster.head import ensure_head, find_head
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.run_dir import Status
 
@@ -86,24 +86,39 @@ def _is_insecure() -> bool:
     return os.environ.get("RAY_AUTH_MODE") == "disabled"
 
 
-def connect_jobs(cluster: str, say: Callable[[str], None], *, start: bool) -> "Jobs | None":
-    """Returns the job endpoints of a cluster.
+class Connection:
+    """A cluster's job endpoints, made when they are first needed and anew where a head is another.
 
     Args:
         cluster: an address, or `local` for this machine's own head.
         say: told where a local head is started.
-        start: start a local head where none is running.
-
-    Returns:
-        None for `local` where no head is running and none is to be started.
-
-    Raises:
-        ClusterError: the cluster does not answer, or answers without asking for a token.
     """
-    if cluster != LOCAL:
-        return Jobs(cluster)
-    head: Head | None = ensure_head(say) if start else find_head()
-    return Jobs(head.address) if head else None
+
+    def __init__(self, cluster: str, say: Callable[[str], None]) -> None:
+        self.cluster, self._say = cluster, say
+        self._jobs: Jobs | None = None
+
+    def get(self, *, start: bool) -> "Jobs | None":
+        """Returns the endpoints.
+
+        Args:
+            start: start a local head where none is running.
+
+        Returns:
+            None for `local` where no head is running and none is to be started.
+
+        Raises:
+            ClusterError: the cluster does not answer, or answers without asking for a token.
+        """
+        address = self.cluster
+        if self.cluster == LOCAL:
+            head = ensure_head(self._say) if start else find_head()
+            if head is None:
+                return None
+            address = head.address
+        if self._jobs is None or self._jobs.address != address:
+            self._jobs = Jobs(address)
+        return self._jobs
 
 
 class Jobs:
