@@ -178,6 +178,7 @@ def _stop_jobs(address: str) -> None:
 
 
 def find_busy(jobs: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Returns the jobs that have not ended."""
     return [job for job in jobs or [] if job.get("status") in ("PENDING", "RUNNING")]
 
 
@@ -198,6 +199,7 @@ def _request(url: str, method: str) -> Any:
 
 
 def try_lock(file: IO[str]) -> bool:
+    """Takes a lock that nobody holds; it is held until the file is closed in every process."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -211,6 +213,8 @@ def _is_held(path: Path) -> bool:
             return not try_lock(file)
     except FileNotFoundError:
         return False
+    except PermissionError as error:
+        raise _not_ours(error) from error
 
 
 @contextlib.contextmanager
@@ -221,13 +225,17 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
     except PermissionError as error:
-        raise ClusterError(
-            f"cannot use {error.filename}: {error.strerror}; set XDG_STATE_HOME to a folder of "
-            "yours"
-        ) from error
+        raise _not_ours(error) from error
+
+
+def _not_ours(error: PermissionError) -> ClusterError:
+    return ClusterError(
+        f"cannot use {error.filename}: {error.strerror}; set XDG_STATE_HOME to a folder of yours"
+    )
 
 
 def wait_until(done: Callable[[], bool], seconds: float) -> bool:
+    """Waits for a condition; False where it does not come in time."""
     limit = time.monotonic() + seconds
     while not done():
         if time.monotonic() > limit:

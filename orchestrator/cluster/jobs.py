@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -163,10 +164,11 @@ class Jobs:
         except ClusterError:
             raise
         except Exception as error:  # Ray's client raises many kinds, of several libraries
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = textwrap.shorten(lines[0], 200, placeholder=" ...").rstrip(".")
             raise ClusterError(
-                f"the cluster at {self.address} does not do as asked: {line}; check --address or "
-                "RAY_ADDRESS, and the token in RAY_AUTH_TOKEN_PATH"
+                f"the cluster at {self.address} does not do as asked: {reason}; check --address "
+                "or RAY_ADDRESS, and the token in RAY_AUTH_TOKEN_PATH"
             ) from error
 
     def submit(self, submission_id: str, entrypoint: str, metadata: dict[str, str]) -> None:

@@ -216,3 +216,10 @@ def test_paths_are_quoted_for_the_shell(tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", made], capture_output=True, text=True, env={"PATH": path})
     assert done.stdout.splitlines()[0] == str(folder)
     assert str(folder / "job.yaml") in done.stdout.splitlines()
+
+
+def test_a_job_on_an_open_head_joins_it_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    made = build_entrypoint(Path("/r/job.yaml"), Path("/"), "http://x")
+    assert made.startswith("cd / && RAY_AUTH_MODE=disabled exec python -m orchestrator ")
+    assert sys.executable in build_entrypoint(Path("/r/job.yaml"), Path("/"), LOCAL)
