@@ -15,6 +15,8 @@ import typer
 from orchestrator import __version__
 from orchestrator.cluster_cli import app as cluster_app
 from orchestrator.errors import OrchestratorError, SpecError
+from orchestrator.jobs_cli import app as jobs_app
+from orchestrator.jobs_cli import submit
 from orchestrator.plan_cli import plan, validate
 from orchestrator.schedule_cli import app as schedule_app
 
@@ -26,11 +28,11 @@ app = typer.Typer(
     help="Batch cluster jobs for chest X-ray pneumonia classification. Research use only.",
 )
 app.add_typer(schedule_app, name="schedule")
-app.add_typer(cluster_app, name="cluster")
-jobs_app = typer.Typer(no_args_is_help=True, help="Job files.")
 jobs_app.command()(validate)
 jobs_app.command()(plan)
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(cluster_app, name="cluster")
+app.command()(submit)
 
 _LIMITS = "Limits on one input file"
 _CLUSTER = "Cluster"

@@ -88,6 +88,17 @@ def new_run_id(kind: str) -> str:
     return f"{kind}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
+def work_folder(address: str, root: Path) -> Path:
+    """Returns the local folder in which a run with such an output works, the same every time.
+
+    Args:
+        address: of the output.
+        root: folder of runs.
+    """
+    name = address.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return root / f"{name or 'score'}-{digest(address)[:8]}"
+
+
 @dataclass(frozen=True)
 class RunDir:
     """One run's folder.
@@ -102,6 +113,11 @@ class RunDir:
     def spec(self) -> Path:
         """The resolved spec, YAML."""
         return self.path / "spec.yaml"
+
+    @property
+    def job(self) -> Path:
+        """The job as it was submitted, YAML; there before the run starts."""
+        return self.path / "job.yaml"
 
     @property
     def status(self) -> Path:
@@ -270,7 +286,7 @@ class RunDir:
         resumed = False
         if self.path.exists() and not self.path.is_dir():
             raise SpecError(f"--out {self.path} is a file; name a folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(found != self.job for found in self.path.iterdir()):
             known = self.load_status()
             if not known:
                 raise SpecError(

@@ -5,7 +5,9 @@ A part of the command line, mounted by `cli.py`; its rules are the same.
 
 import json
 import os
+import signal
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.errors import SpecError
+from orchestrator.jobs_cli import Address, Insecure
+from orchestrator.run_dir import RunDir
+from orchestrator.state import state_folder
 
 if TYPE_CHECKING:
     from orchestrator.schedule.ledger import Ledger, RunRow
@@ -34,9 +39,46 @@ _JOBS = Path("jobs")
 
 
 def default_ledger() -> Path:
-    """Returns the ledger's usual place, outside the working folder, which may be shared storage."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "orchestrator" / "schedule.sqlite3"
+    """Returns the ledger's usual place, on a local disk as SQLite needs it."""
+    return state_folder() / "schedule.sqlite3"
+
+
+@app.command()
+def run(
+    jobs: Jobs = _JOBS,
+    ledger: LedgerFile = None,
+    address: Address = None,
+    insecure: Insecure = False,
+) -> None:
+    """Submit what is due, until it is told to stop: a service in the foreground.
+
+    Any number may run against one ledger; one leads. SIGTERM and Ctrl-C end it; what it has
+    submitted goes on, and the next one finds it again.
+    """
+    from orchestrator.cluster.jobs import name_cluster
+
+    if insecure:
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+    if not jobs.is_dir():
+        raise SpecError(f"--jobs {jobs} is no folder; name the folder of job files")
+    from orchestrator.cluster_store import ClusterStore, place
+    from orchestrator.schedule.ledger import Ledger
+    from orchestrator.schedule.loop import Scheduler
+    from orchestrator.schedule.specs import JobFolder
+
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    store = ClusterStore(name_cluster(address), _log).as_store()
+    book = Ledger(ledger or default_ledger())
+    _log(f"jobs: {jobs.absolute()}, ledger: {book.path.absolute()}")
+    Scheduler(book, JobFolder(jobs).load, store, _log, place=place).run(stopping)
+    _log("ended")
+
+
+def _log(line: str) -> None:
+    sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+    sys.stderr.flush()
 
 
 @app.command("list")
@@ -167,11 +209,11 @@ def history(
             [
                 f"{run.tick:%Y-%m-%d %H:%M}",
                 run.job,
-                run.state,
+                told["state"],
                 str(run.attempt or ""),
-                run.reason or "",
+                told["reason"] or "",
             ]
-            for run in runs
+            for run, told in ((run, _described(run)) for run in runs)
         ],
         empty="no tick has come yet",
     )
@@ -215,11 +257,15 @@ def _unknown(job: str, known: list[str]) -> str:
 
 
 def _described(run: "RunRow") -> dict[str, Any]:
+    state, reason = str(run.state), run.reason
+    # A driver may outlive the head that has forgotten it, and finish after the ledger gave it up.
+    if state in ("FAILED", "STOPPED") and run.folder and RunDir(run.folder).success.exists():
+        state, reason = "SUCCEEDED", f"finished after it was taken for {state}: {reason}"
     return {
         "job": run.job,
         "tick": run.tick.isoformat(),
-        "state": str(run.state),
-        "reason": run.reason,
+        "state": state,
+        "reason": reason,
         "attempts": run.attempt,
         "submission_id": run.submission_id,
         "run_folder": str(run.folder) if run.folder else None,

@@ -357,6 +357,12 @@ def dump_yaml(kind: str, name: str, spec: _Form, resources: Resources) -> str:
     return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
 
 
+def dump_job(job: Job) -> str:
+    """Returns a job in the one YAML form."""
+    body = job.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+
+
 def resolve_path(text: str, folder: Path) -> str:
     """Returns `text` absolute, relative to `folder`; an address with a scheme stays as it is."""
     return text if "://" in text else str((folder / Path(text).expanduser()).absolute())

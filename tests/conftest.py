@@ -4,10 +4,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 import orchestrator.cluster  # noqa: F401 - sets Ray's environment before anything imports ray
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.head import Head
 
 PUBLIC_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -60,6 +64,19 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def local_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Head"]:
+    """A head for jobs, with the state folder of the whole session, which no test may keep."""
+    from orchestrator.cluster.head import ensure_head, stop_head
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            patch.delenv(name, raising=False)
+        yield ensure_head(lambda line: None)
+        stop_head()
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,17 @@ ALLOWED = {
     "run_dir": {"errors"},
     "spec": {"errors", "schedule.ticks"},  # a cron expression is checked where the file is read
     "progress": set(),
+    "state": set(),
     "terminal": {"progress"},
     "data": {"errors", "run_dir", "spec", "progress"},
     "evaluation": {"errors", "data.schema"},
     "model": {"data", "evaluation", "errors", "run_dir", "spec", "progress"},
-    "cluster": {"model", "data", "evaluation", "errors", "run_dir", "spec", "progress"},
+    "cluster": {"model", "data", "evaluation", "errors", "run_dir", "spec", "progress", "state"},
     "schedule": {"errors", "run_dir", "spec", "progress"},
+    # What joins the cluster and the schedule, which do not know each other.
+    "job_view": {"cluster", "schedule", "errors", "run_dir"},
+    "job_run": {"job_view", "cluster", "schedule", "errors", "run_dir", "spec"},
+    "cluster_store": {"cluster", "schedule", "errors", "run_dir", "spec"},
 }
 
 

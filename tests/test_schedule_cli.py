@@ -7,7 +7,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from orchestrator.errors import SpecError
+from orchestrator.run_dir import RunDir
 from orchestrator.schedule.ledger import Ledger
+from orchestrator.schedule.tables import TickState
 from orchestrator.schedule_cli import app
 from tests.schedule.fake_cluster import dump_job
 
@@ -94,6 +96,23 @@ def test_history_shows_runs_and_skips(folder: Path) -> None:
     (tick,) = json.loads(run("history", "--json").stdout)["ticks"]
     assert (tick["state"], tick["reason"]) == ("SKIPPED", "paused")
     assert "it knows: nightly" in refused("history", "nobody")
+
+
+def test_a_run_that_finished_after_it_was_given_up_is_shown_as_succeeded(folder: Path) -> None:
+    ledger = Ledger(folder / "state" / "ledger.sqlite3")
+    now = datetime(2026, 3, 1, 3, tzinfo=UTC)
+    lease = ledger.acquire("test", now, 15.0)
+    assert lease is not None
+    with ledger.writing(lease, now) as write:
+        write.register("nightly", "0 2 * * *", "UTC", now)
+        write.queue("nightly", now, "{}", folder / "run")
+        write.intend("nightly", now, 1, "nightly-20260301T030000Z-1", None)
+        write.end("nightly", now, 1, TickState.FAILED, "lost")
+    assert "FAILED" in run("history").stdout
+    RunDir(folder / "run").finish()
+    assert "SUCCEEDED" in run("history").stdout
+    (tick,) = json.loads(run("history", "--json").stdout)["ticks"]
+    assert (tick["state"], tick["reason"][-6:]) == ("SUCCEEDED", ": lost")
 
 
 def test_a_wrong_file_is_told_and_the_others_are_shown(folder: Path) -> None:

@@ -22,11 +22,11 @@ from orchestrator.cluster.shards import Stage, run_shards
 from orchestrator.data.addresses import check_address, is_address
 from orchestrator.data.inputs import check_inputs
 from orchestrator.data.parts import part_path, read_part
-from orchestrator.data.publish import check_free, publish, work_folder
+from orchestrator.data.publish import check_free, publish
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
 from orchestrator.errors import DataError, SpecError
 from orchestrator.progress import Reporter
-from orchestrator.run_dir import RunDir, digest, new_run_id, write_text
+from orchestrator.run_dir import RunDir, digest, new_run_id, work_folder, write_text
 from orchestrator.spec import Resources, ScoreSpec, dump_yaml
 
 

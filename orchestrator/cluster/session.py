@@ -26,7 +26,7 @@ from orchestrator.spec import Resources
 # stops gaining from more threads at about this number.
 _CPUS_PER_WORKER = 8
 # Scoring and feature passes move file names and counts through Ray, not pixels.
-_LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
+LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def node_resources() -> list[dict[str, float]]:
 def connect(
     address: str | None,
     num_cpus: int | None = None,
-    object_store_bytes: int = _LOCAL_OBJECT_STORE_BYTES,
+    object_store_bytes: int = LOCAL_OBJECT_STORE_BYTES,
 ) -> None:
     """Joins a cluster, or starts a local one that ends with `ray.shutdown()`.
 
@@ -179,7 +179,7 @@ def connect(
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        _ensure_token()
+        ensure_token()
         options |= {
             "address": "local",
             "num_cpus": num_cpus,
@@ -207,14 +207,14 @@ def connect(
             signal.signal(signal.SIGTERM, on_sigterm)
 
 
-def _ensure_token() -> None:
+def ensure_token() -> None:
     """Makes the authentication token where there is none, readable to its owner alone.
 
     Ray would make it readable to all; the rights of an existing default file are mended too.
     """
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
-    token = Path.home() / ".ray" / "auth_token"
+    token = default_token_file()
     try:
         token.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -227,3 +227,19 @@ def _ensure_token() -> None:
             f"cannot write Ray's token file {token}: {error.strerror}; set RAY_AUTH_TOKEN_PATH to "
             "a file that holds a token"
         ) from error
+
+
+def default_token_file() -> Path:
+    """Returns where Ray looks for the token unless its environment variables say otherwise."""
+    return Path.home() / ".ray" / "auth_token"
+
+
+def load_token() -> str:
+    """Returns the authentication token of this user, as Ray finds it; empty where there is none."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    try:
+        return (Path(named) if named else default_token_file()).read_text().strip()
+    except OSError:
+        return ""

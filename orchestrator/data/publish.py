@@ -4,26 +4,13 @@ The run itself works in a local folder: that is where it resumes. A reader at th
 for `_SUCCESS` sees all of a run or none of it.
 """
 
-from pathlib import Path
-
 import pyarrow as pa
 
 from orchestrator.data.addresses import open_folder
 from orchestrator.errors import ClusterError, DataError, SpecError
-from orchestrator.run_dir import RunDir, digest
+from orchestrator.run_dir import RunDir
 
 SUCCESS = b"_SUCCESS"
-
-
-def work_folder(address: str, root: Path) -> Path:
-    """Returns the local folder in which a run with such an output works, the same every time.
-
-    Args:
-        address: of the output.
-        root: folder of runs.
-    """
-    name = address.partition("?")[0].rstrip("/").rpartition("/")[2]
-    return root / f"{name or 'score'}-{digest(address)[:8]}"
 
 
 def check_free(address: str) -> None:

@@ -21,7 +21,7 @@ _CHUNK = 5000
 _LONGEST_OUTAGE = timedelta(days=366)
 
 LoadJobs = Callable[[], tuple[dict[str, Job], list[str]]]
-PlaceRun = Callable[[Job, str], tuple[Job, Path | None]]
+PlaceRun = Callable[[Job, str], tuple[Job, Path]]
 
 
 @dataclass

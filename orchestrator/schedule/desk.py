@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from orchestrator.run_dir import Status
 from orchestrator.schedule.ledger import Lease, Ledger, Superseded
@@ -19,13 +20,13 @@ class Store:
     """The cluster, as three functions; each may raise anything where it cannot be reached.
 
     Args:
-        submit: starts a job under an id, which the cluster takes once: a second submit of an id
-            raises.
+        submit: starts a job under an id in a run folder. The cluster takes an id once: a second
+            submit of it raises.
         look_up: state of an id, None where the cluster does not know it.
         stop: ends a job; one that has ended already is left as it is.
     """
 
-    submit: Callable[[str, Job], None]
+    submit: Callable[[str, Job, Path | None], None]
     look_up: Callable[[str], Status | None]
     stop: Callable[[str], None]
 

@@ -87,7 +87,7 @@ class Follower:
             self._record(run, Finding(TickState.STOPPED, run.stop_reason))
             return
         try:
-            desk.store.submit(found, load_stored(run.spec))
+            desk.store.submit(found, load_stored(run.spec), run.folder)
         except Exception as error:  # a submit that raises may have been taken nevertheless
             self._resolve(run, error)
             return

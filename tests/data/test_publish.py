@@ -6,9 +6,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from orchestrator.data.publish import check_free, publish, work_folder
+from orchestrator.data.publish import check_free, publish
 from orchestrator.errors import ClusterError, SpecError
-from orchestrator.run_dir import RunDir, Status
+from orchestrator.run_dir import RunDir, Status, work_folder
 from tests.data.s3_server import Bucket, serve_s3
 
 

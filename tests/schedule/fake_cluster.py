@@ -25,7 +25,7 @@ class FileStore:
         for name in ("accepted", "ended", "started", "stopped"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
-    def submit(self, submission_id: str, job: Job) -> None:
+    def submit(self, submission_id: str, job: Job, folder: Path | None) -> None:
         temporary = self.folder / f".{submission_id}-{secrets.token_hex(4)}"
         temporary.write_text(job.model_dump_json())
         try:

@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -44,12 +44,16 @@ class Setup:
         factory: `package.module:function` that makes the `Store` from the folder.
         speed: seconds of schedule time in one second.
         started: wall-clock seconds at which schedule time was `BASE`.
+        lead_s: real seconds for which a killed leader keeps the other waiting.
+        submits: a scheduler dies at one of so many submits.
     """
 
     folder: Path
     factory: str
     speed: float
     started: float
+    lead_s: float
+    submits: int
 
     def now(self) -> datetime:
         return BASE + timedelta(seconds=(time.time() - self.started) * self.speed)
@@ -64,13 +68,18 @@ class Setup:
         return self.folder / "ledger.sqlite3"
 
     def scheduler(self, ledger: Ledger, store: Store, clock: Clock) -> Scheduler:
-        def place(job: Job, key: str) -> tuple[Job, Path | None]:
+        def place(job: Job, key: str) -> tuple[Job, Path]:
             root = {"out_root": str(self.folder / "runs")}
             return place_run(job.model_copy(update={"args": job.args | root}), key)
 
-        # A lead of a quarter of a second and waits of a tenth, at 240 schedule seconds a second.
+        lead = self.lead_s * self.speed
         settings = Settings(
-            lease_s=60, grace_s=120, poll_s=2, retry_wait_s=10, resubmit_wait_s=10, budget_s=600
+            lease_s=lead,
+            grace_s=2 * lead,
+            poll_s=lead / 20,
+            retry_wait_s=lead / 6,
+            resubmit_wait_s=lead / 6,
+            budget_s=600,
         )
         load = JobFolder(self.folder / "jobs").load
         return Scheduler(
@@ -91,17 +100,20 @@ def die() -> None:
 class DeadlyStore:
     """A store at whose hands its scheduler dies, once, at a point that a seed chooses."""
 
-    def __init__(self, inner: Store, seed: int) -> None:
+    def __init__(self, inner: Store, seed: int, submits: int) -> None:
         self._inner = inner
         self._random = random.Random(seed)
-        self._left = self._random.randint(1, 6)
+        self._submits = submits
+        self._left = self._random.randint(1, submits)
         self._point = self._random.choice(("before", "taken", "raises", "soon", "ledger", "ledger"))
 
     def open_ledger(self, path: Path) -> Ledger:
         if self._point != "ledger":
             return Ledger(path)
         self._left = 0
-        return DeadlyLedger(path, self._random.randint(1, 20), self._random.random() < 0.5)
+        return DeadlyLedger(
+            path, self._random.randint(1, 3 * self._submits), self._random.random() < 0.5
+        )
 
     def as_store(self) -> Store:
         return Store(self._submit, self._look_up, self._inner.stop)
@@ -109,11 +121,11 @@ class DeadlyStore:
     def _look_up(self, submission_id: str) -> Status | None:
         return self._inner.look_up(submission_id)
 
-    def _submit(self, submission_id: str, job: Job) -> None:
+    def _submit(self, submission_id: str, job: Job, folder: Path | None) -> None:
         self._left -= 1
         if self._left == 0 and self._point == "before":
             die()
-        self._inner.submit(submission_id, job)
+        self._inner.submit(submission_id, job, folder)
         if self._left == 0 and self._point == "taken":
             die()
         if self._left == 0:
@@ -148,7 +160,7 @@ class DeadlyLedger(Ledger):
 def scheduler_process(setup: Setup, seed: int) -> None:
     """A scheduler that runs until it is killed."""
     clock = Clock(setup.now, lambda: time.monotonic() * setup.speed)
-    deadly = DeadlyStore(setup.store(), seed)
+    deadly = DeadlyStore(setup.store(), seed, setup.submits)
     ledger = deadly.open_ledger(setup.ledger_path)
     setup.scheduler(ledger, deadly.as_store(), clock).run(threading.Event(), interval_s=0.01)
 
@@ -158,10 +170,13 @@ def run_kills(
     *,
     factory: str,
     kills: int,
-    crons: dict[str, str],
+    every: dict[str, int],
     seed: int,
     speed: float,
     settle_s: float,
+    lead_s: float = 0.4,
+    submits: int = 6,
+    last_minute: int | None = None,
 ) -> datetime:
     """Runs two schedulers, killing until `kills` have died, then lets the last ones finish.
 
@@ -169,28 +184,37 @@ def run_kills(
         folder: empty.
         factory: of the cluster.
         kills: SIGKILLs to be seen.
-        crons: job name to cron expression; all queue, catch up everything and retry once.
+        every: job name to the minutes between its ticks; all queue, catch up everything and
+            retry once.
         seed: of all random choices.
         speed: schedule seconds a second.
         settle_s: longest wait at the end for what is open, real seconds.
+        lead_s: how long a killed leader keeps the other waiting, real seconds.
+        submits: a scheduler dies at one of so many submits.
+        last_minute: at most 59: of the first hour, after which no tick comes; None for no end.
 
     Returns:
         The instant up to which every tick has been decided and has come to its end.
     """
     (folder / "jobs").mkdir()
-    for name, cron in crons.items():
+    for name, minutes in every.items():
+        cron = f"*/{minutes} * * * *"
+        if last_minute is not None:
+            cron = f"{minutes}-{last_minute}/{minutes} 0 {BASE.day} {BASE.month} *"
         schedule = {"cron": cron, "overlap": "queue", "catch_up": "all", "window": "31d"}
         dump_job(folder / "jobs", name, retries=1, schedule=schedule)
-    register = Setup(folder, factory, speed, 0.0)
+    last = BASE + timedelta(minutes=last_minute or 10**6)
+    register = Setup(folder, factory, speed, 0.0, lead_s, submits)
     first = register.scheduler(
         Ledger(register.ledger_path), register.store(), Clock(lambda: BASE, lambda: 0)
     )
     first.step()
     first.close()
-    setup = Setup(folder, factory, speed, time.time())
+    setup = replace(register, started=time.time())
     chance = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.schedule.kill_harness"])
+    # Whatever any of the tests' processes needs: the server is started once.
+    context.set_forkserver_preload(["tests.schedule.kill_harness", "tests.ray_store"])
 
     def start() -> BaseProcess:
         process = context.Process(
@@ -203,7 +227,8 @@ def run_kills(
     try:
         dead = 0
         while dead < kills:
-            if chance.random() < 0.01:
+            # Where no tick comes any more nothing else would kill.
+            if chance.random() < (0.01 if setup.now() < last else 0.1):
                 chance.choice(running).kill()
             for at, process in enumerate(running):
                 if not process.is_alive():
@@ -211,8 +236,8 @@ def run_kills(
                     dead += 1
                     running[at] = start()
             time.sleep(0.01)
-        end = setup.now().replace(second=0, microsecond=0)
-        wait_for(lambda: is_settled(setup, running, start, end), settle_s)
+        end = min(setup.now().replace(second=0, microsecond=0), last)
+        wait_for(lambda: is_settled(setup, running, start, every, end), settle_s)
     finally:
         for process in running:
             process.kill()
@@ -221,7 +246,11 @@ def run_kills(
 
 
 def is_settled(
-    setup: Setup, running: list[BaseProcess], start: Callable[[], BaseProcess], end: datetime
+    setup: Setup,
+    running: list[BaseProcess],
+    start: Callable[[], BaseProcess],
+    every: dict[str, int],
+    end: datetime,
 ) -> bool:
     """Whether every tick up to `end` has come to its end; schedulers go on dying meanwhile."""
     for at, process in enumerate(running):
@@ -229,7 +258,11 @@ def is_settled(
             running[at] = start()
     ledger = Ledger(setup.ledger_path)
     try:
-        decided = all(row.cursor >= end for row in ledger.jobs().values())
+        jobs = ledger.jobs()
+        decided = all(
+            jobs[name].cursor >= max(expected_ticks(minutes, end), default=BASE)
+            for name, minutes in every.items()
+        )
         newest = min((run.tick for run in ledger.open_runs()), default=end + timedelta(minutes=1))
     finally:
         ledger.close()

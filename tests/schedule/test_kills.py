@@ -21,7 +21,7 @@ def test_no_tick_is_lost_and_none_runs_twice(tmp_path: Path, kills: int, seed: i
             tmp_path,
             factory="tests.schedule.kill_harness:file_store",
             kills=kills,
-            crons={name: f"*/{n} * * * *" for name, n in EVERY.items()},
+            every=EVERY,
             seed=seed,
             speed=150.0,
             settle_s=120.0,

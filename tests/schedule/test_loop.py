@@ -11,7 +11,7 @@ import pytest
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.run_dir import Status
 from orchestrator.schedule.ledger import Ledger
-from orchestrator.schedule.specs import JobFolder, place_run
+from orchestrator.schedule.specs import JobFolder, place_out, place_run
 from orchestrator.spec import Job
 from tests.schedule.fake_cluster import dump_job
 from tests.schedule.world import World
@@ -47,7 +47,7 @@ def test_the_intent_is_on_disk_before_the_cluster_is_asked(world: World) -> None
     world.step()
     seen = []
 
-    def submit(submission_id: str, job: object) -> None:
+    def submit(submission_id: str, job: object, folder: object) -> None:
         other = Ledger(world.folder / "ledger.sqlite3")
         seen.extend((run.submission_id, str(run.state)) for run in other.open_runs())
         other.close()
@@ -699,12 +699,12 @@ def test_a_leader_suspended_before_its_submit_asks_for_nothing(world: World) -> 
     original = world._submit
     asked = []
 
-    def submit(submission_id: str, job: object) -> None:
+    def submit(submission_id: str, job: object, folder: object) -> None:
         asked.append(submission_id)
         if len(asked) == 1:  # while the cluster is slow, the lead runs out and is taken
             world.pass_time(seconds=20)
             second.step()
-        original(submission_id, job)  # type: ignore[arg-type]
+        original(submission_id, job, folder)  # type: ignore[arg-type]
 
     world._submit = submit  # type: ignore[method-assign]
     world.scheduler.close()
@@ -726,7 +726,7 @@ def test_a_thousand_schedules_of_one_minute_are_committed_within_ten_seconds(wor
     world.step()
     took = []
 
-    def submit(submission_id: str, job: object) -> None:
+    def submit(submission_id: str, job: object, folder: object) -> None:
         if not took:
             took.append(time.monotonic() - began)
             other = Ledger(world.folder / "ledger.sqlite3")
@@ -753,3 +753,33 @@ def test_the_ledger_of_the_package_is_where_the_loop_looks(tmp_path: Path) -> No
     placed, folder = place_run(nightly, "tick")
     assert folder == Path("/p/tick")
     assert placed.args == nightly.args | {"out": "/p/tick"}  # the run looks for earlier ones there
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "out", "folder"),
+    [
+        ("train", {"data": "/x"}, "models/KEY", "runs/KEY"),
+        ("compare", {"data": "/x"}, "runs/KEY", "runs/KEY"),
+        ("score", {"input": "/x"}, "runs/KEY", "runs/KEY"),
+    ],
+)
+def test_each_kind_has_its_result_and_its_run_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    args: dict[str, str],
+    out: str,
+    folder: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Job.model_validate({"name": "a", "kind": kind, "args": args})
+    placed, found = place_run(job, "KEY")
+    assert placed.args == args | {"out": str(tmp_path / out)}
+    assert found == tmp_path / folder
+    fixed = job.model_copy(update={"args": args | {"out": "/results"}})
+    with pytest.raises(SpecError, match="a folder for every tick"):
+        place_run(fixed, "KEY")
+    # By hand one result is as good as another.
+    placed, found = place_out(fixed, "KEY")
+    assert placed.args["out"] == "/results"
+    assert found == (tmp_path / folder if kind == "train" else Path("/results"))

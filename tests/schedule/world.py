@@ -50,15 +50,15 @@ class World:
             place=self.place,
         )
 
-    def place(self, job: Job, key: str) -> tuple[Job, Path | None]:
+    def place(self, job: Job, key: str) -> tuple[Job, Path]:
         rooted = job.model_copy(update={"args": job.args | {"out_root": str(self.folder / "runs")}})
         return place_run(rooted, key)
 
-    def _submit(self, submission_id: str, job: Job) -> None:
+    def _submit(self, submission_id: str, job: Job, folder: Path | None) -> None:
         self.submits.append(submission_id)
         if self.unreachable or self.refusal:
             raise self.unreachable or self.refusal  # type: ignore[misc]
-        self.cluster.submit(submission_id, job)
+        self.cluster.submit(submission_id, job, folder)
         if self.submit_error:
             raise self.submit_error
 
