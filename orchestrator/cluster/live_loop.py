@@ -131,7 +131,7 @@ def _prepare(worker: _Worker, stage: str, history: list[dict[str, float]]) -> "F
     spec, num_train = task.spec, len(worker.parts["train"].rows)
     if stage == "head":
         compile_model(network, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
-        config = FitConfig(spec.epochs, spec.patience)
+        config = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
     else:
         unfreeze(network, spec.finetune)
         compile_finetuning(
@@ -153,6 +153,7 @@ def _prepare(worker: _Worker, stage: str, history: list[dict[str, float]]) -> "F
             patience=spec.finetune_epochs,
             plateau=False,
             first_epoch=spec.finetune_epochs * 3 // 4,
+            objective=spec.objective,
         )
     step = worker.make_step(network, spec.batch_size, num_train)
     return Fit(network, step, config, FitState(history=list(history)))
