@@ -14,6 +14,7 @@ import typer
 from orchestrator import __version__
 from orchestrator.errors import OrchestratorError, SpecError
 from orchestrator.schedule_cli import app as schedule_app
+from orchestrator.tune_cli import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +24,7 @@ app = typer.Typer(
     help="Batch cluster jobs for chest X-ray pneumonia classification. Research use only.",
 )
 app.add_typer(schedule_app, name="schedule")
+app.command()(tune)
 
 _LIMITS = "Limits on one input file"
 _CLUSTER = "Cluster"

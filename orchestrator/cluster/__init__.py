@@ -10,9 +10,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-# Ray Tune: its new output cannot be silenced, its loggers would write three files a trial, its Ctrl-C handler would return half a
-# search as if it were whole, a trial that failed reports no metric, and the search's own ledger is
-# what it resumes from.
+# Ray Tune: its loggers would write three files a trial, its Ctrl-C handler would return half a
+# search as if it were whole, a trial that failed reports no metric, the search's own ledger is what
+# it resumes from, and its new output cannot be silenced.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")

@@ -31,11 +31,8 @@ from orchestrator.run_dir import RunDir, digest, new_run_id, write_json, write_t
 from orchestrator.spec import SEARCHED, Resources, TrainSpec, TuneSpec, dump_yaml
 
 # Of a search's spec, what a training takes over as it is.
-_PASSED_ON = set(TuneSpec.model_fields) & set(TrainSpec.model_fields) - {
-    *SEARCHED,
-    "out",
-    "overwrite",
-}
+_PASSED_ON = set(TuneSpec.model_fields) & set(TrainSpec.model_fields)
+_PASSED_ON -= {*SEARCHED, "out", "overwrite"}
 _SHOWN = 5  # of the best trials, while the search lasts
 _MAX_GRID = 100_000
 
@@ -91,6 +88,10 @@ def tune(spec: TuneSpec, resources: Resources, reporter: Reporter) -> TuneResult
 
 def _check(spec: TuneSpec) -> TuneSpec:
     """Returns the spec with names in their canonical form; raises SpecError before any work."""
+    if spec.features == "cached" and spec.finetune != "none":
+        raise SpecError(
+            f"--finetune {spec.finetune} changes the backbone in every trial; add --features live"
+        )
     checked = check_spec(_train_spec(spec, dict.fromkeys(SEARCHED, 0.5)))
     if spec.search == "grid" and count_grid(spec) > _MAX_GRID:
         raise SpecError(
@@ -104,7 +105,9 @@ def _check(spec: TuneSpec) -> TuneSpec:
 
 def _train_spec(spec: TuneSpec, config: Mapping[str, float], **changes: Any) -> TrainSpec:
     """The training of one configuration."""
-    recipe = {name: getattr(spec, name) for name in _PASSED_ON} | dict(config)
+    recipe = {name: getattr(spec, name) for name in sorted(_PASSED_ON)} | dict(config)
+    if spec.finetune != "none":
+        recipe["finetune_lr"] = recipe.pop("lr")
     return TrainSpec.model_validate(recipe | changes)
 
 

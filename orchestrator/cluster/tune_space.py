@@ -1,4 +1,4 @@
-"""Which configuration a trial gets, and what its settings were worth. Optuna decides, no state stays.
+"""Which configuration a trial gets, and what its settings were worth; Optuna decides.
 
 The configuration of a trial is a function of the spec, the trial's number and, for TPE, the trials
 before it. Optuna's study is built anew for each, so that an interrupted search goes on exactly as

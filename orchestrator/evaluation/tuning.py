@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from orchestrator.evaluation import tuning_plots
+from orchestrator.evaluation.comparison import format_range
 from orchestrator.evaluation.objectives import higher_is_better
 from orchestrator.evaluation.page import INTENDED_USE, format_figure, list_facts, render
 
@@ -157,9 +158,7 @@ def _refit(split: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "title": name.replace("_", " "),
                 "value": format_figure(metrics[name]["value"]),
-                "range": ""
-                if metrics[name]["low"] is None
-                else f"{format_figure(metrics[name]['low'])}–{format_figure(metrics[name]['high'])}",
+                "range": format_range(metrics[name]),
             }
             for name in shown
         ],

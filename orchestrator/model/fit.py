@@ -164,7 +164,8 @@ class FitConfig:
         plateau: lower the learning rate where the validation loss stops falling; for an optimizer
             with a constant rate.
         first_epoch: epochs, from 0, before this one are not chosen as the best.
-        objective: the validation figure that chooses the best epoch, a key of `evaluation.objectives.OBJECTIVES`.
+        objective: the validation figure that chooses the best epoch, a key of
+            `evaluation.objectives.OBJECTIVES`.
     """
 
     epochs: int
