@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.cluster.feature_set import FeatureSet, IntArray
-from orchestrator.spec import TuneSpec
+from orchestrator.spec import SEARCHED, TuneSpec
 
 Array = npt.NDArray[Any]
+_PREDICTED = 1024  # rows of a prediction batch, at least
 
 
 @dataclass(frozen=True)
@@ -62,35 +63,21 @@ def limit_process(num_threads: int) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
-def forget_models() -> None:
-    """Drops what Keras keeps of earlier trainings in this process."""
-    import keras
-
-    keras.backend.clear_session(free_memory=True)
-
-
 class HeadTraining:
-    """One head in training.
+    """The training of a head, which begins anew with each configuration.
 
     Args:
         features: memory-mapped; nothing of the training rows is copied but the batch at hand.
         fold: rows.
         spec: epochs, batch size, views, patience, objective.
-        config: lr, alpha, gamma, dropout.
         seed: of weights, dropout and order.
     """
 
-    def __init__(
-        self,
-        features: FeatureSet,
-        fold: Fold,
-        spec: TuneSpec,
-        config: Mapping[str, float],
-        seed: int,
-    ) -> None:
-        from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, KerasStep, compile_model
-        from orchestrator.model.network import build_head
+    def __init__(self, features: FeatureSet, fold: Fold, spec: TuneSpec, seed: int) -> None:
+        from orchestrator.model.fit import ArrayBatches
+        from orchestrator.model.reusable_head import ReusableHead
 
+        self._spec = spec
         self._features = features
         self._fold = fold
         self._batches = ArrayBatches(
@@ -101,19 +88,17 @@ class HeadTraining:
             features.places(fold.train_rows),
         )
         self._val = features.take(fold.val_rows)[0]
-        self._head = build_head(self._val.shape[-1], config["dropout"], seed=seed)
-        compile_model(
-            self._head,
-            lr=config["lr"],
-            alpha=config["alpha"],
-            gamma=config["gamma"],
-            seed=seed,
-        )
-        # Prediction batches are large: small ones would cost as much as the training.
-        step = KerasStep(self._head, max(spec.batch_size, 1024))
-        self._fit = Fit(
-            self._head, step, FitConfig(spec.epochs, spec.patience, objective=spec.objective)
-        )
+        self._head = ReusableHead(self._val.shape[-1], seed)
+
+    def begin(self, config: Mapping[str, float]) -> None:
+        """Begins with a configuration: lr, alpha, gamma, dropout."""
+        from orchestrator.model.fit import Fit, FitConfig, KerasStep
+
+        spec = self._spec
+        model = self._head.begin(**{name: config[name] for name in SEARCHED})
+        plan = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
+        # Small prediction batches would cost as much as the training.
+        self._fit = Fit(model, KerasStep(model, max(spec.batch_size, _PREDICTED)), plan)
 
     @property
     def done(self) -> bool:
@@ -142,5 +127,5 @@ class HeadTraining:
         """Returns the logits of rows, float64 [n], in their order."""
         from orchestrator.model.network import logit_model
 
-        found = logit_model(self._head).predict(self._features.take(rows)[0], verbose=0)
+        found = logit_model(self._head.model).predict(self._features.take(rows)[0], verbose=0)
         return np.asarray(found, np.float64)[:, 0]

@@ -115,7 +115,8 @@ def _measure(task: SearchTask, fold: Fold, config: dict[str, float], rows: Any) 
     features = open_features(task.features)
     found = []
     for index in range(NUM_SEEDS):
-        training = HeadTraining(features, fold, task.spec, config, task.spec.seed + index)
+        training = HeadTraining(features, fold, task.spec, task.spec.seed + index)
+        training.begin(config)
         training.run()
         calibration = fit_calibration(training.logits(fold.val_rows), fold.val_labels)
         found.append(calibration.apply(training.logits(rows)))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from ray.tune import Trainable
 
-from orchestrator.cluster.feature_set import FeatureSet, open_features
-from orchestrator.cluster.tune_heads import HeadTraining, SearchTask, forget_models, limit_process
+from orchestrator.cluster.feature_set import open_features
+from orchestrator.cluster.tune_heads import HeadTraining, SearchTask, limit_process
 from orchestrator.evaluation.objectives import higher_is_better
 
 SCORE = "score"  # the objective, its sign such that more is better
@@ -27,7 +27,7 @@ class CachedTrial(Trainable):
         """Takes the first trial."""
         limit_process(task.num_threads)
         self._task = task
-        self._features: FeatureSet | None = None
+        self._trainings: list[HeadTraining] = []
         self._idle_since = time.perf_counter()
         self._begin(config)
 
@@ -38,7 +38,6 @@ class CachedTrial(Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = config
-        self._trainings: list[HeadTraining] = []
         self._history: list[float] = []
         self._startup_s = 0.0
         self._began = 0.0
@@ -54,7 +53,7 @@ class CachedTrial(Trainable):
         return found
 
     def _epoch(self) -> dict[str, Any]:
-        if not self._trainings:
+        if not self._history:
             self._open()
         for training in self._trainings:
             if not training.done:
@@ -77,15 +76,16 @@ class CachedTrial(Trainable):
         }
 
     def _open(self) -> None:
-        """Builds the heads; counts as start-up."""
-        forget_models()
-        if self._features is None:
-            self._features = open_features(self._task.features)
+        """Builds the heads, or begins anew with those of the last trial; counts as start-up."""
         spec = self._task.spec
-        self._trainings = [
-            HeadTraining(self._features, fold, spec, self._config, spec.seed + index)
-            for index, fold in enumerate(self._task.folds)
-        ]
+        if not self._trainings:
+            features = open_features(self._task.features)
+            self._trainings = [
+                HeadTraining(features, fold, spec, spec.seed + index)
+                for index, fold in enumerate(self._task.folds)
+            ]
+        for training in self._trainings:
+            training.begin(self._config)
         self._began = time.perf_counter()
         self._startup_s = self._began - self._idle_since
 
