@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from orchestrator.cluster.session import Session, node_resources, open_session
 from orchestrator.cluster.train import check_spec, open_images, split_images, train
-from orchestrator.cluster.tune_data import Division, divide, prepare_features
+from orchestrator.cluster.tune_data import Division, divide, find_store, prepare_features
 from orchestrator.cluster.tune_heads import SearchTask
 from orchestrator.cluster.tune_judge import HeldOut, judge
 from orchestrator.cluster.tune_ledger import FAILED, Ledger, Trial, write_trials
@@ -119,7 +119,8 @@ def _tune(
     rows = dataset.load_rows()
     names, counts, _ = split_images(spec, rows, run, reporter)
     division = divide(rows, names, spec)
-    features = prepare_features(spec, dataset, rows, division, session, reporter)
+    store = find_store(run)
+    features = prepare_features(spec, dataset, rows, division, store, session, reporter)
     task = SearchTask(spec, features, division.folds)
     ledger = Ledger(run.path / "trials")
     _search(task, ledger, run, reporter)

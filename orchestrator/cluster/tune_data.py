@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,10 @@ from orchestrator.cluster.tune_heads import Fold
 from orchestrator.data.source import IngestedSource
 from orchestrator.data.splits import fold_rows
 from orchestrator.progress import Reporter
-from orchestrator.run_dir import digest, sha256_file, write_json
+from orchestrator.run_dir import RunDir, digest, sha256_file, write_json
 from orchestrator.spec import TuneSpec
 
 HELD_OUT_FOLDS = 5  # one of so many folds of the training rows is held out of the search
-_STORE = Path("runs", "features")
 # What features depend on besides their key's other parts.
 _SOURCES = (
     "cluster/features.py",
@@ -104,16 +104,17 @@ def prepare_features(
     dataset: IngestedSource,
     rows: pa.Table,
     division: Division,
+    store: Path,
     session: Session,
     reporter: Reporter,
 ) -> Path:
-    """Returns the folder of the packed feature set, computing it unless its key is there.
+    """Returns the folder of the packed feature set, computing it unless its key is in the store.
 
     Raises:
         OrchestratorError: the backbone's weights are not to be had, or a worker failed.
     """
     described = describe_features(spec, rows, division, feature_engine(session))
-    folder = (_STORE / digest(described)[:16]).absolute()
+    folder = store / digest(described)[:16]
     if is_packed(folder):
         reporter.say(f"features are at hand: {folder}")
         return folder
@@ -139,6 +140,14 @@ def prepare_features(
     size = sum(path.stat().st_size for path in folder.glob("*.npy"))
     reporter.say(f"features kept for other searches ({size / 1e6:,.0f} MB): {folder}")
     return folder
+
+
+def find_store(run: RunDir) -> Path:
+    """Returns the folder of feature sets that a run uses, also when resumed from elsewhere."""
+    note = run.path / "store.json"
+    if not note.exists():
+        write_json(note, {"features": str(Path("runs", "features").absolute())})
+    return Path(json.loads(note.read_text(encoding="utf-8"))["features"])
 
 
 def describe_features(
