@@ -113,6 +113,34 @@ class Step(Protocol):
         """Returns probabilities, float64 [n]."""
 
 
+class DropoutMasks:
+    """Makes the masks of dropout a function of layer, steps done and worker alone.
+
+    So they differ between workers, a resumed run draws what an undisturbed one does, and a head on
+    cached features draws what it would within the whole network.
+
+    Args:
+        model: its layers have the seeds that they were built with.
+        rank: this worker's number.
+    """
+
+    def __init__(self, model: keras.Model, rank: int = 0) -> None:
+        self._model = model
+        self._rank = rank
+        states = [
+            layer.seed_generator.state
+            for layer in model.layers
+            if getattr(layer, "seed_generator", None) is not None
+        ]
+        self._seeds = [(state, int(keras.ops.convert_to_numpy(state.value)[0])) for state in states]
+
+    def reseed(self) -> None:
+        """Puts the seeds of the coming epoch in place."""
+        steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations.value))
+        for state, seed in self._seeds:
+            state.assign(np.random.default_rng([seed, steps, self._rank]).integers(2**31, size=2))
+
+
 @dataclass
 class KerasStep:
     """One device, any backend: Keras's own compiled step.
@@ -125,8 +153,12 @@ class KerasStep:
     model: keras.Model
     batch_size: int
 
+    def __post_init__(self) -> None:
+        self._masks = DropoutMasks(self.model)
+
     def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
         """Trains on every batch; see `Step.train_epoch`."""
+        self._masks.reseed()
         if keras.backend.backend() == "tensorflow":
             return self._train_batches(batches)
         use_ema = self.model.optimizer.use_ema

@@ -23,13 +23,13 @@ class _VariableDropout(keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, settings: dict[str, Any], name: str) -> None:
         super().__init__(name=name)
         self._settings = settings
-        self._seed_generator = keras.random.SeedGenerator()
+        self.seed_generator = keras.random.SeedGenerator()
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         if not training:
             return inputs
         rate = keras.ops.convert_to_tensor(self._settings["dropout"])
-        drawn = keras.random.uniform(keras.ops.shape(inputs), seed=self._seed_generator)
+        drawn = keras.random.uniform(keras.ops.shape(inputs), seed=self.seed_generator)
         return inputs * keras.ops.cast(drawn >= rate, inputs.dtype) / (1.0 - rate)
 
 
