@@ -4,6 +4,7 @@ folder -> split -> held-out fold -> features, once -> trials of heads -> the win
 default configuration on the held-out fold -> the winner trained on all training rows -> bundle.
 """
 
+import functools
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,26 +14,36 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from orchestrator.cluster.session import Session, node_resources, open_session
+from orchestrator.cluster.features import Backbone, prepare_backbone
+from orchestrator.cluster.session import Session, node_resources, open_session, plan_workers
 from orchestrator.cluster.train import check_spec, open_images, split_images, train
 from orchestrator.cluster.tune_data import Division, divide, find_store, prepare_features
-from orchestrator.cluster.tune_heads import SearchTask
-from orchestrator.cluster.tune_judge import HeldOut, judge
+from orchestrator.cluster.tune_heads import Fold, SearchTask
+from orchestrator.cluster.tune_judge import (
+    HeldOut,
+    Measure,
+    default_config,
+    judge,
+    measure_cached,
+)
 from orchestrator.cluster.tune_ledger import FAILED, Ledger, Trial, write_trials
 from orchestrator.cluster.tune_search import run_search
-from orchestrator.cluster.tune_space import count_grid, find_importances, num_trials
+from orchestrator.cluster.tune_space import (
+    build_train_spec,
+    count_grid,
+    find_importances,
+    num_trials,
+)
 from orchestrator.data.source import IngestedSource
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.objectives import higher_is_better
 from orchestrator.evaluation.tuning import build_tuning_report, render_tuning_html
 from orchestrator.progress import Reporter, TableReporter
-from orchestrator.run_dir import RunDir, digest, new_run_id, write_json, write_text
-from orchestrator.spec import SEARCHED, Resources, TrainSpec, TuneSpec, dump_yaml
+from orchestrator.run_dir import RunDir, atomic_path, digest, new_run_id, write_json, write_text
+from orchestrator.spec import SEARCHED, Resources, TuneSpec, dump_yaml
 
-# Of a search's spec, what a training takes over as it is.
-_PASSED_ON = set(TuneSpec.model_fields) & set(TrainSpec.model_fields)
-_PASSED_ON -= {*SEARCHED, "out", "overwrite"}
 _SHOWN = 5  # of the best trials, while the search lasts
 _MAX_GRID = 100_000
 
@@ -78,9 +89,11 @@ def tune(spec: TuneSpec, resources: Resources, reporter: Reporter) -> TuneResult
     # With the folder, so that the stored spec goes on with this very run.
     stored = spec.model_copy(update={"out": str(run.path)})
     write_text(run.spec, dump_yaml("tune", run.path.name, stored, resources))
+    if spec.features == "live" and resources.workers is None:
+        resources = resources.model_copy(update={"workers": 1})  # of each trial
     with run.recording_failure(), open_session(resources) as session:
         report = _tune(spec, resources, session, run, reporter)
-    for folder in (run.ingested, _rays(run)):
+    for folder in (run.ingested, run.features, run.path / "_live", _rays(run)):
         shutil.rmtree(folder, ignore_errors=True)
     run.finish()
     return TuneResult(run.path, report)
@@ -92,7 +105,12 @@ def _check(spec: TuneSpec) -> TuneSpec:
         raise SpecError(
             f"--finetune {spec.finetune} changes the backbone in every trial; add --features live"
         )
-    checked = check_spec(_train_spec(spec, dict.fromkeys(SEARCHED, 0.5)))
+    if spec.features == "live" and spec.folds > 1:
+        raise SpecError(
+            f"--folds {spec.folds} trains every network {spec.folds} times over; it is offered "
+            "with --features cached"
+        )
+    checked = check_spec(build_train_spec(spec, dict.fromkeys(SEARCHED, 0.5)))
     if spec.search == "grid" and count_grid(spec) > _MAX_GRID:
         raise SpecError(
             f"the grid has {count_grid(spec):,} points; expected at most {_MAX_GRID:,}: give "
@@ -103,14 +121,6 @@ def _check(spec: TuneSpec) -> TuneSpec:
     return spec.model_copy(update=names)
 
 
-def _train_spec(spec: TuneSpec, config: Mapping[str, float], **changes: Any) -> TrainSpec:
-    """The training of one configuration."""
-    recipe = {name: getattr(spec, name) for name in sorted(_PASSED_ON)} | dict(config)
-    if spec.finetune != "none":
-        recipe["finetune_lr"] = recipe.pop("lr")
-    return TrainSpec.model_validate(recipe | changes)
-
-
 def _tune(
     spec: TuneSpec, resources: Resources, session: Session, run: RunDir, reporter: Reporter
 ) -> dict[str, Any]:
@@ -119,17 +129,21 @@ def _tune(
     rows = dataset.load_rows()
     names, counts, _ = split_images(spec, rows, run, reporter)
     division = divide(rows, names, spec)
-    store = find_store(run)
-    features = prepare_features(spec, dataset, rows, division, store, session, reporter)
-    task = SearchTask(spec, features, division.folds)
     ledger = Ledger(run.path / "trials")
-    _search(task, ledger, run, reporter)
+    plan = _plan_cached if spec.features == "cached" else _plan_live
+    searched = plan(spec, dataset, rows, names, division, session, run, reporter)
+    _search(spec, searched, ledger, run, reporter)
     best = _choose(spec, ledger)
-    judged_fold = _judging_fold(rows, names, division)
+    default = default_config(_training_fold(rows, names, division), spec.finetune)
     judged = judge(
-        task, judged_fold, best.config, _held_out(rows, division), session, run, reporter
+        spec,
+        {"winner": best.config, "default": default},
+        _held_out(rows, division),
+        searched.measure,
+        run,
+        reporter,
     )
-    refit = _refit(spec, best, dataset, resources, run, reporter, features)
+    refit = _refit(spec, best, dataset, resources, run, reporter, searched.features)
     write_trials(run.path / "trials.parquet", ledger.trials, SEARCHED)
     report = build_tuning_report(
         trials=[vars(trial) for trial in ledger.trials],
@@ -151,32 +165,136 @@ def _tune(
     return report
 
 
+@dataclass(frozen=True)
+class _Searched:
+    """How trials are run.
+
+    Args:
+        trainable: of Ray Tune, with its resources.
+        concurrent: trials that fit the cluster at a time.
+        reuse: a process runs one trial after the other.
+        measure: trains the configurations that are compared on the held-out fold.
+        features: the packed feature set, where there is one.
+    """
+
+    trainable: Any
+    concurrent: int
+    reuse: bool
+    measure: Measure
+    features: Path | None
+
+
+def _plan_cached(
+    spec: TuneSpec,
+    dataset: IngestedSource,
+    rows: pa.Table,
+    names: pa.Array,
+    division: Division,
+    session: Session,
+    run: RunDir,
+    reporter: Reporter,
+) -> _Searched:
+    """One pass of the backbone; then heads on one CPU each."""
+    from ray import tune as ray_tune
+
+    from orchestrator.cluster.tune_trial import CachedTrial
+
+    store = find_store(run)
+    features = prepare_features(spec, dataset, rows, division, store, session, reporter)
+    task = SearchTask(spec, features, division.folds)
+    trainable = ray_tune.with_parameters(CachedTrial, task=task)
+    fold = _training_fold(rows, names, division)
+    return _Searched(
+        ray_tune.with_resources(trainable, {"cpu": task.num_threads}),
+        concurrent=sum(int(node.get("CPU", 0)) for node in node_resources()),
+        reuse=True,
+        measure=functools.partial(measure_cached, task, fold, division.held_out),
+        features=features,
+    )
+
+
+def _plan_live(
+    spec: TuneSpec,
+    dataset: IngestedSource,
+    rows: pa.Table,
+    names: pa.Array,
+    division: Division,
+    session: Session,
+    run: RunDir,
+    reporter: Reporter,
+) -> _Searched:
+    """A Ray Train run a trial; as many at a time as have all their workers at once."""
+    from ray import tune as ray_tune
+
+    from orchestrator.cluster.tune_live import LiveSearch, LiveTrial, train_live
+
+    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
+    prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
+    folder = run.path / "_live"
+    search = LiveSearch(
+        spec,
+        dataset,
+        folder,
+        _write_division(folder / "splits.parquet", rows, names, division),
+        run.backbone.parent,
+        session,
+    )
+    each = Resources(
+        cpus_per_worker=session.cpus_per_worker, gpus_per_worker=session.gpus_per_worker
+    )
+    fitting = plan_workers(each, node_resources()).num_workers
+
+    def measure(configs: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        return {
+            name: np.stack([train_live(search, name, config, judge=True)["probabilities"]])
+            for name, config in configs.items()
+        }
+
+    return _Searched(
+        # The process only watches: the CPUs are its workers'.
+        ray_tune.with_resources(ray_tune.with_parameters(LiveTrial, search=search), {"cpu": 0}),
+        concurrent=fitting // session.num_workers,
+        reuse=False,  # ending the process ends the workers of a trial that is stopped
+        measure=measure,
+        features=None,
+    )
+
+
+def _write_division(final: Path, rows: pa.Table, names: pa.Array, division: Division) -> Path:
+    """Writes which rows a live trial trains on; the held-out ones take the place of the test's."""
+    split = np.array([{"train": "train", "val": "val"}.get(name) for name in names.to_pylist()])
+    split[division.held_out] = "test"
+    stored = rows.select(["row", "label", "patient_id"])
+    with atomic_path(final) as temporary:
+        pq.write_table(stored.append_column("split", pa.array(split, pa.string())), temporary)
+    return final
+
+
 def _rays(run: RunDir) -> Path:
     """Files of Ray Tune's own."""
     return run.path / "_ray"
 
 
-def _search(task: SearchTask, ledger: Ledger, run: RunDir, reporter: Reporter) -> None:
-    """Runs the trials that are left, each on one CPU."""
-    from ray import tune as ray_tune
-
-    from orchestrator.cluster.tune_trial import CachedTrial
-
-    spec = task.spec
-    cpus = sum(int(node.get("CPU", 0)) for node in node_resources())
-    trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(CachedTrial, task=task), {"cpu": task.num_threads}
-    )
+def _search(
+    spec: TuneSpec, searched: _Searched, ledger: Ledger, run: RunDir, reporter: Reporter
+) -> None:
+    """Runs the trials that are left."""
     told = _TrialLines(spec, ledger, reporter)
+
+    def on_end(trial: Trial) -> None:
+        # A live trial that was stopped leaves its checkpoint.
+        shutil.rmtree(run.path / "_live" / f"{trial.number:05d}", ignore_errors=True)
+        told.tell(trial)
+
     try:
         run_search(
             spec,
-            trainable,
+            searched.trainable,
             ledger,
             _rays(run),
-            max(1, min(spec.max_concurrent or cpus, cpus)),
-            told.tell,
-            reuse=True,
+            max(1, min(spec.max_concurrent or searched.concurrent, searched.concurrent)),
+            on_end,
+            reuse=searched.reuse,
         )
     finally:
         reporter.end()
@@ -233,10 +351,8 @@ def _choose(spec: TuneSpec, ledger: Ledger) -> Trial:
     return ranked[0]
 
 
-def _judging_fold(rows: pa.Table, names: pa.Array, division: Division) -> Any:
+def _training_fold(rows: pa.Table, names: pa.Array, division: Division) -> Fold:
     """The search's training rows with the split's own validation rows."""
-    from orchestrator.cluster.tune_heads import Fold
-
     split = np.array([name or "" for name in names.to_pylist()])
     train = np.setdiff1d(np.flatnonzero(split == "train"), division.held_out)
     val = np.flatnonzero(split == "val")
@@ -268,7 +384,7 @@ def _refit(
     features: Path | None,
 ) -> dict[str, Any]:
     """Trains the best configuration on all training rows and releases it; returns its report."""
-    trained = _train_spec(spec, best.config)
+    trained = build_train_spec(spec, best.config)
     write_text(
         run.path / "best.yaml", dump_yaml("train", f"{run.path.name}-best"[:60], trained, resources)
     )

@@ -5,7 +5,7 @@ yardstick for what the configuration changes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.cluster.session import Session
 from orchestrator.cluster.tune_heads import Fold, HeadTraining, SearchTask, limit_process
 from orchestrator.errors import ClusterError
 from orchestrator.evaluation.metrics import paired_difference, point_metrics
@@ -24,6 +23,8 @@ from orchestrator.spec import TrainSpec, TuneSpec
 
 METRICS = ("auroc", "auprc", "log_loss")
 NUM_SEEDS = 3
+# Configurations by name -> calibrated probabilities on the held-out rows, float32 [seeds, n].
+Measure = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, Any]]
 _JUDGED, _ROWS = "held_out.json", "held_out.parquet"
 
 
@@ -42,30 +43,29 @@ class HeldOut:
     patients: Any
 
 
-def default_config(fold: Fold) -> dict[str, float]:
+def default_config(fold: Fold, finetune: str) -> dict[str, float]:
     """Returns the settings that `train` would use by itself on these rows."""
     spec = TrainSpec(data="")
     alpha = float(np.mean(fold.train_labels == 0)) if spec.alpha == "auto" else spec.alpha
-    return {"lr": float(spec.lr), "alpha": alpha, "gamma": spec.gamma, "dropout": spec.dropout}
+    lr = float(spec.lr) if finetune == "none" else spec.finetune_lr
+    return {"lr": lr, "alpha": alpha, "gamma": spec.gamma, "dropout": spec.dropout}
 
 
 def judge(
-    task: SearchTask,
-    fold: Fold,
-    winner: Mapping[str, float],
+    spec: TuneSpec,
+    configs: Mapping[str, Mapping[str, float]],
     held_out: HeldOut,
-    session: Session,
+    measure: Measure,
     run: RunDir,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Trains both configurations and measures them on the held-out fold, once a run.
 
     Args:
-        task: the search.
-        fold: what to train on and choose the epoch and calibration by.
-        winner: the best configuration.
+        spec: the search.
+        configs: `winner` and `default`.
         held_out: what to measure on.
-        session: a cluster is connected.
+        measure: trains them.
         run: keeps the result.
         reporter: told of it.
 
@@ -77,25 +77,33 @@ def judge(
     stored = run.path / _JUDGED
     if not stored.exists():
         reporter.say("comparing the winner with the default configuration on the held-out fold")
-        configs = {"winner": dict(winner), "default": default_config(fold)}
-        found = _measure_all(task, fold, configs, held_out)
+        found = measure(configs)
         _write_rows(run.path / _ROWS, held_out, found)
-        write_json(stored, _describe(task.spec, configs, held_out, found))
+        write_json(stored, _describe(spec, configs, held_out, found))
     judged: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
     return judged
 
 
-def _measure_all(
-    task: SearchTask, fold: Fold, configs: Mapping[str, Mapping[str, float]], held_out: HeldOut
+def measure_cached(
+    task: SearchTask, fold: Fold, rows: Any, configs: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """Calibrated probabilities on the held-out rows, float32 [seeds, n], of each configuration."""
+    """Trains heads on cached features.
+
+    Args:
+        task: the search.
+        fold: what to train on and choose the epoch and calibration by.
+        rows: int64 [n], the held-out rows.
+        configs: by name.
+
+    Returns:
+        Of each configuration the calibrated probabilities, float32 [seeds, n].
+    """
     import ray
 
     # max_calls: the process goes away with the framework it loaded.
     remote = ray.remote(num_cpus=1, max_retries=1, max_calls=1)(_measure)
     waiting = {
-        name: remote.remote(task, fold, dict(config), held_out.rows)
-        for name, config in configs.items()
+        name: remote.remote(task, fold, dict(config), rows) for name, config in configs.items()
     }
     try:
         return {name: ray.get(reference) for name, reference in waiting.items()}
@@ -133,7 +141,7 @@ def _describe(
     described: dict[str, Any] = {
         "num_images": len(labels),
         "num_patients": len({patient for patient in patients if patient}) or None,
-        "seeds": [spec.seed + index for index in range(NUM_SEEDS)],
+        "seeds": [spec.seed + index for index in range(len(found["winner"]))],
     }
     for name, probabilities in found.items():
         by_seed = [point_metrics(labels, row, 0.5) for row in probabilities]

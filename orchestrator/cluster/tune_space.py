@@ -7,7 +7,7 @@ an undisturbed one would.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ import optuna
 
 from orchestrator.cluster.tune_ledger import FAILED, FINISHED, STOPPED, Trial
 from orchestrator.evaluation.objectives import higher_is_better
-from orchestrator.spec import SEARCHED, Span, TuneSpec
+from orchestrator.spec import SEARCHED, Span, TrainSpec, TuneSpec
 
+# Of a search's spec, what a training takes over as it is.
+_PASSED_ON = set(TuneSpec.model_fields) & set(TrainSpec.model_fields)
+_PASSED_ON -= {*SEARCHED, "out", "overwrite"}
 _LOGARITHMIC = ("lr",)
 _GRID_POINTS = 3  # of a range: its ends and its middle
 
@@ -26,6 +29,15 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def num_trials(spec: TuneSpec) -> int:
     """Returns how many trials the search has: a grid may have fewer points than were allowed."""
     return min(spec.trials, count_grid(spec)) if spec.search == "grid" else spec.trials
+
+
+def build_train_spec(spec: TuneSpec, config: Mapping[str, float]) -> TrainSpec:
+    """Returns the training of one configuration."""
+    recipe = {name: getattr(spec, name) for name in sorted(_PASSED_ON)}
+    recipe |= {name: config[name] for name in SEARCHED}
+    if spec.finetune != "none":
+        recipe["finetune_lr"] = recipe.pop("lr")
+    return TrainSpec.model_validate(recipe)
 
 
 def count_grid(spec: TuneSpec) -> int:

@@ -215,3 +215,35 @@ def test_an_impossible_search_is_refused_before_any_folder_is_made(
     with pytest.raises(SpecError, match=message):
         tune(TuneSpec.model_validate(given | change), Resources(), Recorder())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_search_on_images_trains_every_trial_with_its_workers(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = TuneSpec(
+        data=str(phantoms),
+        out=str(tmp_path / "out"),
+        backbone="tiny",
+        weights="none",
+        image_size=64,
+        features="live",
+        finetune="all",
+        epochs=1,
+        finetune_epochs=2,
+        trials=3,
+        scheduler="none",
+        lr=(0.001, 0.0003),
+    )
+    recorder = Recorder()
+    # One CPU a worker, two workers a trial, two CPUs: one trial at a time, and none waits forever.
+    result = tune(spec, Resources(workers=2, cpus_per_worker=1), recorder)
+    trials = result.report["trials"]
+    assert [trial["state"] for trial in trials] == ["finished"] * 3, trials
+    assert all(len(trial["history"]) == 3 for trial in trials)
+    assert load_job(tmp_path / "out" / "best.yaml").args["finetune_lr"] in (0.001, 0.0003)
+    assert load_info(result.bundle).training["finetune"] == "all"
+    assert not (tmp_path / "out" / "_live").exists()
