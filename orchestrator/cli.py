@@ -19,6 +19,7 @@ from orchestrator.jobs_cli import app as jobs_app
 from orchestrator.jobs_cli import submit
 from orchestrator.plan_cli import plan, validate
 from orchestrator.schedule_cli import app as schedule_app
+from orchestrator.tune_cli import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +34,7 @@ jobs_app.command()(plan)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(cluster_app, name="cluster")
 app.command()(submit)
+app.command()(tune)
 
 _LIMITS = "Limits on one input file"
 _CLUSTER = "Cluster"

@@ -1,6 +1,7 @@
 """How long work tells of itself; `terminal.py` shows it, tests record it."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 
 class Reporter(Protocol):
@@ -17,3 +18,11 @@ class Reporter(Protocol):
 
     def end(self) -> None:
         """Closes the open bar."""
+
+
+@runtime_checkable
+class TableReporter(Reporter, Protocol):
+    """A reporter that can keep a small table in sight; a log or a pipe cannot."""
+
+    def show_table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Shows a table at the open bar in place of the last one."""

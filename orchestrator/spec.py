@@ -17,9 +17,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PlainSerializer,
+    Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -42,8 +45,9 @@ Paths = Annotated[
     PlainSerializer(lambda value: value[0] if len(value) == 1 else list(value)),
 ]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Kind = Literal["train", "compare", "score"]
+Kind = Literal["train", "tune", "compare", "score"]
 Rate = Annotated[float, Field(gt=0, le=10)]
+Objective = Literal["auroc", "auprc", "log_loss"]
 FormT = TypeVar("FormT", bound=BaseModel)
 
 # What `--weights` and `--model` accept besides paths; these words are never resolved as paths.
@@ -77,24 +81,36 @@ class DecodeLimits(_Form):
     max_seconds: Annotated[float, Field(gt=0)] | None = None
 
 
-class TrainSpec(_Form):
-    """Train a classifier and release it as a bundle."""
+class _TrainingForm(_Form):
+    """What every command that trains takes: the data, what is done with it, for how long."""
 
     data: PathText
     out: PathText | None = None
-    backbone: str = "EfficientNetB5"
-    weights: str = "auto"  # the backbone's first choice
     image_size: Annotated[int, Field(ge=32, le=2048)] = 150
-    features: Literal["cached", "live"] = "cached"
-    augmentation: Literal["none", "paper", "light"] = "paper"
     views: Annotated[int, Field(ge=1, le=100)] = 1  # the plain image alone
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 100
     batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
+    patience: Annotated[int, Field(ge=1)] = 8
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    merge_val: bool = False
+    allow_leakage: bool = False
+    patient_key_file: PathText | None = None
+    limits: DecodeLimits = DecodeLimits()
+    overwrite: bool = False
+
+
+class TrainSpec(_TrainingForm):
+    """Train a classifier and release it as a bundle."""
+
+    backbone: str = "EfficientNetB5"
+    weights: str = "auto"  # the backbone's first choice
+    features: Literal["cached", "live"] = "cached"
+    augmentation: Literal["none", "paper", "light"] = "paper"
+    objective: Objective = "auroc"  # validation figure that chooses the epoch of a head
     lr: Rate | Literal["auto"] = 0.001
     alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
     gamma: Annotated[float, Field(ge=0, le=20)] = 2.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    patience: Annotated[int, Field(ge=1)] = 8
     threshold: Literal["youden", "youden-shifted"] = "youden"
     test_time_views: Literal[1, 3] = 1  # 3: mean logit of three zooms
     precision: Literal["f32", "mixed_bfloat16"] = "f32"
@@ -104,20 +120,12 @@ class TrainSpec(_Form):
     finetune_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01  # in fine-tuning
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # kept a step by the average of the weights
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    merge_val: bool = False
-    allow_leakage: bool = False
-    patient_key_file: PathText | None = None
-    limits: DecodeLimits = DecodeLimits()
     mlflow: str | None = None  # address of a tracking store
-    overwrite: bool = False
 
 
-class CompareSpec(_Form):
+class CompareSpec(_TrainingForm):
     """Train several backbones by one recipe on one split and set them side by side."""
 
-    data: PathText
-    out: PathText | None = None
     backbones: Annotated[tuple[str, ...], Field(min_length=1, max_length=40)] = (
         "VGG19",
         "ResNet50",
@@ -127,21 +135,10 @@ class CompareSpec(_Form):
     weights: Literal["auto", "imagenet", "offline", "none"] = "auto"  # each one's first choice
     loss: Literal["focal", "bce"] = "focal"  # bce: with both, and the difference
     limit: Annotated[int, Field(ge=20)] | None = None  # images
-    image_size: Annotated[int, Field(ge=32, le=2048)] = 150
-    views: Annotated[int, Field(ge=1, le=100)] = 1
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 100
-    batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
     lr: Rate | Literal["auto"] = 0.001
     alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
     gamma: Annotated[float, Field(ge=0, le=20)] = 2.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    patience: Annotated[int, Field(ge=1)] = 8
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    merge_val: bool = False
-    allow_leakage: bool = False
-    patient_key_file: PathText | None = None
-    limits: DecodeLimits = DecodeLimits()
-    overwrite: bool = False
 
     @field_validator("backbones", mode="before")
     @classmethod
@@ -190,13 +187,6 @@ class IngestSpec(_Form):
     overwrite: bool = False
 
 
-SPECS: dict[str, type[_Form]] = {
-    "train": TrainSpec,
-    "compare": CompareSpec,
-    "score": ScoreSpec,
-}
-
-
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -218,6 +208,86 @@ Duration = Annotated[
     BeforeValidator(_load_duration),
     PlainSerializer(lambda value: f"{int(value.total_seconds())}s", return_type=str),
 ]
+
+
+class Span(_Form):
+    """The values from `low` to `high`."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"expected low < high, received {self.low:g} and {self.high:g}")
+        return self
+
+
+def _load_searched(value: Any) -> Any:
+    """Reads `LOW:HIGH`, `A,B,C` or one number, the forms of a command line."""
+    if isinstance(value, str):
+        low, colon, high = value.partition(":")
+        return {"low": low, "high": high} if colon else value.split(",")
+    return [value] if isinstance(value, int | float) else value
+
+
+def _kind_of_searched(value: Any) -> str:
+    return "range" if isinstance(value, Span | Mapping) else "values"
+
+
+# What may be tried of one setting: a range, or some values; one value alone is not searched.
+Searched = Annotated[
+    Annotated[Span, Tag("range")]
+    | Annotated[tuple[float, ...], Field(min_length=1, max_length=1000), Tag("values")],
+    Discriminator(_kind_of_searched),
+    BeforeValidator(_load_searched),
+]
+SEARCHED = ("lr", "alpha", "gamma", "dropout")
+
+
+class TuneSpec(_TrainingForm):
+    """Search the settings of a training, refit the best, and release it as a bundle."""
+
+    backbone: str = "EfficientNetB5"
+    weights: str = "auto"
+    features: Literal["cached", "live"] = "cached"
+    feature_dtype: Literal["float16", "float32"] = "float32"
+    augmentation: Literal["none", "paper", "light"] = "paper"
+    views: Annotated[int, Field(ge=1, le=100)] = 4
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    lr: Searched = Span(low=0.0001, high=0.01)  # with finetune: of the fine-tuning
+    alpha: Searched = Span(low=0.1, high=0.9)
+    gamma: Searched = Span(low=0.0, high=4.0)
+    dropout: Searched = Span(low=0.0, high=0.6)
+    trials: Annotated[int, Field(ge=1, le=10_000)] = 32
+    search: Literal["tpe", "random", "grid"] = "tpe"
+    scheduler: Literal["asha", "none"] = "asha"
+    objective: Objective = "auroc"
+    folds: Annotated[int, Field(ge=1, le=20)] = 1  # 1: the training's own validation images
+    max_concurrent: Annotated[int, Field(ge=1, le=4096)] | None = None
+    time_budget: Duration | None = None  # of the search, without features and refit
+    finetune: Annotated[str, Field(pattern=r"^(none|all|top:[1-9][0-9]{0,5})$")] = "none"
+    finetune_epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
+
+    @field_validator(*SEARCHED)
+    @classmethod
+    def _fits_training(cls, value: Any, info: ValidationInfo) -> Any:
+        """Every value that may be tried must be one that `train` takes."""
+        ends = (value.low, value.high) if isinstance(value, Span) else value
+        for end in ends:
+            try:
+                TrainSpec.model_validate({"data": "", str(info.field_name): end})
+            except ValidationError as error:
+                raise ValueError(f"{end:g}: {error.errors()[0]['msg']}") from error
+        return value
+
+
+SPECS: dict[str, type[_Form]] = {
+    "train": TrainSpec,
+    "tune": TuneSpec,
+    "compare": CompareSpec,
+    "score": ScoreSpec,
+}
 
 
 class Schedule(_Form):

@@ -86,6 +86,42 @@ def train_summary(result: Any) -> str:
     return "\n".join(parts)
 
 
+def tune_summary(result: Any) -> str:
+    """Returns the best trials, the winner against the default, and the paths of a search.
+
+    Args:
+        result: a `TuneResult`.
+    """
+    report = result.report
+    best, held_out, objective = report["best"], report["held_out"], report["objective"]
+    counts = ", ".join(f"{number} {state}" for state, number in report["counts"].items())
+    settings = [(name, f"{value:.3g}") for name, value in best["config"].items()]
+    title = f"Trial {best['number']}, best of {counts}: validation {objective} {best['value']:.4f}"
+    rows = [
+        (
+            metric,
+            *(_three(held_out[name]["metrics"][metric][0]) for name in ("winner", "default")),
+            _signed(difference),
+        )
+        for metric, difference in held_out["difference"].items()
+    ]
+    unseen = f"On {held_out['num_images']:,} held-out images that no trial saw"
+    parts = [
+        text_table(title, ("", "value"), settings),
+        text_table(unseen, ("", "winner", "default", "difference, 95% interval"), rows),
+    ]
+    for split in ("validation", "test"):
+        if report["refit"][split]:
+            metrics = report["refit"][split]["metrics"]
+            parts.append(metrics_table(f"Released model: {split}", metrics))
+    parts += [
+        f"bundle  {result.bundle}",
+        f"spec    {result.run / 'best.yaml'}",
+        f"report  {result.run / 'report.html'}",
+    ]
+    return "\n".join(parts)
+
+
 def rate_summary(result: Any) -> str:
     """Returns the suggested rate, the trials behind it and the paths of a search.
 

@@ -5,10 +5,11 @@ Everything goes to standard error, so that `--json` leaves standard output to th
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +20,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from orchestrator.progress import Reporter
@@ -35,12 +37,24 @@ class _RateColumn(ProgressColumn):
         return Text("" if rate is None else f"{rate:,.1f} {unit}/s", style="cyan")
 
 
+class _TableProgress(Progress):
+    """A bar with room for a table above it."""
+
+    table: Table | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yields the table, where there is one, and the bar."""
+        if self.table is not None:
+            yield self.table
+        yield from super().get_renderables()
+
+
 class TerminalReporter:
     """A live bar, for a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress: Progress | None = None
+        self._progress: _TableProgress | None = None
         self._task: TaskID | None = None
 
     def say(self, line: str) -> None:
@@ -50,7 +64,7 @@ class TerminalReporter:
     def begin(self, label: str, total: int, unit: str) -> None:
         """Starts a bar."""
         self.end()
-        self._progress = Progress(
+        self._progress = _TableProgress(
             TextColumn("{task.description:<16}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -65,6 +79,18 @@ class TerminalReporter:
         """Moves the bar on."""
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, count)
+
+    def show_table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Keeps a table above the bar, in place of the last one."""
+        if self._progress is None:
+            return
+        table = Table(box=SIMPLE_HEAD)
+        for name in header:
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(*row)
+        self._progress.table = table
+        self._progress.refresh()
 
     def end(self) -> None:
         """Leaves the bar as it stands."""

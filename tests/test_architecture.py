@@ -76,8 +76,9 @@ def test_no_module_is_named_utils() -> None:
     assert not [p for p in MODULES if p.stem in ("utils", "util", "helpers", "common")]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["train", "--help"]])
-def test_help_imports_neither_ray_nor_keras(arguments: list[str]) -> None:
+@pytest.mark.parametrize("command", ["", "score", "train", "tune"])
+def test_help_imports_neither_ray_nor_keras(command: str) -> None:
+    arguments = [*command.split(), "--help"]
     code = (
         "import sys\n"
         "from orchestrator.cli import app\n"

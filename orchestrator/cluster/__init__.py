@@ -9,3 +9,13 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# Ray Tune: its loggers would write three files a trial, its Ctrl-C handler would return half a
+# search as if it were whole, a trial that failed reports no metric, the search's own ledger is what
+# it resumes from, and its new output cannot be silenced.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.cluster.feature_set import is_packed, open_features
 from orchestrator.cluster.session import Session
 from orchestrator.cluster.shards import Stage, run_shards
 from orchestrator.data.parts import part_path, read_part, table_images
@@ -36,6 +37,7 @@ class FeatureStage:
         augmentation: a recipe of `model.augment`.
         num_threads: compute threads.
         engine: "openvino" or "keras".
+        dtype: "float16" or "float32", of the stored features.
     """
 
     dataset: IngestedSource
@@ -46,6 +48,7 @@ class FeatureStage:
     augmentation: str
     num_threads: int
     engine: str
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         from orchestrator.model.engine import load_engine
@@ -53,7 +56,7 @@ class FeatureStage:
         self._engine = load_engine(self.backbone, self.engine, self.num_threads)
 
     def __call__(self, shard: int) -> pa.Table:
-        """Returns columns row int64, view int16, feature float32 [D]; one row a view."""
+        """Returns columns row int64, view int16, feature `dtype` [D]; one row a view."""
         table = self.dataset.load_table(shard)
         rows = table.column("row").to_numpy()
         split = np.array([self.splits[row] or "" for row in rows], dtype=object)
@@ -66,7 +69,7 @@ class FeatureStage:
                 parts.append(
                     (rows[chosen], view, self._features(images[chosen], rows[chosen], view))
                 )
-        return _feature_table(parts, self._engine.num_outputs)
+        return _feature_table(parts, self._engine.num_outputs, self.dtype)
 
     def _features(self, images: Any, rows: Any, view: int) -> FloatArray:
         if view:
@@ -77,13 +80,14 @@ class FeatureStage:
         return features
 
 
-def _feature_table(parts: list[tuple[Any, int, Any]], width: int) -> pa.Table:
+def _feature_table(parts: list[tuple[Any, int, Any]], width: int, dtype: str) -> pa.Table:
+    number = pa.from_numpy_dtype(np.dtype(dtype))
     stored = pa.schema(
-        [("row", pa.int64()), ("view", pa.int16()), ("feature", pa.list_(pa.float32(), width))]
+        [("row", pa.int64()), ("view", pa.int16()), ("feature", pa.list_(number, width))]
     )
     if not parts:
         return stored.empty_table()
-    features = np.concatenate([part[2] for part in parts]).astype(np.float32)
+    features = np.concatenate([part[2] for part in parts]).astype(dtype)
     return pa.Table.from_arrays(
         [
             pa.array(np.concatenate([part[0] for part in parts])),
@@ -120,6 +124,7 @@ def compute_features(
     session: Session,
     reporter: Reporter,
     augmentation: str = "paper",
+    dtype: str = "float32",
 ) -> None:
     """Computes the features of every used row into `out`, resuming what is there.
 
@@ -132,13 +137,16 @@ def compute_features(
         session: workers to use.
         reporter: told of each shard.
         augmentation: a recipe of `model.augment`.
+        dtype: "float16" or "float32", of the stored features.
 
     Raises:
         OrchestratorError: the backbone's weights are not to be had, or a worker failed.
     """
+    if is_packed(out):
+        return
     exported = out / "backbone"
     prepare_backbone(backbone, exported, session, reporter)
-    engine = "keras" if session.gpus_per_worker else "openvino"
+    engine = feature_engine(session)
 
     def make_stage() -> Stage:
         return FeatureStage(
@@ -150,6 +158,7 @@ def compute_features(
             augmentation,
             session.threads_per_worker,
             engine,
+            dtype,
         )
 
     train_rows = sum(split == "train" for split in splits)
@@ -166,6 +175,11 @@ def compute_features(
         lambda done: reporter.advance(done.num_rows),
     )
     reporter.end()
+
+
+def feature_engine(session: Session) -> str:
+    """Returns the engine that computes features on these workers."""
+    return "keras" if session.gpus_per_worker else "openvino"
 
 
 def prepare_backbone(
@@ -205,6 +219,8 @@ def load_features(
     Raises:
         DataError: a wanted view is not there, or is there twice.
     """
+    if is_packed(folder):
+        return open_features(folder).take(rows, views)
     place = {int(row): index for index, row in enumerate(rows)}
     out: FloatArray | None = None
     filled = np.zeros((views, len(rows)), np.int8)

@@ -72,11 +72,22 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The training report, from rank 0; empty from the others.
     """
+    worker, history, best_epoch = fit_network(config["live"])
+    if worker.rank:
+        return {}
+    return release(worker.live.task, worker.parts, trained_network(worker), history, best_epoch)
+
+
+def fit_network(live: LiveTask) -> tuple[_Worker, list[dict[str, float]], int]:
+    """Trains on images inside a Ray Train worker, from its last checkpoint where there is one.
+
+    Returns:
+        The worker, whose network has the weights of the best epoch, the history and that epoch.
+    """
     import ray.train
 
     from orchestrator.model.live import open_steps
 
-    live: LiveTask = config["live"]
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     make_step = open_steps(size, live.task.num_threads)
@@ -97,9 +108,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     else:
         with resumed.as_directory() as folder:
             history, best_epoch = _train_stages(worker, history, Path(folder))
-    if rank:
-        return {}
-    return release(live.task, worker.parts, _trained(worker), history, best_epoch)
+    return worker, history, best_epoch
 
 
 def _stages(spec: TrainSpec) -> list[str]:
@@ -131,7 +140,7 @@ def _prepare(worker: _Worker, stage: str, history: list[dict[str, float]]) -> "F
     spec, num_train = task.spec, len(worker.parts["train"].rows)
     if stage == "head":
         compile_model(network, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
-        config = FitConfig(spec.epochs, spec.patience)
+        config = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
     else:
         unfreeze(network, spec.finetune)
         compile_finetuning(
@@ -153,6 +162,7 @@ def _prepare(worker: _Worker, stage: str, history: list[dict[str, float]]) -> "F
             patience=spec.finetune_epochs,
             plateau=False,
             first_epoch=spec.finetune_epochs * 3 // 4,
+            objective=spec.objective,
         )
     step = worker.make_step(network, spec.batch_size, num_train)
     return Fit(network, step, config, FitState(history=list(history)))
@@ -208,7 +218,7 @@ def _take_head(run: RunDir, network: Any) -> list[dict[str, float]]:
     return history
 
 
-def _trained(worker: _Worker) -> Trained:
+def trained_network(worker: _Worker) -> Trained:
     """A float32 network with the trained weights, which the bundle keeps."""
     from orchestrator.model.export import build_engine
     from orchestrator.model.views import scoring_model

@@ -36,7 +36,7 @@ from orchestrator.model.bundle import INFO_FILE
 from orchestrator.model.strip import pick_samples
 from orchestrator.progress import Reporter
 from orchestrator.run_dir import RunDir, atomic_path, digest, new_run_id, write_json, write_text
-from orchestrator.spec import CompareSpec, Resources, TrainSpec, dump_yaml
+from orchestrator.spec import CompareSpec, Resources, TrainSpec, TuneSpec, dump_yaml
 
 _MARKER = "_unfinished.json"
 _SHARD_ROWS = 64  # a shard of features is V passes over the backbone: small ones show progress
@@ -274,7 +274,7 @@ def _check_workers(session: Session) -> None:
 
 
 def open_images(
-    spec: TrainSpec | CompareSpec,
+    spec: TrainSpec | CompareSpec | TuneSpec,
     session: Session,
     run: RunDir,
     reporter: Reporter,
@@ -333,7 +333,7 @@ def open_images(
 
 
 def split_images(
-    spec: TrainSpec, rows: pa.Table, run: RunDir, reporter: Reporter
+    spec: TrainSpec | TuneSpec, rows: pa.Table, run: RunDir, reporter: Reporter
 ) -> tuple[pa.Array, dict[str, dict[str, int]], dict[str, Any]]:
     """Splits and audits, says both, stores both.
 

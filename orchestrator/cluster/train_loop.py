@@ -40,7 +40,8 @@ def train_head(config: dict[str, Any]) -> dict[str, Any]:
     val_features = _plain_features(task, val)
     head = build_head(views.shape[-1], spec.dropout, seed=spec.seed)
     compile_model(head, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
-    fit = Fit(head, KerasStep(head, spec.batch_size), FitConfig(spec.epochs, spec.patience))
+    plan = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
+    fit = Fit(head, KerasStep(head, spec.batch_size), plan)
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
         with resumed.as_directory() as folder:

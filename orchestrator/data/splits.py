@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
 
 from orchestrator.data.manifest import SPLIT_COLUMN_KEY
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
@@ -173,6 +174,37 @@ def group_rows(table: pa.Table) -> IntArray:
     graph = coo_array((np.ones(len(edges[0]), np.int8), edges), shape=(num_nodes, num_nodes))
     _, component = connected_components(graph, directed=False)
     return np.asarray(component[:num_rows], dtype=np.int64)
+
+
+def fold_rows(table: pa.Table, chosen: IntArray, num_folds: int, seed: int) -> IntArray:
+    """Divides rows into folds of about equal size and share of classes; patients stay whole.
+
+    Args:
+        table: columns `label`, `patient_id`, and optionally `sha256`.
+        chosen: int64 [n], indices of the rows to divide.
+        num_folds: >= 2.
+        seed: of the shuffle.
+
+    Returns:
+        int64 [n], the fold of each chosen row, 0..num_folds-1.
+
+    Raises:
+        DataError: too few patients of a class for each fold to have one.
+    """
+    part = table.take(pa.array(chosen))
+    labels, groups = part.column("label").to_numpy(), group_rows(part)
+    folds = np.zeros(len(chosen), np.int64)
+    if min(len(np.unique(groups[labels == label])) for label in (0, 1)) >= num_folds:
+        divided = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+        for fold, (_, held_out) in enumerate(divided.split(labels, labels, groups)):
+            folds[held_out] = fold
+    for fold in range(num_folds):
+        if len(np.unique(labels[folds == fold])) < len(CLASS_NAMES):
+            raise DataError(
+                f"{len(chosen)} images cannot be divided into {num_folds} folds with both classes "
+                "in each; images of one patient stay together, so more patients are needed"
+            )
+    return folds
 
 
 def _divide(

@@ -18,11 +18,18 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import log_loss, roc_auc_score
 
+from orchestrator.errors import DataError
+from orchestrator.evaluation.objectives import (
+    OBJECTIVES,
+    average_precision,
+    calibrated_log_loss,
+)
 from orchestrator.model.network import focal_loss
 
 Array = npt.NDArray[Any]
 PLATEAU_FACTOR = 0.3  # the paper: "decay to 30%"
 PLATEAU_PATIENCE = 1
+_MEASURES = {"val_auprc": average_precision, "val_calibrated_log_loss": calibrated_log_loss}
 
 
 class Inputs(Protocol):
@@ -51,16 +58,19 @@ class ArrayBatches:
         labels: int8 [num_examples].
         batch_size: examples a batch.
         seed: order and view are functions of (seed, epoch).
+        places: int64 [num_examples], where in `views` each example is, where `views` holds others
+            too, such as a memory-mapped feature set of any float dtype.
     """
 
     views: Array
     labels: Array
     batch_size: int
     seed: int
+    places: Array | None = None
 
     def epoch(self, epoch: int) -> Iterator[tuple[Array, Array]]:
         """Yields the batches of one epoch; an example shows its views in turn."""
-        num_views, num_examples = self.views.shape[:2]
+        num_views, num_examples = len(self.views), len(self.labels)
         first_view: Array = np.random.default_rng(self.seed).integers(
             num_views, size=(num_examples,)
         )
@@ -68,7 +78,9 @@ class ArrayBatches:
         for start in range(0, num_examples, self.batch_size):
             chosen = order[start : start + self.batch_size]
             view = (first_view[chosen] + epoch) % num_views
-            yield self.views[view, chosen], self.labels[chosen, None].astype(np.float32)
+            place = chosen if self.places is None else self.places[chosen]
+            inputs = self.views[view, place].astype(np.float32, copy=False)
+            yield inputs, self.labels[chosen, None].astype(np.float32)
 
 
 def compile_model(model: keras.Model, *, lr: float, alpha: float, gamma: float, seed: int) -> None:
@@ -101,6 +113,34 @@ class Step(Protocol):
         """Returns probabilities, float64 [n]."""
 
 
+class DropoutMasks:
+    """Makes the masks of dropout a function of layer, steps done and worker alone.
+
+    So they differ between workers, a resumed run draws what an undisturbed one does, and a head on
+    cached features draws what it would within the whole network.
+
+    Args:
+        model: its layers have the seeds that they were built with.
+        rank: this worker's number.
+    """
+
+    def __init__(self, model: keras.Model, rank: int = 0) -> None:
+        self._model = model
+        self._rank = rank
+        states = [
+            layer.seed_generator.state
+            for layer in model.layers
+            if getattr(layer, "seed_generator", None) is not None
+        ]
+        self._seeds = [(state, int(keras.ops.convert_to_numpy(state.value)[0])) for state in states]
+
+    def reseed(self) -> None:
+        """Puts the seeds of the coming epoch in place."""
+        steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations.value))
+        for state, seed in self._seeds:
+            state.assign(np.random.default_rng([seed, steps, self._rank]).integers(2**31, size=2))
+
+
 @dataclass
 class KerasStep:
     """One device, any backend: Keras's own compiled step.
@@ -113,8 +153,14 @@ class KerasStep:
     model: keras.Model
     batch_size: int
 
+    def __post_init__(self) -> None:
+        self._masks = DropoutMasks(self.model)
+
     def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
         """Trains on every batch; see `Step.train_epoch`."""
+        self._masks.reseed()
+        if keras.backend.backend() == "tensorflow":
+            return self._train_batches(batches)
         use_ema = self.model.optimizer.use_ema
         with warnings.catch_warnings():
             # Keras warns of a generator that ends; the data decide how many batches there are.
@@ -125,6 +171,18 @@ class KerasStep:
             ).history
         self.model.optimizer.use_ema = use_ema
         return {name: float(logs[name][0]) for name in ("loss", "accuracy")}
+
+    def _train_batches(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
+        """Batch by batch: TensorFlow's `fit` over a generator begins one step too many at its end,
+        which changes no weight but counts for Adam and dropout, and leaves half a megabyte behind.
+        """
+        sums, count = {"loss": 0.0, "accuracy": 0.0}, 0
+        for inputs, labels in batches:
+            logs = self.model.train_on_batch(inputs, labels, return_dict=True)
+            for name in sums:
+                sums[name] += len(labels) * float(logs[name])
+            count += len(labels)
+        return {name: total / count for name, total in sums.items()}
 
     def predict(self, inputs: Inputs) -> Array:
         """Returns probabilities, float64 [n]."""
@@ -148,16 +206,19 @@ class FitConfig:
 
     Args:
         epochs: most epochs.
-        patience: epochs without a better validation AUROC before stopping.
+        patience: epochs without a better objective before stopping.
         plateau: lower the learning rate where the validation loss stops falling; for an optimizer
             with a constant rate.
         first_epoch: epochs, from 0, before this one are not chosen as the best.
+        objective: the validation figure that chooses the best epoch, a key of
+            `evaluation.objectives.OBJECTIVES`.
     """
 
     epochs: int
     patience: int
     plateau: bool = True
     first_epoch: int = 0
+    objective: str = "auroc"
 
 
 @dataclass
@@ -194,10 +255,11 @@ class Fit:
     state: FitState = field(default_factory=FitState)
 
     def __post_init__(self) -> None:
-        # Selection by AUROC, never by the focal loss: its scale moves with alpha and gamma.
+        # Never by the focal loss: its scale moves with alpha and gamma.
+        self._monitor, mode = OBJECTIVES[self.config.objective]
         self._stopper = keras.callbacks.EarlyStopping(
-            monitor="val_auroc",
-            mode="max",
+            monitor=self._monitor,
+            mode=mode,
             patience=self.config.patience,
             restore_best_weights=True,
             start_from_epoch=self.config.first_epoch,
@@ -222,7 +284,7 @@ class Fit:
         val_labels: Array,
         on_epoch: Callable[[dict[str, float]], None],
     ) -> list[dict[str, float]]:
-        """Trains until the last epoch or until validation AUROC stops rising.
+        """Trains until the last epoch or until the objective stops getting better.
 
         Args:
             train: training batches.
@@ -232,22 +294,40 @@ class Fit:
 
         Returns:
             One row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy, val_auroc,
-            val_log_loss, lr.
+            val_log_loss, lr, and the objective where it is none of these.
         """
-        while self.state.epoch < self.config.epochs and not self.model.stop_training:
-            epoch = self.state.epoch
-            self._callbacks.on_epoch_begin(epoch)
-            logs = self.step.train_epoch(train.epoch(self.state.earlier + epoch))
-            lr = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            with self._averaged():
-                logs |= self._validate(val_inputs, val_labels)
-                self._callbacks.on_epoch_end(epoch, logs)
-            row = {"epoch": len(self.state.history) + 1, **logs, "lr": lr}
-            self.state.epoch += 1
-            self.state.history.append(row)
-            on_epoch(self.state.history[-1])
-        self._callbacks.on_train_end()  # EarlyStopping puts the best epoch's weights back
+        while not self.done:
+            on_epoch(self.run_epoch(train, val_inputs, val_labels))
+        self.finish()
         return self.state.history
+
+    @property
+    def done(self) -> bool:
+        """Whether no epoch is left to train."""
+        return bool(self.state.epoch >= self.config.epochs or self.model.stop_training)
+
+    def run_epoch(self, train: Batches, val_inputs: Inputs, val_labels: Array) -> dict[str, float]:
+        """Trains one epoch and returns its row of the history; arguments as `run` takes them."""
+        epoch = self.state.epoch
+        self._callbacks.on_epoch_begin(epoch)
+        logs = self.step.train_epoch(train.epoch(self.state.earlier + epoch))
+        lr = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        with self._averaged():
+            logs |= self._validate(val_inputs, val_labels)
+            self._callbacks.on_epoch_end(epoch, logs)
+        row = {"epoch": len(self.state.history) + 1, **logs, "lr": lr}
+        self.state.epoch += 1
+        self.state.history.append(row)
+        return row
+
+    def finish(self) -> None:
+        """Puts the weights of the best epoch back."""
+        self._callbacks.on_train_end()
+
+    @property
+    def best(self) -> float:
+        """The best epoch's objective; not finite before the first epoch."""
+        return float(self._stopper.best)
 
     @property
     def best_epoch(self) -> int:
@@ -274,12 +354,20 @@ class Fit:
         probabilities = self.step.predict(inputs)
         targets = labels[:, None].astype(np.float32)
         losses = self.model.loss(targets, probabilities[:, None].astype(np.float32))
-        return {
+        if not np.isfinite(probabilities).all():
+            raise DataError(
+                f"the training diverged in epoch {self.state.epoch + 1}: its outputs are not "
+                "finite; lower the learning rate"
+            )
+        found = {
             "val_loss": float(keras.ops.convert_to_numpy(losses)),
             "val_accuracy": float(np.mean((probabilities >= 0.5) == (labels == 1))),
             "val_auroc": float(roc_auc_score(labels, probabilities)),
             "val_log_loss": float(log_loss(labels, probabilities, labels=[0, 1])),
         }
+        if self._monitor not in found:
+            found[self._monitor] = _MEASURES[self._monitor](labels, probabilities)
+        return found
 
     def save(self, folder: Path) -> None:
         """Writes weights, optimizer, seed, callback state and history into a folder."""

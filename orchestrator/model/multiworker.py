@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from orchestrator.errors import ClusterError
-from orchestrator.model.fit import Array, Inputs
+from orchestrator.model.fit import Array, DropoutMasks, Inputs
 from orchestrator.model.slices import batch_counts, worker_slice
 
 # A worker that waits this long for another one gives up, and the run starts again.
@@ -107,11 +107,7 @@ class DistributedStep:
         self._rows = -(-batch_size // group.size)
         self._counts = batch_counts(num_examples, batch_size)
         self._losses = _unreduced(model.loss)
-        self._seeds = [
-            (layer.seed_generator.state, int(layer.seed_generator.state.numpy()[0]))
-            for layer in model.layers
-            if isinstance(layer, keras.layers.Dropout) and layer.rate > 0
-        ]
+        self._masks = DropoutMasks(model, group.rank)
         # Without XLA: on a CPU it makes convolutions ten times slower.
         self._train = tf.function(self._train_batch, reduce_retracing=True)
         self._predict = tf.function(self._predict_batch, reduce_retracing=True)
@@ -124,7 +120,7 @@ class DistributedStep:
             batches: one item a global batch, the same number on every worker: inputs [n, ...] and
                 labels float32 [n, 1], where n may be 0.
         """
-        self._reseed()
+        self._masks.reseed()
         sums = []
         for count, (inputs, labels) in zip(self._counts, batches, strict=True):
             weights = np.zeros(self._rows, np.float32)
@@ -172,16 +168,6 @@ class DistributedStep:
         """Fills a short batch up to the one shape that the compiled step has."""
         missing = self._rows - len(rows)
         return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
-
-    def _reseed(self) -> None:
-        """Makes the masks of dropout a function of layer, steps done and worker alone.
-
-        So they differ between workers, and a resumed run draws what an undisturbed one does.
-        """
-        steps = int(self._model.optimizer.iterations.numpy())
-        for state, seed in self._seeds:
-            mixed = np.random.default_rng([seed, steps, self._group.rank]).integers(2**31, size=2)
-            state.assign(mixed)
 
 
 def _unreduced(loss: keras.losses.Loss) -> keras.losses.Loss:

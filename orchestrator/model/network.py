@@ -4,6 +4,7 @@ A flat graph, with no model nested in a layer, keeps heat maps, freezing and exa
 simple. Training loops are in `fit.py`.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import SpecError
@@ -59,16 +60,32 @@ def build_head(num_features: int, dropout: float, *, seed: int = 0) -> "keras.Mo
     return keras.Model(features, _apply_head(features, dropout, seed), name="head")
 
 
+def build_head_with(
+    num_features: int, make_dropout: "Callable[[str], keras.layers.Layer]", seed: int
+) -> "keras.Model":
+    """Builds `build_head` with dropout layers of the caller's own, made from their names."""
+    import keras
+
+    features = keras.Input((num_features,), name="features")
+    return keras.Model(features, _stack_head(features, make_dropout, seed), name="head")
+
+
 def _apply_head(features: Any, dropout: float, seed: int) -> Any:
-    """The paper's Table III after the pooling: dropout and dense in turn, then one logit."""
     import keras
 
     if not 0.0 <= dropout < 1.0:
         raise SpecError(f"dropout {dropout} is out of range; expected 0 <= dropout < 1")
+    return _stack_head(features, lambda name: keras.layers.Dropout(dropout, name=name), seed)
+
+
+def _stack_head(features: Any, make_dropout: Callable[[str], Any], seed: int) -> Any:
+    """The paper's Table III after the pooling: dropout and dense in turn, then one logit."""
+    import keras
+
     x = features
     with seeded(seed):
         for units in _HIDDEN_UNITS:
-            x = keras.layers.Dropout(dropout, name=f"dropout_{units}")(x)
+            x = make_dropout(f"dropout_{units}")(x)
             x = keras.layers.Dense(units, activation="relu", name=f"head_{units}")(x)
         # The last two stay float32 under a mixed-precision policy: probabilities near 0 and 1
         # do not survive 8 bits of mantissa.
@@ -123,12 +140,18 @@ def focal_loss(
     Reference:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, equation 5.
     """
-    import keras
-
     if not 0.0 < alpha < 1.0:
         raise SpecError(f"focal alpha {alpha} is out of range; expected 0 < alpha < 1")
     if gamma < 0.0:
         raise SpecError(f"focal gamma {gamma} is out of range; expected gamma >= 0")
+    return unchecked_focal_loss(alpha, gamma, reduction)
+
+
+def unchecked_focal_loss(
+    alpha: Any, gamma: Any, reduction: str | None = "sum_over_batch_size"
+) -> "keras.losses.Loss":
+    """Returns `focal_loss` of settings that may be Keras variables, whose range nobody knows."""
+    import keras
 
     class FocalLoss(keras.losses.BinaryFocalCrossentropy):  # type: ignore[misc]
         def call(self, y_true: Any, y_pred: Any) -> Any:

@@ -1,0 +1,405 @@
+"""Search the settings of a training for the price of one feature pass, and release the best.
+
+folder -> split -> held-out fold -> features, once -> trials of heads -> the winner against the
+default configuration on the held-out fold -> the winner trained on all training rows -> bundle.
+"""
+
+import functools
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.cluster.features import Backbone, prepare_backbone
+from orchestrator.cluster.session import Session, node_resources, open_session, plan_workers
+from orchestrator.cluster.train import check_spec, open_images, split_images, train
+from orchestrator.cluster.tune_data import Division, divide, find_store, prepare_features
+from orchestrator.cluster.tune_heads import Fold, SearchTask
+from orchestrator.cluster.tune_judge import (
+    HeldOut,
+    Measure,
+    default_config,
+    judge,
+    measure_cached,
+)
+from orchestrator.cluster.tune_ledger import FAILED, Ledger, Trial, write_trials
+from orchestrator.cluster.tune_search import run_search
+from orchestrator.cluster.tune_space import (
+    build_train_spec,
+    count_grid,
+    find_importances,
+    num_trials,
+)
+from orchestrator.data.source import IngestedSource
+from orchestrator.errors import DataError, SpecError
+from orchestrator.evaluation.objectives import higher_is_better
+from orchestrator.evaluation.tuning import build_tuning_report, render_tuning_html
+from orchestrator.progress import Reporter, TableReporter
+from orchestrator.run_dir import RunDir, atomic_path, digest, new_run_id, write_json, write_text
+from orchestrator.spec import SEARCHED, Resources, TuneSpec, dump_yaml
+
+_SHOWN = 5  # of the best trials, while the search lasts
+_MAX_GRID = 100_000
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a search made.
+
+    Args:
+        run: its folder, with `report.html`, `trials.parquet`, `best.yaml` and the bundle `model`.
+        report: as in `report.json`.
+    """
+
+    run: Path
+    report: dict[str, Any]
+
+    @property
+    def bundle(self) -> Path:
+        """The released model."""
+        return self.run / "model"
+
+
+def tune(spec: TuneSpec, resources: Resources, reporter: Reporter) -> TuneResult:
+    """Searches, compares the winner with the default, and releases the winner as a bundle.
+
+    Args:
+        spec: what to search, on what.
+        resources: what to use of the cluster.
+        reporter: told of every step and every trial.
+
+    Returns:
+        Where the run and its bundle are, and its report.
+
+    Raises:
+        SpecError: the spec cannot be met.
+        DataError: the images cannot be trained on, leak from split to split, or no trial ended
+            well.
+        ClusterError: a worker, the disk or a download failed; the same command goes on later.
+    """
+    spec = _check(spec)
+    run = RunDir(Path(spec.out or Path("runs", new_run_id("tune"))).absolute())
+    run.start(digest(spec.model_dump(exclude={"out", "overwrite"})), overwrite=spec.overwrite)
+    # With the folder, so that the stored spec goes on with this very run.
+    stored = spec.model_copy(update={"out": str(run.path)})
+    write_text(run.spec, dump_yaml("tune", run.path.name, stored, resources))
+    if spec.features == "live" and resources.workers is None:
+        resources = resources.model_copy(update={"workers": 1})  # of each trial
+    with run.recording_failure(), open_session(resources) as session:
+        report = _tune(spec, resources, session, run, reporter)
+    for folder in (run.ingested, run.features, run.path / "_live", _rays(run)):
+        shutil.rmtree(folder, ignore_errors=True)
+    run.finish()
+    return TuneResult(run.path, report)
+
+
+def _check(spec: TuneSpec) -> TuneSpec:
+    """Returns the spec with names in their canonical form; raises SpecError before any work."""
+    if spec.features == "cached" and spec.finetune != "none":
+        raise SpecError(
+            f"--finetune {spec.finetune} changes the backbone in every trial; add --features live"
+        )
+    if spec.features == "live" and spec.folds > 1:
+        raise SpecError(
+            f"--folds {spec.folds} trains every network {spec.folds} times over; it is offered "
+            "with --features cached"
+        )
+    checked = check_spec(build_train_spec(spec, dict.fromkeys(SEARCHED, 0.5)))
+    if spec.search == "grid" and count_grid(spec) > _MAX_GRID:
+        raise SpecError(
+            f"the grid has {count_grid(spec):,} points; expected at most {_MAX_GRID:,}: give "
+            "fewer values, or --search random"
+        )
+    views = 1 if spec.augmentation == "none" else spec.views
+    names = {"backbone": checked.backbone, "weights": checked.weights, "views": views}
+    return spec.model_copy(update=names)
+
+
+def _tune(
+    spec: TuneSpec, resources: Resources, session: Session, run: RunDir, reporter: Reporter
+) -> dict[str, Any]:
+    """All steps inside an open session; returns the report."""
+    dataset = open_images(spec, session, run, reporter)
+    rows = dataset.load_rows()
+    names, counts, _ = split_images(spec, rows, run, reporter)
+    division = divide(rows, names, spec)
+    ledger = Ledger(run.path / "trials")
+    plan = _plan_cached if spec.features == "cached" else _plan_live
+    searched = plan(spec, dataset, rows, names, division, session, run, reporter)
+    _search(spec, searched, ledger, run, reporter)
+    best = _choose(spec, ledger)
+    default = default_config(_training_fold(rows, names, division), spec.finetune)
+    judged = judge(
+        spec,
+        {"winner": best.config, "default": default},
+        _held_out(rows, division),
+        searched.measure,
+        run,
+        reporter,
+    )
+    refit = _refit(spec, best, dataset, resources, run, reporter, searched.features)
+    write_trials(run.path / "trials.parquet", ledger.trials, SEARCHED)
+    report = build_tuning_report(
+        trials=[vars(trial) for trial in ledger.trials],
+        best=best.number,
+        objective=spec.objective,
+        importances=find_importances(spec, ledger.ended),
+        held_out=judged,
+        refit=refit,
+        splits=counts,
+        recipe=spec.model_dump(mode="json", exclude={"out", "overwrite"}),
+        run={
+            "run_id": run.path.name,
+            "started_at": run.load_status().get("running_at"),
+            "search_s": max(trial.ended_s or 0.0 for trial in ledger.ended),
+        },
+    )
+    write_json(run.report_json, report)
+    write_text(run.report_html, render_tuning_html(report))
+    return report
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """How trials are run.
+
+    Args:
+        trainable: of Ray Tune, with its resources.
+        concurrent: trials that fit the cluster at a time.
+        reuse: a process runs one trial after the other.
+        measure: trains the configurations that are compared on the held-out fold.
+        features: the packed feature set, where there is one.
+    """
+
+    trainable: Any
+    concurrent: int
+    reuse: bool
+    measure: Measure
+    features: Path | None
+
+
+def _plan_cached(
+    spec: TuneSpec,
+    dataset: IngestedSource,
+    rows: pa.Table,
+    names: pa.Array,
+    division: Division,
+    session: Session,
+    run: RunDir,
+    reporter: Reporter,
+) -> _Searched:
+    """One pass of the backbone; then heads on one CPU each."""
+    from ray import tune as ray_tune
+
+    from orchestrator.cluster.tune_trial import CachedTrial
+
+    store = find_store(run)
+    features = prepare_features(spec, dataset, rows, division, store, session, reporter)
+    task = SearchTask(spec, features, division.folds)
+    trainable = ray_tune.with_parameters(CachedTrial, task=task)
+    fold = _training_fold(rows, names, division)
+    return _Searched(
+        ray_tune.with_resources(trainable, {"cpu": task.num_threads}),
+        concurrent=sum(int(node.get("CPU", 0)) for node in node_resources()),
+        reuse=True,
+        measure=functools.partial(measure_cached, task, fold, division.held_out),
+        features=features,
+    )
+
+
+def _plan_live(
+    spec: TuneSpec,
+    dataset: IngestedSource,
+    rows: pa.Table,
+    names: pa.Array,
+    division: Division,
+    session: Session,
+    run: RunDir,
+    reporter: Reporter,
+) -> _Searched:
+    """A Ray Train run a trial; as many at a time as have all their workers at once."""
+    from ray import tune as ray_tune
+
+    from orchestrator.cluster.tune_live import LiveSearch, LiveTrial, train_live
+
+    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
+    prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
+    folder = run.path / "_live"
+    search = LiveSearch(
+        spec,
+        dataset,
+        folder,
+        _write_division(folder / "splits.parquet", rows, names, division),
+        run.backbone.parent,
+        session,
+    )
+    each = Resources(
+        cpus_per_worker=session.cpus_per_worker, gpus_per_worker=session.gpus_per_worker
+    )
+    fitting = plan_workers(each, node_resources()).num_workers
+
+    def measure(configs: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        return {
+            name: np.stack([train_live(search, name, config, judge=True)["probabilities"]])
+            for name, config in configs.items()
+        }
+
+    return _Searched(
+        # The process only watches: the CPUs are its workers'.
+        ray_tune.with_resources(ray_tune.with_parameters(LiveTrial, search=search), {"cpu": 0}),
+        concurrent=fitting // session.num_workers,
+        reuse=False,  # ending the process ends the workers of a trial that is stopped
+        measure=measure,
+        features=None,
+    )
+
+
+def _write_division(final: Path, rows: pa.Table, names: pa.Array, division: Division) -> Path:
+    """Writes which rows a live trial trains on; the held-out ones take the place of the test's."""
+    split = np.array([{"train": "train", "val": "val"}.get(name) for name in names.to_pylist()])
+    split[division.held_out] = "test"
+    stored = rows.select(["row", "label", "patient_id"])
+    with atomic_path(final) as temporary:
+        pq.write_table(stored.append_column("split", pa.array(split, pa.string())), temporary)
+    return final
+
+
+def _rays(run: RunDir) -> Path:
+    """Files of Ray Tune's own."""
+    return run.path / "_ray"
+
+
+def _search(
+    spec: TuneSpec, searched: _Searched, ledger: Ledger, run: RunDir, reporter: Reporter
+) -> None:
+    """Runs the trials that are left."""
+    told = _TrialLines(spec, ledger, reporter)
+
+    def on_end(trial: Trial) -> None:
+        # A live trial that was stopped leaves its checkpoint.
+        shutil.rmtree(run.path / "_live" / f"{trial.number:05d}", ignore_errors=True)
+        told.tell(trial)
+
+    try:
+        run_search(
+            spec,
+            searched.trainable,
+            ledger,
+            _rays(run),
+            max(1, min(spec.max_concurrent or searched.concurrent, searched.concurrent)),
+            on_end,
+            reuse=searched.reuse,
+        )
+    finally:
+        reporter.end()
+
+
+class _TrialLines:
+    """Says one line a trial, and keeps a table of the best on a terminal."""
+
+    def __init__(self, spec: TuneSpec, ledger: Ledger, reporter: Reporter) -> None:
+        self._spec = spec
+        self._ledger = ledger
+        self._reporter = reporter
+        reporter.begin("trials", num_trials(spec), "trials")
+        reporter.advance(len(ledger.ended))
+        self._show()
+
+    def tell(self, trial: Trial) -> None:
+        """Says how a trial ended."""
+        settings = "  ".join(f"{name} {trial.config[name]:.3g}" for name in SEARCHED)
+        ending = f"{self._spec.objective} {trial.value:.4f}" if trial.value is not None else ""
+        if trial.state == FAILED:
+            ending = f"failed: {trial.error}"
+        epochs = f"{len(trial.history)} epochs" + (" (stopped)" if trial.state == "stopped" else "")
+        self._reporter.say(f"trial {trial.number:>3}  {settings}  {epochs}  {ending}")
+        self._reporter.advance(1)
+        self._show()
+
+    def _show(self) -> None:
+        if isinstance(self._reporter, TableReporter):
+            rows = [
+                (
+                    str(trial.number),
+                    *(f"{trial.config[name]:.3g}" for name in SEARCHED),
+                    f"{trial.value:.4f}",
+                )
+                for trial in rank(self._spec, self._ledger)[:_SHOWN]
+            ]
+            self._reporter.show_table(("best", *SEARCHED, self._spec.objective), rows)
+
+
+def rank(spec: TuneSpec, ledger: Ledger) -> list[Trial]:
+    """Returns the trials that have a value, the best first, the earlier first of equals."""
+    sign = -1.0 if higher_is_better(spec.objective) else 1.0
+    found = [(sign * trial.value, trial) for trial in ledger.ended if trial.value is not None]
+    return [trial for _, trial in sorted(found, key=lambda pair: (pair[0], pair[1].number))]
+
+
+def _choose(spec: TuneSpec, ledger: Ledger) -> Trial:
+    ranked = rank(spec, ledger)
+    if not ranked:
+        errors = [trial.error for trial in ledger.ended if trial.error]
+        why = f"the first failed with {errors[0]}" if errors else "the time budget was over before"
+        raise DataError(f"no trial ended well: {why}; change the ranges or the budget")
+    return ranked[0]
+
+
+def _training_fold(rows: pa.Table, names: pa.Array, division: Division) -> Fold:
+    """The search's training rows with the split's own validation rows."""
+    split = np.array([name or "" for name in names.to_pylist()])
+    train = np.setdiff1d(np.flatnonzero(split == "train"), division.held_out)
+    val = np.flatnonzero(split == "val")
+    labels = rows.column("label")
+    return Fold(
+        train,
+        labels.take(pa.array(train)).to_numpy(),
+        val,
+        labels.take(pa.array(val)).to_numpy(),
+    )
+
+
+def _held_out(rows: pa.Table, division: Division) -> HeldOut:
+    chosen = rows.take(pa.array(division.held_out))
+    return HeldOut(
+        division.held_out,
+        chosen.column("label").to_numpy(),
+        np.array(chosen.column("patient_id").to_pylist(), object),
+    )
+
+
+def _refit(
+    spec: TuneSpec,
+    best: Trial,
+    dataset: IngestedSource,
+    resources: Resources,
+    run: RunDir,
+    reporter: Reporter,
+    features: Path | None,
+) -> dict[str, Any]:
+    """Trains the best configuration on all training rows and releases it; returns its report."""
+    trained = build_train_spec(spec, best.config)
+    write_text(
+        run.path / "best.yaml", dump_yaml("train", f"{run.path.name}-best"[:60], trained, resources)
+    )
+    reporter.say(f"training the best configuration, of trial {best.number}, on all training rows")
+    refit = RunDir(run.path / "refit")
+    if refit.success.exists():
+        found: dict[str, Any] = json.loads(refit.report_json.read_text(encoding="utf-8"))
+        return found
+    # The images are decoded already, and a bundle cut short before the run's end is made again.
+    given = trained.model_copy(
+        update={
+            "data": str(dataset.folder),
+            "out": str(run.path / "model"),
+            "overwrite": True,
+            "patient_key_file": None,
+        }
+    )
+    return train(given, resources, reporter, run_folder=refit.path, features=features).report
