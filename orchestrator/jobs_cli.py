@@ -192,8 +192,9 @@ def drive(
             f"this node has version {__version__} of the package and the job comes from {expect}; "
             "set up the same environment on every node"
         )
-    # Before Ray has its own: a job that is stopped says so in its status.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # Until Ray has its own: a job that is stopped says so in its status.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     job = load_job(file)
     spec = build_spec(SPECS[job.kind], {}, job)
     run = getattr(import_module(f"orchestrator.cluster.{job.kind}"), job.kind)

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: one local Ray, one small trained bundle, the public X-rays."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +70,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def local_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Head"]:
     """A head for jobs, with the state folder of the whole session, which no test may keep."""
-    from orchestrator.cluster.head import ensure_head, stop_head
+    from orchestrator.cluster.head import HeadFiles, ensure_head, stop_head
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
@@ -77,6 +78,7 @@ def local_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Head"]:
             patch.delenv(name, raising=False)
         yield ensure_head(lambda line: None)
         stop_head()
+        shutil.rmtree(HeadFiles().temporary, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

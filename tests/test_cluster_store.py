@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.head import Head, find_head, stop_head
+from orchestrator.cluster.head import Head, HeadFiles, find_head, stop_head
 from orchestrator.cluster.jobs import LOCAL
 from orchestrator.cluster_store import ClusterStore, place
 from orchestrator.job_view import list_jobs
@@ -61,6 +62,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     stop_head()
+    shutil.rmtree(HeadFiles().temporary, ignore_errors=True)
 
 
 def wait_for(done: Callable[[], bool], seconds: float = 120.0) -> None:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import threading
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cluster import head as module
-from orchestrator.cluster.head import ask, ensure_head, find_head, find_log, stop_head
+from orchestrator.cluster.head import HeadFiles, ask, ensure_head, find_head, find_log, stop_head
 from orchestrator.cluster.jobs import Jobs
 from orchestrator.errors import ClusterError
 
@@ -19,6 +20,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     yield tmp_path / "orchestrator"
     stop_head()
+    shutil.rmtree(HeadFiles().temporary, ignore_errors=True)
 
 
 def wait_for(done: Callable[[], bool], seconds: float = 90.0) -> None:
