@@ -142,7 +142,7 @@ class _Pool:
         import ray
 
         waiting = deque(shards)
-        code = ray.put(code_versions())
+        code = code_versions()
         crew = [_Member() for _ in range(min(self.session.num_workers, len(waiting)))]
         missing = list(crew)
         idle: list[_Member] = []
@@ -167,6 +167,7 @@ class _Pool:
                     result = self._collect(reference, member.shard)
                     if result is None:  # the process is gone: others take what it had
                         waiting.extendleft(member.take_shards())
+                        self._check_room()
                         missing.append(member)
                         continue
                     idle.append(member)

@@ -141,7 +141,7 @@ def test_a_lost_node_ends_the_run_and_the_same_command_goes_on(
     wait_until(lambda: num_committed(run) >= 2, command)
     subprocess.run(["kill", "-9", *map(str, under(command, RAYLET))], check=True)
     _, said = command.communicate(timeout=200)
-    assert command.returncode == 5
+    assert command.returncode == 5, said
     assert "lost its last node" in said
     again = start(*words)
     assert again.wait(timeout=200) == 0
