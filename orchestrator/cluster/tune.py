@@ -29,13 +29,15 @@ from orchestrator.cluster.tune_judge import (
     measure_cached,
 )
 from orchestrator.cluster.tune_ledger import FAILED, Ledger, Trial, write_trials
-from orchestrator.cluster.tune_search import run_search
+from orchestrator.cluster.tune_live import LiveSearch, LiveTrial, train_live
+from orchestrator.cluster.tune_search import Runner, run_search
 from orchestrator.cluster.tune_space import (
     build_train_spec,
     count_grid,
     find_importances,
     num_trials,
 )
+from orchestrator.cluster.tune_trial import CachedTrial
 from orchestrator.data.source import IngestedSource
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.objectives import higher_is_better
@@ -91,7 +93,8 @@ def tune(spec: TuneSpec, resources: Resources, reporter: Reporter) -> TuneResult
     write_text(run.spec, dump_yaml("tune", run.path.name, stored, resources))
     if spec.features == "live" and resources.workers is None:
         resources = resources.model_copy(update={"workers": 1})  # of each trial
-    with run.recording_failure(), open_session(resources) as session:
+    reads, writes = [Path(spec.data), Path(spec.weights), Path(spec.backbone)], [run.path]
+    with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
         report = _tune(spec, resources, session, run, reporter)
     for folder in (run.ingested, run.features, run.path / "_live", _rays(run)):
         shutil.rmtree(folder, ignore_errors=True)
@@ -170,16 +173,14 @@ class _Searched:
     """How trials are run.
 
     Args:
-        trainable: of Ray Tune, with its resources.
+        runner: runs a trial.
         concurrent: trials that fit the cluster at a time.
-        reuse: a process runs one trial after the other.
         measure: trains the configurations that are compared on the held-out fold.
         features: the packed feature set, where there is one.
     """
 
-    trainable: Any
+    runner: Runner
     concurrent: int
-    reuse: bool
     measure: Measure
     features: Path | None
 
@@ -195,19 +196,13 @@ def _plan_cached(
     reporter: Reporter,
 ) -> _Searched:
     """One pass of the backbone; then heads on one CPU each."""
-    from ray import tune as ray_tune
-
-    from orchestrator.cluster.tune_trial import CachedTrial
-
     store = find_store(run)
     features = prepare_features(spec, dataset, rows, division, store, session, reporter)
     task = SearchTask(spec, features, division.folds)
-    trainable = ray_tune.with_parameters(CachedTrial, task=task)
     fold = _training_fold(rows, names, division)
     return _Searched(
-        ray_tune.with_resources(trainable, {"cpu": task.num_threads}),
+        Runner(CachedTrial, {"task": task}, {"cpu": task.num_threads}, reuse=True),
         concurrent=sum(int(node.get("CPU", 0)) for node in node_resources()),
-        reuse=True,
         measure=functools.partial(measure_cached, task, fold, division.held_out),
         features=features,
     )
@@ -224,10 +219,6 @@ def _plan_live(
     reporter: Reporter,
 ) -> _Searched:
     """A Ray Train run a trial; as many at a time as have all their workers at once."""
-    from ray import tune as ray_tune
-
-    from orchestrator.cluster.tune_live import LiveSearch, LiveTrial, train_live
-
     backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
     prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
     folder = run.path / "_live"
@@ -251,10 +242,10 @@ def _plan_live(
         }
 
     return _Searched(
-        # The process only watches: the CPUs are its workers'.
-        ray_tune.with_resources(ray_tune.with_parameters(LiveTrial, search=search), {"cpu": 0}),
+        # The process only watches: the CPUs are its workers', but Ray Tune wants a request that is
+        # not empty. Ending the process ends the workers of a trial that is stopped.
+        Runner(LiveTrial, {"search": search}, {"cpu": 0, "memory": 1}, reuse=False),
         concurrent=fitting // session.num_workers,
-        reuse=False,  # ending the process ends the workers of a trial that is stopped
         measure=measure,
         features=None,
     )
@@ -289,12 +280,11 @@ def _search(
     try:
         run_search(
             spec,
-            searched.trainable,
+            searched.runner,
             ledger,
             _rays(run),
             max(1, min(spec.max_concurrent or searched.concurrent, searched.concurrent)),
             on_end,
-            reuse=searched.reuse,
         )
     finally:
         reporter.end()

@@ -125,12 +125,12 @@ class LiveTrial(Trainable):
         self._thread.start()
 
     @property
-    def _name(self) -> str:
+    def _run_name(self) -> str:
         return f"{self._config['number']:05d}"
 
     def _train(self) -> None:
         try:
-            self._found = train_live(self._search, self._name, self._config)
+            self._found = train_live(self._search, self._run_name, self._config)
         except Exception as error:
             # Whatever a configuration does wrong is the trial's result, not the search's end.
             known = isinstance(error, OrchestratorError)
@@ -138,7 +138,7 @@ class LiveTrial(Trainable):
 
     def step(self) -> dict[str, Any]:
         """Waits for the next epoch, or for the end."""
-        history = RunDir(self._search.folder / self._name).history
+        history = RunDir(self._search.folder / self._run_name).history
         while self._thread.is_alive():
             if len(self._rows) > self._seen + 1:  # the last one comes with the end
                 return self._describe()

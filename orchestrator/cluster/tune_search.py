@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from ray.tune import (
     TuneConfig,
     TuneError,
     Tuner,
+    with_parameters,
+    with_resources,
 )
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
@@ -30,26 +33,40 @@ _ASHA_FACTOR = 3  # one trial of three goes on at each rung
 _ASHA_FIRST = 10  # the first rung is at a tenth of the epochs
 
 
+@dataclass(frozen=True)
+class Runner:
+    """What runs a trial.
+
+    Args:
+        trainable: class of Ray Tune; a step is an epoch.
+        arguments: of its `setup`, shared by all trials.
+        resources: of Ray, for the process of a trial.
+        reuse: keep the processes of trials for later ones.
+    """
+
+    trainable: type
+    arguments: Mapping[str, Any]
+    resources: Mapping[str, float]
+    reuse: bool
+
+
 def run_search(
     spec: TuneSpec,
-    trainable: Any,
+    runner: Runner,
     ledger: Ledger,
     folder: Path,
     max_concurrent: int,
     on_end: Callable[[Trial], None],
-    *,
-    reuse: bool,
 ) -> None:
     """Runs every trial of the search that has not ended yet.
 
     Args:
         spec: the search.
-        trainable: of Ray Tune, with its resources; a step is an epoch.
+        runner: runs a trial.
         ledger: trials that are known; those that end are stored in it.
         folder: for files of Ray Tune; nothing in it is needed again.
         max_concurrent: trials at a time.
         on_end: called in this process with each trial that ends.
-        reuse: keep the processes of trials for later ones.
 
     Raises:
         OrchestratorError: the ledger cannot be written.
@@ -59,13 +76,14 @@ def run_search(
     if not book.left():
         return
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    shared = with_parameters(runner.trainable, **runner.arguments)
     tuner = Tuner(
-        trainable,
+        with_resources(shared, dict(runner.resources)),
         tune_config=TuneConfig(
             search_alg=_LedgerSearcher(book),
             scheduler=_build_scheduler(spec, ledger),
             num_samples=num_trials(spec),
-            reuse_actors=reuse,
+            reuse_actors=runner.reuse,
             trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",
         ),
         run_config=RunConfig(

@@ -4,13 +4,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from ray import tune
 
 import orchestrator.cluster  # noqa: F401 - sets Ray's environment
 from orchestrator.cluster.session import connect
 from orchestrator.cluster.tune_heads import Fold, SearchTask
 from orchestrator.cluster.tune_ledger import Ledger
-from orchestrator.cluster.tune_search import run_search
+from orchestrator.cluster.tune_search import Runner, run_search
 from orchestrator.cluster.tune_trial import CachedTrial
 from orchestrator.spec import TuneSpec
 
@@ -33,9 +32,9 @@ def search(folder: Path, spec: TuneSpec, num_features: int = 16) -> Ledger:
     features = folder / "features"
     task = SearchTask(spec, features, (write_features(features, num_features),))
     ledger = Ledger(folder / "trials")
-    trainable = tune.with_resources(tune.with_parameters(CachedTrial, task=task), {"cpu": 1})
+    runner = Runner(CachedTrial, {"task": task}, {"cpu": 1}, reuse=True)
     concurrent = spec.max_concurrent or 2
-    run_search(spec, trainable, ledger, folder / "_ray", concurrent, lambda trial: None, reuse=True)
+    run_search(spec, runner, ledger, folder / "_ray", concurrent, lambda trial: None)
     return ledger
 
 

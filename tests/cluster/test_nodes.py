@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeAlias
@@ -228,8 +227,6 @@ def test_train_passes_on_several_nodes(
 def test_tune_passes_on_several_nodes(
     phantoms: Path, env: dict[str, str], orchestrate: Orchestrate, tmp_path: Path
 ) -> None:
-    if find_spec("orchestrator.cluster.tune") is None:
-        pytest.skip("there is no orchestrator.cluster.tune yet")
     arguments = ["tune", str(phantoms), "--backbone", "tiny", "--weights", "none"]
     arguments += ["--image-size", "64", "--epochs", "2", "--trials", "3", "--json"]
     arguments += ["--workers", "2", "--cpus-per-worker", "1", "--out", str(tmp_path / "tuned")]
