@@ -17,6 +17,7 @@ from orchestrator.schedule.reconcile import look_at
 from orchestrator.spec import Job
 
 POLL_S = 0.5
+_LAST_LINES_S = 10.0  # after the end of a job, for the rest of its output
 _SILENCE_LIMIT_S = 120.0  # of a cluster that a waiting command goes on asking
 
 
@@ -75,9 +76,9 @@ def _wait(
 ) -> JobView:
     """Shows a job's output until it has ended; stops it where it takes too long."""
     jobs = connection.get(start=False)
-    if jobs is not None:
-        # The end is looked up: that the output breaks off is no error.
-        threading.Thread(target=_follow, args=(jobs, submission_id, say), daemon=True).start()
+    # The end is looked up: that the output breaks off is no error.
+    follower = threading.Thread(target=_follow, args=(jobs, submission_id, say), daemon=True)
+    follower.start()
     began = heard = time.monotonic()
     late = False
     while True:
@@ -86,7 +87,7 @@ def _wait(
             view = view_job(jobs, submission_id)
             heard = time.monotonic()
             if not view.is_open:
-                time.sleep(POLL_S)  # the last lines of its output
+                follower.join(_LAST_LINES_S)  # its output ends after it
                 return _judge_late(view) if late else view
             if timeout and jobs and heard - began > timeout.total_seconds():
                 late = True
@@ -104,6 +105,8 @@ def _judge_late(view: JobView) -> JobView:
     return replace(view, status=Status.FAILED, reason="ran longer than its timeout")
 
 
-def _follow(jobs: Jobs, submission_id: str, say: Callable[[str], None]) -> None:
+def _follow(jobs: Jobs | None, submission_id: str, say: Callable[[str], None]) -> None:
+    if jobs is None:
+        return
     with contextlib.suppress(ClusterError):
         jobs.follow(submission_id, lambda lines: say(lines.rstrip("\n")))

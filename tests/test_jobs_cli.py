@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,18 +84,19 @@ def test_a_job_exits_with_its_own_code_and_is_tried_again_where_it_stopped(
 @pytest.mark.ray
 def test_stop_and_logs(local_head: Head, work: Path) -> None:
     Jobs(local_head.address).submit("long-1", "echo begun; sleep 600", {"job": "long"})
-    followed: list[str] = []
-    follower = threading.Thread(
-        target=lambda: followed.append(output("jobs", "logs", "-f", "long-1"))
+    # A process of its own: the runner of the other commands captures the output of this one.
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", "jobs", "logs", "-f", "long-1"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    follower.start()
     limit = time.monotonic() + 60
     while "begun" not in output("jobs", "logs", "long-1"):
         assert time.monotonic() < limit
         time.sleep(0.5)
     assert output("jobs", "stop", "long-1") == "long-1: STOPPED\n"
-    follower.join(60)
-    assert "begun\n" in followed[0]
+    assert "begun\n" in follower.communicate(timeout=60)[0]
+    assert follower.returncode == 0
     assert "STOPPED" in output("jobs", "show", "long-1")
     assert "was not submitted by this program" in refused("jobs", "retry", "long-1")
 
