@@ -4,9 +4,9 @@ A trial is one training of the paper's head on a frozen backbone (random weights
 depend on them) for 20 epochs of batches of 32, every time on the same rows. Cached trials run
 through the product's own search on Ray Tune, one at a time on one core, all epochs in full; trials
 on images have all cores and are timed on a stated fraction of their steps. KerasTuner, where it is
-installed (`pip install keras-tuner`), makes the same random search: its tuner builds and fits a
-model each trial, on the same features and on the same images. Peers run in turn, each in processes
-of its own.
+installed (`pip install keras-tuner tensorboard`; it needs both), makes the same random search: its
+tuner builds and fits a model each trial, on the same features and on the same images. Peers run in
+turn, each in processes of its own.
 
     python -m benchmarks.tune --backbone EfficientNetB5 --size 150
     python -m benchmarks.tune --backbone efficientnet-lite0 --size 224
@@ -304,7 +304,7 @@ def main() -> None:
         return
     peers = list(PEERS)
     if importlib.util.find_spec("keras_tuner") is None:
-        print("KerasTuner is not installed: pip install keras-tuner to compare with it")
+        print("KerasTuner is not installed: pip install keras-tuner tensorboard")
         peers = [name for name in peers if "KerasTuner" not in name]
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
