@@ -4,9 +4,9 @@ A trial is one training of the paper's head on a frozen backbone (random weights
 depend on them) for 20 epochs of batches of 32, every time on the same rows. Cached trials run
 through the product's own search on Ray Tune, one at a time on one core, all epochs in full; trials
 on images have all cores and are timed on a stated fraction of their steps. KerasTuner, where it is
-installed (`pip install keras-tuner`), makes the same random search: its tuner builds and fits a
-model each trial, on the same features and on the same images. Peers run in turn, each in processes
-of its own.
+installed (`pip install keras-tuner tensorboard`; it needs both), makes the same random search: its
+tuner builds and fits a model each trial, on the same features and on the same images. Peers run in
+turn, each in processes of its own.
 
     python -m benchmarks.tune --backbone EfficientNetB5 --size 150
     python -m benchmarks.tune --backbone efficientnet-lite0 --size 224
@@ -175,7 +175,6 @@ def _run_tuner(
     trials: int | None = None,
 ) -> list[float]:
     """Runs KerasTuner's random search; returns when each trial ended."""
-    import keras
     import keras_tuner
 
     ends: list[float] = []
@@ -188,12 +187,13 @@ def _run_tuner(
             }
         )
 
-    class Clock(keras.callbacks.Callback):  # type: ignore[misc]
-        def on_train_end(self, logs: Any = None) -> None:
+    class Clocked(keras_tuner.RandomSearch):  # type: ignore[misc]
+        def on_trial_end(self, trial: Any) -> None:
+            super().on_trial_end(trial)
             ends.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        tuner = keras_tuner.RandomSearch(
+        tuner = Clocked(
             build_trial,
             objective=keras_tuner.Objective("val_loss" if validation else "loss", "min"),
             max_trials=trials or options.trials,
@@ -207,7 +207,6 @@ def _run_tuner(
             epochs=epochs,
             batch_size=BATCH,
             verbose=0,
-            callbacks=[Clock()],
         )
     return ends
 
@@ -305,7 +304,7 @@ def main() -> None:
         return
     peers = list(PEERS)
     if importlib.util.find_spec("keras_tuner") is None:
-        print("KerasTuner is not installed: pip install keras-tuner to compare with it")
+        print("KerasTuner is not installed: pip install keras-tuner tensorboard")
         peers = [name for name in peers if "KerasTuner" not in name]
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)

@@ -96,7 +96,7 @@ def tune_summary(result: Any) -> str:
     best, held_out, objective = report["best"], report["held_out"], report["objective"]
     counts = ", ".join(f"{number} {state}" for state, number in report["counts"].items())
     settings = [(name, f"{value:.3g}") for name, value in best["config"].items()]
-    title = f"Trial {best['number']}, best of {counts}: validation {objective} {best['value']:.4f}"
+    parts = [f"trial {best['number']} of {counts}: validation {objective} {best['value']:.4f}"]
     rows = [
         (
             metric,
@@ -106,8 +106,8 @@ def tune_summary(result: Any) -> str:
         for metric, difference in held_out["difference"].items()
     ]
     unseen = f"On {held_out['num_images']:,} held-out images that no trial saw"
-    parts = [
-        text_table(title, ("", "value"), settings),
+    parts += [
+        text_table("Winner", ("", "value"), settings),
         text_table(unseen, ("", "winner", "default", "difference, 95% interval"), rows),
     ]
     for split in ("validation", "test"):

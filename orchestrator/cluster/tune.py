@@ -4,46 +4,38 @@ folder -> split -> held-out fold -> features, once -> trials of heads -> the win
 default configuration on the held-out fold -> the winner trained on all training rows -> bundle.
 """
 
-import functools
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from orchestrator.cluster.features import Backbone, prepare_backbone
-from orchestrator.cluster.session import Session, node_resources, open_session, plan_workers
+from orchestrator.cluster.session import Session, open_session
 from orchestrator.cluster.train import check_spec, open_images, split_images, train
-from orchestrator.cluster.tune_data import Division, divide, find_store, prepare_features
-from orchestrator.cluster.tune_heads import Fold, SearchTask
+from orchestrator.cluster.tune_data import Division, divide
 from orchestrator.cluster.tune_judge import (
     HeldOut,
-    Measure,
     default_config,
     judge,
-    measure_cached,
 )
 from orchestrator.cluster.tune_ledger import FAILED, Ledger, Trial, write_trials
-from orchestrator.cluster.tune_live import LiveSearch, LiveTrial, train_live
-from orchestrator.cluster.tune_search import Runner, run_search
+from orchestrator.cluster.tune_plan import Plan, plan_cached, plan_live, training_fold
+from orchestrator.cluster.tune_search import run_search
 from orchestrator.cluster.tune_space import (
     build_train_spec,
     count_grid,
     find_importances,
     num_trials,
 )
-from orchestrator.cluster.tune_trial import CachedTrial
 from orchestrator.data.source import IngestedSource
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.objectives import higher_is_better
 from orchestrator.evaluation.tuning import build_tuning_report, render_tuning_html
 from orchestrator.progress import Reporter, TableReporter
-from orchestrator.run_dir import RunDir, atomic_path, digest, new_run_id, write_json, write_text
+from orchestrator.run_dir import RunDir, digest, new_run_id, write_json, write_text
 from orchestrator.spec import SEARCHED, Resources, TuneSpec, dump_yaml
 
 _SHOWN = 5  # of the best trials, while the search lasts
@@ -133,11 +125,11 @@ def _tune(
     names, counts, _ = split_images(spec, rows, run, reporter)
     division = divide(rows, names, spec)
     ledger = Ledger(run.path / "trials")
-    plan = _plan_cached if spec.features == "cached" else _plan_live
+    plan = plan_cached if spec.features == "cached" else plan_live
     searched = plan(spec, dataset, rows, names, division, session, run, reporter)
     _search(spec, searched, ledger, run, reporter)
     best = _choose(spec, ledger)
-    default = default_config(_training_fold(rows, names, division), spec.finetune)
+    default = default_config(training_fold(rows, names, division), spec.finetune)
     judged = judge(
         spec,
         {"winner": best.config, "default": default},
@@ -168,106 +160,13 @@ def _tune(
     return report
 
 
-@dataclass(frozen=True)
-class _Searched:
-    """How trials are run.
-
-    Args:
-        runner: runs a trial.
-        concurrent: trials that fit the cluster at a time.
-        measure: trains the configurations that are compared on the held-out fold.
-        features: the packed feature set, where there is one.
-    """
-
-    runner: Runner
-    concurrent: int
-    measure: Measure
-    features: Path | None
-
-
-def _plan_cached(
-    spec: TuneSpec,
-    dataset: IngestedSource,
-    rows: pa.Table,
-    names: pa.Array,
-    division: Division,
-    session: Session,
-    run: RunDir,
-    reporter: Reporter,
-) -> _Searched:
-    """One pass of the backbone; then heads on one CPU each."""
-    store = find_store(run)
-    features = prepare_features(spec, dataset, rows, division, store, session, reporter)
-    task = SearchTask(spec, features, division.folds)
-    fold = _training_fold(rows, names, division)
-    return _Searched(
-        Runner(CachedTrial, {"task": task}, {"cpu": task.num_threads}, reuse=True),
-        concurrent=sum(int(node.get("CPU", 0)) for node in node_resources()),
-        measure=functools.partial(measure_cached, task, fold, division.held_out),
-        features=features,
-    )
-
-
-def _plan_live(
-    spec: TuneSpec,
-    dataset: IngestedSource,
-    rows: pa.Table,
-    names: pa.Array,
-    division: Division,
-    session: Session,
-    run: RunDir,
-    reporter: Reporter,
-) -> _Searched:
-    """A Ray Train run a trial; as many at a time as have all their workers at once."""
-    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
-    prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
-    folder = run.path / "_live"
-    search = LiveSearch(
-        spec,
-        dataset,
-        folder,
-        _write_division(folder / "splits.parquet", rows, names, division),
-        run.backbone.parent,
-        session,
-    )
-    each = Resources(
-        cpus_per_worker=session.cpus_per_worker, gpus_per_worker=session.gpus_per_worker
-    )
-    fitting = plan_workers(each, node_resources()).num_workers
-
-    def measure(configs: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-        return {
-            name: np.stack([train_live(search, name, config, judge=True)["probabilities"]])
-            for name, config in configs.items()
-        }
-
-    return _Searched(
-        # The process only watches: the CPUs are its workers', but Ray Tune wants a request that is
-        # not empty. Ending the process ends the workers of a trial that is stopped.
-        Runner(LiveTrial, {"search": search}, {"cpu": 0, "memory": 1}, reuse=False),
-        concurrent=fitting // session.num_workers,
-        measure=measure,
-        features=None,
-    )
-
-
-def _write_division(final: Path, rows: pa.Table, names: pa.Array, division: Division) -> Path:
-    """Writes which rows a live trial trains on; the held-out ones take the place of the test's."""
-    split = np.array([{"train": "train", "val": "val"}.get(name) for name in names.to_pylist()])
-    split[division.held_out] = "test"
-    stored = rows.select(["row", "label", "patient_id"])
-    with atomic_path(final) as temporary:
-        pq.write_table(stored.append_column("split", pa.array(split, pa.string())), temporary)
-    return final
-
-
 def _rays(run: RunDir) -> Path:
     """Files of Ray Tune's own."""
     return run.path / "_ray"
 
 
 def _search(
-    spec: TuneSpec, searched: _Searched, ledger: Ledger, run: RunDir, reporter: Reporter
+    spec: TuneSpec, searched: Plan, ledger: Ledger, run: RunDir, reporter: Reporter
 ) -> None:
     """Runs the trials that are left."""
     told = _TrialLines(spec, ledger, reporter)
@@ -339,20 +238,6 @@ def _choose(spec: TuneSpec, ledger: Ledger) -> Trial:
         why = f"the first failed with {errors[0]}" if errors else "the time budget was over before"
         raise DataError(f"no trial ended well: {why}; change the ranges or the budget")
     return ranked[0]
-
-
-def _training_fold(rows: pa.Table, names: pa.Array, division: Division) -> Fold:
-    """The search's training rows with the split's own validation rows."""
-    split = np.array([name or "" for name in names.to_pylist()])
-    train = np.setdiff1d(np.flatnonzero(split == "train"), division.held_out)
-    val = np.flatnonzero(split == "val")
-    labels = rows.column("label")
-    return Fold(
-        train,
-        labels.take(pa.array(train)).to_numpy(),
-        val,
-        labels.take(pa.array(val)).to_numpy(),
-    )
 
 
 def _held_out(rows: pa.Table, division: Division) -> HeldOut:

@@ -20,7 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from orchestrator.errors import ClusterError
-from orchestrator.model.fit import Array, DropoutMasks, Inputs
+from orchestrator.model.dropout_masks import DropoutMasks
+from orchestrator.model.fit import Array, Inputs
 from orchestrator.model.slices import batch_counts, worker_slice
 
 # A worker that waits this long for another one gives up, and the run starts again.
