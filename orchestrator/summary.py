@@ -96,7 +96,7 @@ def tune_summary(result: Any) -> str:
     best, held_out, objective = report["best"], report["held_out"], report["objective"]
     counts = ", ".join(f"{number} {state}" for state, number in report["counts"].items())
     settings = [(name, f"{value:.3g}") for name, value in best["config"].items()]
-    parts = [f"trial {best['number']} of {counts}: validation {objective} {best['value']:.4f}"]
+    parts = [f"best trial {best['number']} ({counts}): validation {objective} {best['value']:.4f}"]
     rows = [
         (
             metric,
