@@ -170,9 +170,12 @@ def retry(
         )
     if view.run is None:
         raise SpecError(f"{job_id} was not submitted by this program; submit its job file")
+    later = next_try(job_id)
+    if load_record(later) is not None:
+        raise SpecError(f"{job_id} was tried again as {later}; name that one")
     record = load_record(job_id)
     job = record.load_job() if record else load_job(RunDir(view.run).job)
-    _start(cluster, next_try(job_id), job, view.run, wait, as_json)
+    _start(cluster, later, job, view.run, wait, as_json)
 
 
 @app.command(hidden=True)

@@ -78,6 +78,7 @@ def test_a_job_exits_with_its_own_code_and_is_tried_again_where_it_stopped(
     listed = output("jobs", "list")
     assert listed.splitlines()[0].split()[:3] == [second["submission_id"], "score", "SUCCEEDED"]
     assert "is SUCCEEDED; only what has failed" in refused("jobs", "retry", second["submission_id"])
+    assert "was tried again as" in refused("jobs", "retry", failed["submission_id"])
     assert "had ended already: SUCCEEDED" in output("jobs", "stop", second["submission_id"])
 
 

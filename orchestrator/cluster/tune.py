@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from orchestrator.cluster.session import Session, open_session
 from orchestrator.cluster.train import check_spec, open_images, split_images, train
-from orchestrator.cluster.tune_data import Division, divide
+from orchestrator.cluster.tune_data import Division, divide, find_store
 from orchestrator.cluster.tune_judge import (
     HeldOut,
     default_config,
@@ -86,6 +86,9 @@ def tune(spec: TuneSpec, resources: Resources, reporter: Reporter) -> TuneResult
     if spec.features == "live" and resources.workers is None:
         resources = resources.model_copy(update={"workers": 1})  # of each trial
     reads, writes = [Path(spec.data), Path(spec.weights), Path(spec.backbone)], [run.path]
+    if spec.features == "cached":
+        writes.append(find_store(run))
+        writes[-1].mkdir(parents=True, exist_ok=True)
     with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
         report = _tune(spec, resources, session, run, reporter)
     for folder in (run.ingested, run.features, run.path / "_live", _rays(run)):

@@ -22,6 +22,7 @@ from orchestrator.cluster.feature_set import IntArray, is_packed, pack_features
 from orchestrator.cluster.features import Backbone, compute_features, feature_engine
 from orchestrator.cluster.session import Session
 from orchestrator.cluster.tune_heads import Fold
+from orchestrator.data.images import DECODER_VERSION
 from orchestrator.data.source import IngestedSource
 from orchestrator.data.splits import fold_rows
 from orchestrator.progress import Reporter
@@ -170,6 +171,7 @@ def describe_features(
         "augmentation": spec.augmentation if augmented else None,
         "dtype": spec.feature_dtype,
         "engine": engine,
+        "decoder": DECODER_VERSION,
         "program": _identify_program(),
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 from ray.tune import (
     Callback,
     CheckpointConfig,
+    FailureConfig,
     RunConfig,
     TuneConfig,
     TuneError,
@@ -29,6 +30,7 @@ from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.evaluation.objectives import higher_is_better
 from orchestrator.spec import TuneSpec
 
+_MAX_LOSSES = 2  # of a trial's process; with the next one the trial is given up
 _ASHA_FACTOR = 3  # one trial of three goes on at each rung
 _ASHA_FIRST = 10  # the first rung is at a tenth of the epochs
 
@@ -91,6 +93,8 @@ def run_search(
             storage_path=str(folder.parent),
             callbacks=[_LedgerCallback(book)],
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+            # Of lost processes and nodes: an error of the trial itself is one of its results.
+            failure_config=FailureConfig(max_failures=_MAX_LOSSES),
             verbose=0,
         ),
     )

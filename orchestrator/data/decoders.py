@@ -8,6 +8,7 @@ attempts, the others go on in a new process. The program of the processes is `de
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -101,12 +102,15 @@ class DecoderPool:
             try:
                 process = process or _start(self._decode, hand, self._patience_s)
                 answer = process.receive(self._patience_s)
-            except ClusterError as error:
-                while hand:
-                    hand.popleft().future.set_exception(error)
             except _ProcessLost as lost:
                 process = None
                 _blame(hand, lost)
+            except Exception as error:  # whoever waits for these files must not wait for ever
+                if process is not None:
+                    process.end()
+                    process = None
+                while hand:
+                    hand.popleft().future.set_exception(error)
             else:
                 _settle(hand.popleft(), answer)
         if process is not None:
@@ -178,7 +182,10 @@ class _Process:
             return self._process.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+        try:
+            return self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            return -signal.SIGKILL  # it waits inside the kernel, for a device: left behind
 
 
 def _start(decode: Decode, hand: deque[_Task], patience_s: float) -> _Process:

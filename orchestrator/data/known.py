@@ -29,8 +29,18 @@ from orchestrator.data.schema import KNOWN, unescape_path
 from orchestrator.errors import OrchestratorError
 from orchestrator.run_dir import RunDir, atomic_path
 
-# Rejected for what may pass: tried again at the next chance.
-_PASSING = frozenset({"unreadable", "missing_file", "unlistable_folder", "out_of_memory"})
+# Rejected for what may pass: tried again at the next chance. A decoder also hangs on storage that
+# stalls, and crashes for want of memory: better lost time each night than an X-ray never scored.
+_PASSING = frozenset(
+    {
+        "unreadable",
+        "missing_file",
+        "unlistable_folder",
+        "out_of_memory",
+        "decoder_hung",
+        "decoder_crashed",
+    }
+)
 # Rejected by the listing alone; a file that a listing took and that became one of these is moving.
 _OF_LISTING = frozenset({"not_a_file", "link_outside_root", "link_loop"})
 # A file changed this shortly before it was listed could change again without a new time.
@@ -220,7 +230,8 @@ def _rows(earlier: EarlierRun, names: set[str]) -> Iterator[_IndexRow]:
         for row, root, path, size, mtime, listed in zip(
             *(table[column].to_pylist() for column in columns), strict=True
         ):
-            settles = mtime is None or mtime < settled
+            # What a listing took has a size; where its store tells no time, contents are compared.
+            settles = size is None if mtime is None else mtime < settled
             key = (
                 file_key(stored.roots[root], unescape_path(path), size, mtime) if settles else None
             )

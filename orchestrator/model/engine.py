@@ -8,6 +8,7 @@ for OpenVINO is in `export.py`.
 
 import importlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -37,6 +38,9 @@ _KERAS_POLICIES: dict[Precision, str] = {
     "bf16": "mixed_bfloat16",
     "f16": "mixed_float16",
 }
+# TensorFlow's switch is one for the process: models of an ensemble compute in turn, lest one turn
+# it back while another computes.
+_TF32_SWITCH = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -328,12 +332,13 @@ def _full_float32() -> Iterator[None]:
         return
     from tensorflow.config import experimental as switches
 
-    was_on = switches.tensor_float_32_execution_enabled()
-    switches.enable_tensor_float_32_execution(False)
-    try:
-        yield
-    finally:
-        switches.enable_tensor_float_32_execution(was_on)
+    with _TF32_SWITCH:
+        was_on = switches.tensor_float_32_execution_enabled()
+        switches.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            switches.enable_tensor_float_32_execution(was_on)
 
 
 def set_policy(model: "keras.Model", policy: str) -> None:

@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cluster.head import Head, find_head
-from orchestrator.cluster.jobs import LOCAL, Jobs, build_entrypoint, check_id, name_cluster
+from orchestrator.cluster.jobs import (
+    LOCAL,
+    Connection,
+    Jobs,
+    build_entrypoint,
+    check_id,
+    name_cluster,
+)
 from orchestrator.cluster.session import default_token_file, load_token
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.run_dir import Status
@@ -22,6 +29,19 @@ from orchestrator.run_dir import Status
 @pytest.fixture(scope="module")
 def jobs(local_head: Head) -> Jobs:
     return Jobs(local_head.address)
+
+
+def test_no_proxy_stands_before_the_local_head(
+    local_head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setenv("no_proxy", "example.org")
+    monkeypatch.setenv("NO_PROXY", "")
+    found = Connection(LOCAL, lambda line: None).get(start=False)
+    assert found is not None
+    assert found.look_up("unknown") is None
+    assert os.environ["no_proxy"] == "example.org,127.0.0.1"
 
 
 def wait_for(done: Callable[[], bool], seconds: float = 60.0) -> None:

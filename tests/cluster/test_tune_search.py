@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -116,6 +118,31 @@ def test_a_failing_trial_is_recorded_and_asha_stops_the_worse(tmp_path: Path) ->
     for trial in ledger.trials[1:]:
         assert trial.value == min(trial.history) == trial.history[-1]
         assert (len(trial.history) == 9) == (trial.state == FINISHED)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_trial_whose_process_is_lost_is_run_again(tmp_path: Path) -> None:
+    spec = build_spec("random", 3).model_copy(update={"max_concurrent": 1, "epochs": 40})
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        limit = time.monotonic() + 100
+        while not killed and time.monotonic() < limit:
+            time.sleep(0.05)
+            if not Ledger(tmp_path / "trials").ended:
+                continue  # one trial at a time: the second one is in work now
+            for pid, name in descendants(os.getpid()):
+                if name.startswith("ray::") and "Trial" in name:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    return
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    ledger = search(tmp_path, spec)
+    killer.join()
+    assert killed
+    assert [trial.state for trial in ledger.trials] == [FINISHED] * 3
 
 
 @pytest.mark.usefixtures("ray_cluster")
