@@ -253,7 +253,8 @@ def _bypass_proxy() -> None:
 def _refuse_open(url: str) -> None:
     """Raises ClusterError for a head that answers a request without a token."""
     try:
-        with urllib.request.urlopen(f"{url}/api/version", timeout=_ANSWER_LIMIT_S):
+        # An opener of its own: the shared one keeps the proxies that it began with.
+        with urllib.request.build_opener().open(f"{url}/api/version", timeout=_ANSWER_LIMIT_S):
             pass
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
