@@ -263,9 +263,9 @@ AWS_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
         "the image xray:latest may change",
     ),
     "too few GPUs": (
-        lambda c: c["available_node_types"]["worker"].update(max_workers=3),
-        "score-nightly.yaml",
-        "asked for 4 worker(s) of 8 CPU and 1 GPU",
+        lambda c: c["available_node_types"]["worker"].update(max_workers=1),
+        "train-paper.yaml",
+        "asked for 2 worker(s)",
     ),
 }
 
