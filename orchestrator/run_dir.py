@@ -304,8 +304,12 @@ class RunDir:
         return resumed
 
     @contextlib.contextmanager
-    def recording_failure(self) -> Iterator[None]:
-        """Stores FAILED, or STOPPED on Ctrl-C and SIGTERM, where the block ends by an exception."""
+    def recording_failure(self, flag: str = "--out") -> Iterator[None]:
+        """Stores FAILED, or STOPPED on Ctrl-C and SIGTERM, where the block ends by an exception.
+
+        Args:
+            flag: of the command, by which this folder's run goes on.
+        """
         try:
             yield
         except BaseException as error:
@@ -319,7 +323,10 @@ class RunDir:
                     error="stopped by a signal" if stopped else text,
                 )
             if stopped or isinstance(error, ClusterError):
-                error.add_note(f"what is done is kept in {self.path}: --out {self.path} goes on")
+                # In place of a note of a run within this one: the user asked for this one.
+                error.__notes__ = [
+                    f"what is done is kept in {self.path}: {flag} {self.path} goes on"
+                ]
             raise
 
     def finish(self) -> None:

@@ -87,6 +87,24 @@ def test_failures_are_recorded(tmp_path: Path, error: BaseException, status: str
     assert run.start("spec", overwrite=False) is True
 
 
+def test_the_note_names_the_run_that_was_asked_for_and_how_it_goes_on(tmp_path: Path) -> None:
+    outer, inner = RunDir(tmp_path / "search"), RunDir(tmp_path / "refit")
+    with pytest.raises(ClusterError) as alone, inner.recording_failure("--resume"):
+        raise ClusterError("lost")
+    assert alone.value.__notes__ == [
+        f"what is done is kept in {inner.path}: --resume {inner.path} goes on"
+    ]
+    with (
+        pytest.raises(ClusterError) as both,
+        outer.recording_failure(),
+        inner.recording_failure("--resume"),
+    ):
+        raise ClusterError("lost")
+    assert both.value.__notes__ == [
+        f"what is done is kept in {outer.path}: --out {outer.path} goes on"
+    ]
+
+
 def test_status_keeps_fields_and_times(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.write_status(Status.RUNNING, spec_digest="d")

@@ -89,7 +89,10 @@ def train(
     write_text(run.spec, dump_yaml("train", run.path.name, stored, resources))
     reads = [Path(spec.data), Path(spec.weights), Path(spec.backbone)]
     writes = [run.path, bundle]
-    with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
+    with (
+        run.recording_failure("--resume"),  # --out is the bundle's folder
+        open_session(resources, reads=reads, writes=writes) as session,
+    ):
         if features is not None:
             _take_features(features, run)
         with open_tracking(spec, run) as tracking:
