@@ -5,7 +5,9 @@ What a run has to do is decided in `nightly.py`; its tables and its report are m
 """
 
 import shutil
+import threading
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from orchestrator.errors import DataError, SpecError
 from orchestrator.progress import Reporter
 from orchestrator.run_dir import RunDir, digest, new_run_id, work_folder, write_text
 from orchestrator.spec import Resources, ScoreSpec, dump_yaml
+
+_TABLES = "orchestrator.cluster.score_tables"
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ def _score_run(
         reads = [Path(place) for place in (*spec.input, *(spec.model or ())) if "://" not in place]
         with open_session(resources, reads=reads, writes=[run.path]) as session:
             _score_shards(spec, run, source, work, members, session, path_key, reporter)
-    # Imported here: pictures and templates take a second, and the first image need not wait.
+    # Imported here, for the first image need not wait; by now `_score_shards` has done it.
     from orchestrator.cluster.score_tables import finish_tables, write_hashed
 
     report = finish_tables(spec, run, work, members, path_key)
@@ -204,6 +208,8 @@ def _score_shards(
             path_key,
         )
 
+    # Pictures and templates take a second to import, which is free while the workers start.
+    threading.Thread(target=import_module, args=[_TABLES], name="import", daemon=True).start()
     reporter.begin("scoring", work.manifest.num_rows, "images")
     for shard in range(source.num_shards):
         if part_path(run.shards, shard).exists():

@@ -84,7 +84,7 @@ def run_search(
         tune_config=TuneConfig(
             search_alg=_LedgerSearcher(book),
             scheduler=_build_scheduler(spec, ledger),
-            num_samples=num_trials(spec),
+            num_samples=-1,  # the searcher says when there are no more
             reuse_actors=runner.reuse,
             trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",
         ),
@@ -162,6 +162,10 @@ class _Book:
         self.running[trial_id] = number
         return {"number": number, "seconds_left": self.seconds_left(), **config}
 
+    def put_back(self, number: int) -> None:
+        """Has a trial that did not begin run again."""
+        self._waiting.append(number)
+
     def end(self, number: int, found: dict[str, Any], error: str | None) -> None:
         """Stores how a trial ended."""
         kept = {name: found.get(name) for name in ("startup_s", "seconds")}
@@ -193,7 +197,8 @@ class _LedgerSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Returns a configuration, None for later, or that the search is over."""
         if not self._book.left():
-            return Searcher.FINISHED
+            # A running trial may yet be put back.
+            return None if self._book.running else Searcher.FINISHED
         if len(self._book.running) >= self._book.max_concurrent:
             return None
         try:
@@ -225,7 +230,11 @@ class _LedgerCallback(Callback):
         self._book.end(trial.config["number"], found, found.get("error"))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Its process died."""
+        """Its process died, once too often or between the last trial and this one."""
+        if trial.should_recover():
+            # Ray Tune gives up a trial at once where the process that waits for it is dead.
+            self._book.put_back(trial.config["number"])
+            return
         failure = trial.get_error()
         reason = describe_error(failure) if failure else "the process died"
         self._book.end(trial.config["number"], {}, f"process lost: {reason}")

@@ -1,6 +1,7 @@
 """A search over made-up features, run in a process that tests kill: folder, search, trials."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 import orchestrator.cluster  # noqa: F401 - sets Ray's environment
 from orchestrator.cluster.session import connect
 from orchestrator.cluster.tune_heads import Fold, SearchTask
-from orchestrator.cluster.tune_ledger import Ledger
+from orchestrator.cluster.tune_ledger import Ledger, Trial
 from orchestrator.cluster.tune_search import Runner, run_search
 from orchestrator.cluster.tune_trial import CachedTrial
 from orchestrator.spec import TuneSpec
@@ -27,14 +28,19 @@ def write_features(folder: Path, num_features: int = 16, num_rows: int = 200) ->
     return Fold(rows[:cut], labels[:cut], rows[cut:], labels[cut:])
 
 
-def search(folder: Path, spec: TuneSpec, num_features: int = 16) -> Ledger:
+def search(
+    folder: Path,
+    spec: TuneSpec,
+    num_features: int = 16,
+    on_end: Callable[[Trial], None] = lambda trial: None,
+) -> Ledger:
     """Runs what is left of a search in a folder; a cluster is connected."""
     features = folder / "features"
     task = SearchTask(spec, features, (write_features(features, num_features),))
     ledger = Ledger(folder / "trials")
     runner = Runner(CachedTrial, {"task": task}, {"cpu": 1}, reuse=True)
     concurrent = spec.max_concurrent or 2
-    run_search(spec, runner, ledger, folder / "_ray", concurrent, lambda trial: None)
+    run_search(spec, runner, ledger, folder / "_ray", concurrent, on_end)
     return ledger
 
 

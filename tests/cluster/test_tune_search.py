@@ -120,6 +120,18 @@ def test_a_failing_trial_is_recorded_and_asha_stops_the_worse(tmp_path: Path) ->
         assert (len(trial.history) == 9) == (trial.state == FINISHED)
 
 
+def kill_trials() -> list[int]:
+    """Kills the processes of trials and returns their ids."""
+    found = [
+        pid
+        for pid, name in descendants(os.getpid())
+        if name.startswith("ray::") and "Trial" in name
+    ]
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return found
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_trial_whose_process_is_lost_is_run_again(tmp_path: Path) -> None:
     spec = build_spec("random", 3).model_copy(update={"max_concurrent": 1, "epochs": 40})
@@ -129,19 +141,28 @@ def test_a_trial_whose_process_is_lost_is_run_again(tmp_path: Path) -> None:
         limit = time.monotonic() + 100
         while not killed and time.monotonic() < limit:
             time.sleep(0.05)
-            if not Ledger(tmp_path / "trials").ended:
-                continue  # one trial at a time: the second one is in work now
-            for pid, name in descendants(os.getpid()):
-                if name.startswith("ray::") and "Trial" in name:
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-                    return
+            if Ledger(tmp_path / "trials").ended:  # one at a time: the second is in work now
+                killed.extend(kill_trials())
 
     killer = threading.Thread(target=kill_one)
     killer.start()
     ledger = search(tmp_path, spec)
     killer.join()
     assert killed
+    assert [trial.state for trial in ledger.trials] == [FINISHED] * 3
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_process_lost_between_two_trials_is_neither_ones_failure(tmp_path: Path) -> None:
+    spec = build_spec("random", 3).model_copy(update={"max_concurrent": 1})
+    killed: list[int] = []
+
+    def kill_after_each(trial: Trial) -> None:
+        if trial.number < 2:
+            killed.extend(kill_trials())
+
+    ledger = search(tmp_path, spec, on_end=kill_after_each)
+    assert len(killed) == 2
     assert [trial.state for trial in ledger.trials] == [FINISHED] * 3
 
 
