@@ -31,7 +31,8 @@ from orchestrator.progress import Reporter
 from orchestrator.run_dir import RunDir, digest, new_run_id, work_folder, write_text
 from orchestrator.spec import Resources, ScoreSpec, dump_yaml
 
-_TABLES = "orchestrator.cluster.score_tables"
+# What tables and report are made with: two seconds of imports.
+_IMPORTED_LAST = ("orchestrator.cluster.score_tables", "sklearn.metrics")
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def _score_run(
         reads = [Path(place) for place in (*spec.input, *(spec.model or ())) if "://" not in place]
         with open_session(resources, reads=reads, writes=[run.path]) as session:
             _score_shards(spec, run, source, work, members, session, path_key, reporter)
-    # Imported here, for the first image need not wait; by now `_score_shards` has done it.
+    # Imported here, since the first image need not wait for it; mostly done by `_import_ahead`.
     from orchestrator.cluster.score_tables import finish_tables, write_hashed
 
     report = finish_tables(spec, run, work, members, path_key)
@@ -208,8 +209,8 @@ def _score_shards(
             path_key,
         )
 
-    # Pictures and templates take a second to import, which is free while the workers start.
-    threading.Thread(target=import_module, args=[_TABLES], name="import", daemon=True).start()
+    # While the workers start, imports cost no time.
+    threading.Thread(target=_import_ahead, name="import", daemon=True).start()
     reporter.begin("scoring", work.manifest.num_rows, "images")
     for shard in range(source.num_shards):
         if part_path(run.shards, shard).exists():
@@ -222,3 +223,8 @@ def _score_shards(
         lambda done: reporter.advance(done.num_rows),
     )
     reporter.end()
+
+
+def _import_ahead() -> None:
+    for name in _IMPORTED_LAST:
+        import_module(name)
