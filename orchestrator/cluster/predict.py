@@ -17,7 +17,7 @@ from orchestrator.data.inputs import list_inputs
 from orchestrator.data.source import open_ingested
 from orchestrator.data.splits import TEST_OF_POOL, VAL_OF_POOL
 from orchestrator.model.bundle import BundleInfo
-from orchestrator.model.engine import BATCH_SIZES
+from orchestrator.model.engine import default_batch_size
 
 MIB = 2**20
 
@@ -215,10 +215,11 @@ def _engine_memory(
     threads = session.threads_per_worker if session else 1
     on_gpu = session is not None and session.gpus_per_worker > 0
     base, pixel = _OPENVINO_BASE, _OPENVINO_PIXEL
-    images = threads * (batch or BATCH_SIZES["openvino"])  # every thread has a batch of its own
+    # Every thread has a batch of its own.
+    images = threads * (batch or default_batch_size("openvino", size))
     if on_gpu:
         base, pixel = _TENSORFLOW_BASE, _TENSORFLOW_PIXEL
-        images = batch or BATCH_SIZES["keras"]
+        images = batch or default_batch_size("keras", size)
     total = base + 2 * weights + images * size * size * pixel
     basis = (
         f"{base // MIB} MiB, twice {weights / MIB:.0f} MiB of weights, {images} images x "

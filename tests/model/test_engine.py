@@ -8,9 +8,9 @@ import pytest
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import (
-    BATCH_SIZES,
     _full_float32,
     _openvino_config,
+    default_batch_size,
     keras_engine,
     load_engine,
     openvino_engine,
@@ -92,7 +92,12 @@ def test_no_images(exported: Path) -> None:
     engine = load_engine(exported, "openvino", 1)
 
     assert engine.predict(np.empty((0, 64, 64), np.uint8)).shape == (0, 1280)
-    assert engine.batch_size == BATCH_SIZES["openvino"]
+    assert engine.batch_size == default_batch_size("openvino", 64)
+
+
+def test_batches_hold_about_as_many_pixels_whatever_the_size() -> None:
+    sizes = [default_batch_size("openvino", size_px) for size_px in (64, 150, 224, 456, 1024)]
+    assert sizes == [16, 12, 5, 1, 1]
 
 
 def test_wrong_images(exported: Path) -> None:
