@@ -330,6 +330,11 @@ class RunDir:
             raise
 
     def finish(self) -> None:
-        """Writes the status and then `_SUCCESS`, the last file of a run."""
+        """Removes what killed writers left, writes the status and then `_SUCCESS`, the last file."""
+        for left in list(self.path.rglob(".tmp-*")):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         self.write_status(Status.SUCCEEDED)
         write_text(self.success, "")

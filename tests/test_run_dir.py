@@ -112,3 +112,14 @@ def test_status_keeps_fields_and_times(tmp_path: Path) -> None:
     stored = run.load_status()
     assert (stored["status"], stored["spec_digest"]) == ("SUCCEEDED", "d")
     assert {"running_at", "succeeded_at"} <= set(stored)
+
+
+def test_a_finished_run_keeps_nothing_of_writers_that_were_killed(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.start("digest", overwrite=False)
+    (run.path / ".tmp-0123abcd-rejected.parquet").write_text("half")
+    run.predictions.mkdir()
+    (run.predictions / ".tmp-0123abcd-part-00000.parquet").write_text("half")
+    (run.path / ".tmp-features").mkdir()
+    run.finish()
+    assert {path.name for path in run.path.rglob("*")} == {"predictions", "status.json", "_SUCCESS"}
