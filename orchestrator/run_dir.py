@@ -330,7 +330,7 @@ class RunDir:
             raise
 
     def finish(self) -> None:
-        """Removes what killed writers left, writes the status and then `_SUCCESS`, the last file."""
+        """Removes what killed writers left, then writes the status and last of all `_SUCCESS`."""
         for left in list(self.path.rglob(".tmp-*")):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
