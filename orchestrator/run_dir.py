@@ -200,6 +200,11 @@ class RunDir:
         return self.path / "history.json"
 
     @property
+    def evaluating(self) -> Path:
+        """The epoch that a training releases, JSON, while it is being evaluated."""
+        return self.path / "_evaluating.json"
+
+    @property
     def evaluated(self) -> Path:
         """One row per validation and test image of training with its probability, Parquet."""
         return self.path / "evaluated.parquet"

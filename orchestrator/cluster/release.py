@@ -24,7 +24,7 @@ from orchestrator.evaluation.metrics import Evaluation, evaluate
 from orchestrator.evaluation.training_report import build_training_report, render_training_html
 from orchestrator.model import bundle
 from orchestrator.model.strip import MAX_VIEWS, Samples, draw_strip
-from orchestrator.run_dir import RunDir, write_text
+from orchestrator.run_dir import RunDir, write_json, write_text
 from orchestrator.spec import TrainSpec
 
 _VERSIONED = ("xray-orchestrator", "keras", "tensorflow", "openvino", "numpy", "ray")
@@ -122,6 +122,7 @@ def release(
         The training report.
     """
     spec, run = task.spec, RunDir(task.run)
+    write_json(run.evaluating, best_epoch)
     val = parts["val"]
     val_logits = trained.logits(val)
     calibration = fit_calibration(val_logits, val.labels)

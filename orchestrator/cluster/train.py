@@ -216,12 +216,14 @@ def _train(
         audit=audit,
         samples=pick_samples(dataset, rows, names, spec.seed) if _augments(spec) else None,
     )
+    run.evaluating.unlink(missing_ok=True)
     told = EpochLines(run, reporter, tracking.epoch)
     report = _fit(task, dataset, run, session, reporter, told)
     tracking.results(report)
     write_json(run.report_json, report)
     (bundle / _MARKER).unlink(missing_ok=True)
-    run.head.unlink(missing_ok=True)
+    for file in (run.head, run.evaluating):
+        file.unlink(missing_ok=True)
     for folder in (run.ingested, run.features, run.checkpoints):
         shutil.rmtree(folder, ignore_errors=True)  # the bundle and the tables are what stays
     return report
@@ -371,7 +373,7 @@ def _by_split(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
 
 
 class EpochLines:
-    """Says each epoch's line once, from the history that the worker writes.
+    """Says each epoch's line once, from the history that the worker writes, and the last step.
 
     Args:
         run: the run whose history is read.
@@ -386,6 +388,7 @@ class EpochLines:
         self._reporter = reporter
         self._on_row = on_row
         self._told = 0
+        self._evaluating = False
 
     def poll(self) -> None:
         """Says what is new."""
@@ -401,3 +404,7 @@ class EpochLines:
                 f"lr {row['lr']:.2g}"
             )
         self._told = len(history)
+        if not self._evaluating and self._run.evaluating.exists():
+            self._evaluating = True
+            best = self._run.evaluating.read_text(encoding="utf-8").strip()
+            self._reporter.say(f"evaluating epoch {best} and writing the bundle")

@@ -74,6 +74,7 @@ def test_splits_keep_patients_whole_and_the_audit_is_said(trained: SimpleNamespa
     assert "same patient" in said
     assert "NORMAL" in said
     assert "epoch   1" in said
+    assert said.endswith("and writing the bundle")
 
 
 def test_working_files_are_gone_after_success(trained: SimpleNamespace) -> None:
