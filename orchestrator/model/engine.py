@@ -36,6 +36,7 @@ _KERAS_BATCH = 32
 # Powers of two, which divide a shard: a last batch that is padded costs as much as a full one.
 _STREAM_PIXELS = 2**18
 _STREAM_BATCH = 16  # at most
+BACKBONE_FILE = "backbone.keras"  # its IR lies beside it, .xml and .bin
 
 _KERAS_POLICIES: dict[Precision, str] = {
     "f32": "float32",
