@@ -43,11 +43,10 @@ def publish(run: RunDir, address: str) -> None:
         ClusterError: the store refused a write; the same command copies again.
     """
     folder = open_folder(address)
-    files = sorted(
-        path.relative_to(run.path)
-        for path in run.path.rglob("*")
-        if path.is_file() and not path.relative_to(run.path).parts[0].startswith(("_", "."))
-    )
+    names = [path.relative_to(run.path) for path in run.path.rglob("*") if path.is_file()]
+    # Neither working folders nor what a writer that was killed has left in any folder.
+    hidden = ("_", ".")
+    files = sorted(n for n in names if not any(part.startswith(hidden) for part in n.parts))
     ours = {run.predictions.name, *(path.name for path in files), run.known.name}
     try:
         folder.remove(SUCCESS)

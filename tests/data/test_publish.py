@@ -25,7 +25,8 @@ def make_run(folder: Path, num_parts: int) -> RunDir:
     run = RunDir(folder)
     run.write_status(Status.RUNNING)
     for name in (*(f"predictions/part-{n:05d}.parquet" for n in range(num_parts)),
-                 "rejected.parquet", "report.html", "_shards/part-00000.arrow"):  # fmt: skip
+                 "rejected.parquet", "report.html", "_shards/part-00000.arrow",
+                 "predictions/.tmp-0a-part-00000.parquet"):  # fmt: skip
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
     return run
