@@ -7,7 +7,6 @@ for OpenVINO is in `export.py`.
 """
 
 import importlib
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -203,7 +202,7 @@ def default_batch_size(engine: EngineName, size_px: int) -> int:
     if engine == "keras":
         return _KERAS_BATCH
     most = min(max(_STREAM_PIXELS // size_px**2, 1), _STREAM_BATCH)
-    return int(2 ** math.floor(math.log2(most)))
+    return 1 << most.bit_length() - 1
 
 
 def resolve_engine(engine: str) -> EngineName:
