@@ -15,7 +15,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +37,13 @@ _KERAS_BATCH = 32
 # Powers of two, which divide a shard: a last batch that is padded costs as much as a full one.
 _STREAM_PIXELS = 2**18
 _STREAM_BATCH = 16  # at most
+# Where a CPU has AMX, OpenVINO prefers oneDNN's batch-reduce kernels, though AMX computes no
+# float32. The older ones, on channels in blocks of 16, compute an EfficientNet or a ResNet 5 to 8%
+# faster, DenseNet121 as fast, VGG19 3% slower.
+_F32_KERNELS = {
+    "Convolution": "cpu:jit_avx512_1x1,cpu:jit_avx512",
+    "GroupConvolution": "cpu:jit_avx512_dw",
+}
 BACKBONE_FILE = "backbone.keras"  # its IR lies beside it, .xml and .bin
 
 _KERAS_POLICIES: dict[Precision, str] = {
@@ -250,12 +259,12 @@ def openvino_engine(
         )
     core = openvino.Core()
     try:
-        model = core.read_model(path)
+        model = _read_ir(core, path, checked)
         size_px = int(model.input(0).partial_shape[1].get_length())
         batch_size = batch_size or default_batch_size("openvino", size_px)
         model.reshape([batch_size, size_px, size_px])
         compiled = core.compile_model(model, "CPU", _openvino_config(num_threads, checked))
-    except RuntimeError as error:
+    except (RuntimeError, ElementTree.ParseError) as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
     # The binding's first look-up of a dtype runs Python inside a C++ static's initialisation: two
     # threads that came to it at once would wait for each other for ever.
@@ -275,6 +284,30 @@ def openvino_engine(
 
     num_outputs = int(model.output(0).shape[1])
     return Engine("openvino", checked, size_px, batch_size, num_outputs, num_streams, run_batch)
+
+
+def _read_ir(core: Any, path: Path, precision: Precision) -> Any:
+    """Returns the model of an IR file, which in float32 asks for `_F32_KERNELS` on a CPU with AMX.
+
+    By way of a changed copy: OpenVINO's Python API cannot set this attribute.
+    """
+    if precision != "f32" or not _has_amx():
+        return core.read_model(path)
+    tree = ElementTree.parse(path)
+    for layer in tree.iter("layer"):
+        if kernels := _F32_KERNELS.get(layer.get("type", "")):
+            attribute = {"name": "primitives_priority", "version": "0", "value": kernels}
+            ElementTree.SubElement(ElementTree.SubElement(layer, "rt_info"), "attribute", attribute)
+    with NamedTemporaryFile(suffix=".xml") as copy:
+        tree.write(copy.name)
+        return core.read_model(copy.name, path.with_suffix(".bin"))
+
+
+def _has_amx() -> bool:
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def _openvino_config(num_threads: int | None, precision: Precision) -> dict[str, Any]:

@@ -8,8 +8,11 @@ import pytest
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import (
+    Precision,
     _full_float32,
+    _has_amx,
     _openvino_config,
+    _read_ir,
     default_batch_size,
     keras_engine,
     load_engine,
@@ -80,6 +83,28 @@ def test_openvino_settings() -> None:
     assert config["INFERENCE_NUM_THREADS"] == 3
     assert config["ENABLE_CPU_PINNING"] is False
     assert _openvino_config(None, "bf16")["INFERENCE_NUM_THREADS"] >= 1
+
+
+@pytest.mark.skipif(not _has_amx(), reason="asked for on a CPU with AMX")
+@pytest.mark.parametrize(("precision", "kernel"), [("f32", "jit_avx512"), ("bf16", "brgconv")])
+def test_openvino_runs_the_kernels_it_is_asked_for(
+    exported: Path, precision: Precision, kernel: str
+) -> None:
+    import openvino
+
+    core = openvino.Core()
+    model = _read_ir(core, exported / "backbone.xml", precision)
+    model.reshape([2, 64, 64])
+    compiled = core.compile_model(model, "CPU", _openvino_config(1, precision))
+
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kernels = [
+        fact["primitiveType"].astype(str)
+        for fact in facts
+        if fact["layerType"].astype(str) == "Convolution"
+    ]
+    assert len(kernels) == 49
+    assert all(name.startswith(kernel) for name in kernels), kernels
 
 
 def test_auto_is_openvino_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
