@@ -258,12 +258,19 @@ def openvino_engine(
             f"{path} and its .bin are missing; use --engine keras or write the bundle again"
         )
     core = openvino.Core()
+    settings = _openvino_config(num_threads, checked)
     try:
         model = _read_ir(core, path, checked)
         size_px = int(model.input(0).partial_shape[1].get_length())
         batch_size = batch_size or default_batch_size("openvino", size_px)
-        model.reshape([batch_size, size_px, size_px])
-        compiled = core.compile_model(model, "CPU", _openvino_config(num_threads, checked))
+        shape = [batch_size, size_px, size_px]
+        model.reshape(shape)
+        compiled = core.compile_model(model, "CPU", settings)
+        if checked == "f32" and "jit_gemm" in _convolution_kernels(compiled):
+            # What it falls back on where a layer suits none of those asked for: many times slower.
+            model = core.read_model(path)
+            model.reshape(shape)
+            compiled = core.compile_model(model, "CPU", settings)
     except (RuntimeError, ElementTree.ParseError) as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
     # The binding's first look-up of a dtype runs Python inside a C++ static's initialisation: two
@@ -301,6 +308,16 @@ def _read_ir(core: Any, path: Path, precision: Precision) -> Any:
     with NamedTemporaryFile(suffix=".xml") as copy:
         tree.write(copy.name)
         return core.read_model(copy.name, path.with_suffix(".bin"))
+
+
+def _convolution_kernels(compiled: Any) -> set[str]:
+    """Returns the names of the kernels of a compiled model's convolutions, less the dtype."""
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    return {
+        fact["primitiveType"].astype(str).rpartition("_")[0]
+        for fact in facts
+        if fact["layerType"].astype(str) == "Convolution"
+    }
 
 
 def _has_amx() -> bool:

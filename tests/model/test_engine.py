@@ -1,14 +1,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import (
     Precision,
+    _convolution_kernels,
     _full_float32,
     _has_amx,
     _openvino_config,
@@ -85,26 +88,56 @@ def test_openvino_settings() -> None:
     assert _openvino_config(None, "bf16")["INFERENCE_NUM_THREADS"] >= 1
 
 
-@pytest.mark.skipif(not _has_amx(), reason="asked for on a CPU with AMX")
-@pytest.mark.parametrize(("precision", "kernel"), [("f32", "jit_avx512"), ("bf16", "brgconv")])
-def test_openvino_runs_the_kernels_it_is_asked_for(
-    exported: Path, precision: Precision, kernel: str
-) -> None:
-    import openvino
+needs_amx = pytest.mark.skipif(not _has_amx(), reason="asked for on a CPU with AMX")
 
+
+@needs_amx
+@pytest.mark.parametrize(
+    ("precision", "kernels"),
+    [
+        ("f32", {"jit_avx512", "jit_avx512_1x1", "jit_avx512_dw"}),
+        ("bf16", {"brgconv_avx512_amx", "brgconv_avx512_amx_1x1", "brgconv_avx512_dw"}),
+    ],
+)
+def test_openvino_runs_the_kernels_it_is_asked_for(
+    exported: Path, precision: Precision, kernels: set[str]
+) -> None:
     core = openvino.Core()
     model = _read_ir(core, exported / "backbone.xml", precision)
     model.reshape([2, 64, 64])
+
     compiled = core.compile_model(model, "CPU", _openvino_config(1, precision))
 
-    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    kernels = [
-        fact["primitiveType"].astype(str)
-        for fact in facts
-        if fact["layerType"].astype(str) == "Convolution"
+    assert _convolution_kernels(compiled) == kernels
+
+
+@needs_amx
+def test_openvino_never_falls_back_on_matrix_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    class Core(openvino.Core):
+        def compile_model(self, *given: Any) -> openvino.CompiledModel:
+            compiled.append(super().compile_model(*given))
+            return compiled[-1]
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    image = openvino.opset13.parameter([-1, 32, 32], np.uint8)
+    grey = openvino.opset13.convert(openvino.opset13.unsqueeze(image, np.int64(1)), "f32")
+    wide = openvino.opset13.concat([grey] * 64, 1)
+    weights = np.random.default_rng(0).normal(size=(64, 64, 1, 1)).astype(np.float32)
+    mixed = openvino.opset13.convolution(wide, weights, [1, 1], [0, 0], [0, 0], [1, 1])
+    pooled = openvino.opset13.reduce_mean(mixed, np.array([2, 3]), False)
+    model = openvino.Model([pooled], [image])
+    openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+
+    openvino_engine(tmp_path / "model.xml", 1, "f32", 2)
+
+    assert [_convolution_kernels(each) for each in compiled] == [
+        {"jit_gemm"},
+        {"brgconv_avx512_1x1"},
     ]
-    assert len(kernels) == 49
-    assert all(name.startswith(kernel) for name in kernels), kernels
 
 
 def test_auto_is_openvino_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
