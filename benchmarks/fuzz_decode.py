@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from orchestrator.data.images import REJECTION_CODES, Limits, decode
+from orchestrator.data.decode.images import REJECTION_CODES, Limits, decode
 from orchestrator.errors import ImageError
 from tests.data.make_images import (
     DICOM_WAYS,

@@ -119,7 +119,7 @@ class Measured:
 
 def run_score(files: Path, model: Path, root: Path) -> Measured:
     """Runs `orchestrator score --only-new` as a user would."""
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "score"]
+    command = [sys.executable, "-c", "from orchestrator.cli.app import main; main()", "score"]
     command += [str(files), "--model", str(model), "--out-root", str(root), "--only-new", "--json"]
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:

@@ -75,9 +75,9 @@ def make_bundle(folder: Path, backbone: str, size_px: int) -> None:
 
 def time_product(images: Path, model: Path, size_px: int, precision: str) -> Timed:
     """The product: decode, predict, Parquet, report."""
-    from orchestrator.cluster.score import score
     from orchestrator.cluster.session import open_session
-    from orchestrator.spec import Resources, ScoreSpec
+    from orchestrator.config.specs import Resources, ScoreSpec
+    from orchestrator.pipelines.score.score import score
 
     class Clock:
         """Notes when the first shard came back and when the last one did."""
@@ -158,7 +158,7 @@ def time_keras(images: Path, model: Path, size_px: int, precision: str) -> Timed
 def time_ray_data(images: Path, model: Path, size_px: int, precision: str) -> Timed:
     """Ray Data's documented pattern: `read_images`, `map_batches` with a class, `write_parquet`."""
     from orchestrator.cluster.session import open_session
-    from orchestrator.spec import Resources
+    from orchestrator.config.specs import Resources
 
     class Predictor:
         def __init__(self) -> None:
@@ -201,7 +201,7 @@ def time_engine(images: Path, model: Path, size_px: int, precision: str) -> Time
     """The engine alone on decoded arrays, and the machine's rate of matrix products."""
     import numpy as np
 
-    from orchestrator.model.engine import load_engine
+    from orchestrator.model.engine.load import load_engine
 
     count = sum(1 for _ in images.rglob("*.jpeg"))
     pixels = np.random.default_rng(0).integers(0, 256, (count, size_px, size_px), dtype=np.uint8)
@@ -265,9 +265,9 @@ def measure_peak(precision: str) -> float:
 
 def time_decoder(images: Path, model: Path, size_px: int, precision: str) -> Timed:
     """The product's decoding processes alone."""
-    from orchestrator.data.decoders import DecoderPool
+    from orchestrator.data.decode.decoders import DecoderPool
+    from orchestrator.data.decode.images import Limits
     from orchestrator.data.file_decoder import FileDecoder
-    from orchestrator.data.images import Limits
 
     files = [path.relative_to(images) for path in images.rglob("*.jpeg")]
     started = time.perf_counter()
@@ -285,7 +285,7 @@ def time_decoder(images: Path, model: Path, size_px: int, precision: str) -> Tim
 
 def time_first(images: Path, model: Path, size_px: int, precision: str) -> Timed:
     """The command from a cold start to its first committed prediction, on eight images."""
-    main = "from orchestrator.cli import main; main()"
+    main = "from orchestrator.cli.app import main; main()"
     with tempfile.TemporaryDirectory() as scratch:
         few, run = Path(scratch, "few"), Path(scratch, "run")
         make_images(images, few, 8)

@@ -41,7 +41,7 @@ class MemoryStore:
 def build(options: argparse.Namespace) -> Any:
     """The compiled network that every peer trains."""
     from orchestrator.model.backbones import build_backbone
-    from orchestrator.model.engine import set_policy
+    from orchestrator.model.engine.keras import set_policy
     from orchestrator.model.fit import compile_model
     from orchestrator.model.network import build_network
 
@@ -98,7 +98,7 @@ def time_live(options: argparse.Namespace, store: MemoryStore) -> float:
 def time_cached(options: argparse.Namespace, store: MemoryStore) -> float:
     """The head on cached features: an epoch's images a second once the features are there."""
     from orchestrator.model.backbones import build_backbone
-    from orchestrator.model.engine import keras_engine
+    from orchestrator.model.engine.keras import keras_engine
     from orchestrator.model.fit import ArrayBatches, KerasStep, compile_model
     from orchestrator.model.network import build_head
 

@@ -37,8 +37,8 @@ def make_features(options: argparse.Namespace) -> dict[str, float]:
     """The feature pass that all cached trials share: seconds, and images a second."""
     from orchestrator.model.augment import augment
     from orchestrator.model.backbones import build_backbone
-    from orchestrator.model.engine import load_engine
-    from orchestrator.model.export import export_backbone
+    from orchestrator.model.engine.export import export_backbone
+    from orchestrator.model.engine.load import load_engine
 
     store, rows = _store(options), np.arange(options.images)
     exported = options.folder / "backbone"
@@ -60,11 +60,11 @@ def make_features(options: argparse.Namespace) -> dict[str, float]:
 def time_cached(options: argparse.Namespace) -> dict[str, float]:
     """The product's search over the features."""
     from orchestrator.cluster.session import connect
-    from orchestrator.cluster.tune_heads import Fold, SearchTask
-    from orchestrator.cluster.tune_ledger import Ledger
-    from orchestrator.cluster.tune_search import Runner, run_search
-    from orchestrator.cluster.tune_trial import CachedTrial
-    from orchestrator.spec import TuneSpec
+    from orchestrator.config.specs import TuneSpec
+    from orchestrator.pipelines.tune.cached_trial import CachedTrial
+    from orchestrator.pipelines.tune.head_training import Fold, SearchTask
+    from orchestrator.pipelines.tune.search import Runner, run_search
+    from orchestrator.pipelines.tune.trials import Ledger
 
     connect(None, num_cpus=options.threads)
     labels, cut = _store(options).labels, options.images
@@ -117,12 +117,12 @@ def time_live(options: argparse.Namespace) -> dict[str, float]:
 
 def time_tuner_cached(options: argparse.Namespace) -> dict[str, float]:
     """KerasTuner on the same features, all epochs in full."""
-    from orchestrator.cluster.tune_heads import limit_process
+    from orchestrator.pipelines.tune.head_training import limit_process
 
     limit_process(1)  # one core, as the product's trials
-    from orchestrator.cluster.feature_set import open_features
     from orchestrator.model.fit import compile_model
     from orchestrator.model.network import build_head
+    from orchestrator.pipelines.prepare.feature_set import open_features
 
     features, labels = open_features(options.folder), _store(options).labels
     cut, width = options.images, features.augmented.shape[-1]

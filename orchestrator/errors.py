@@ -43,7 +43,7 @@ class ImageError(Exception):
     do, and never repeats text found inside the file, which may be patient data.
 
     Args:
-        code: stable snake_case code, one of `orchestrator.data.images.REJECTION_CODES`.
+        code: stable snake_case code, one of `orchestrator.data.decode.images.REJECTION_CODES`.
         message: one line for the person who sees the rejected row.
     """
 

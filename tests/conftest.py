@@ -12,9 +12,10 @@ import pytest
 import orchestrator.cluster  # noqa: F401 - sets Ray's environment before anything imports ray
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.head import Head
+    from orchestrator.jobs.local_head import Head
 
-PUBLIC_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+ROOT = Path(__file__).parent.parent  # of the project
+PUBLIC_DATA = ROOT.parent / "shared" / "data"
 
 
 class Recorder:
@@ -70,7 +71,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def local_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Head"]:
     """A head for jobs, with the state folder of the whole session, which no test may keep."""
-    from orchestrator.cluster.head import HeadFiles, ensure_head, stop_head
+    from orchestrator.jobs.local_head import HeadFiles, ensure_head, stop_head
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
@@ -96,8 +97,8 @@ def trained(
     ray_cluster: None, phantoms: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> SimpleNamespace:
     """A bundle trained on the phantoms with the tiny backbone, and what its training said."""
-    from orchestrator.cluster.train import train
-    from orchestrator.spec import Resources, TrainSpec
+    from orchestrator.config.specs import Resources, TrainSpec
+    from orchestrator.pipelines.train.train import train
 
     folder = tmp_path_factory.mktemp("trained")
     recorder = Recorder()

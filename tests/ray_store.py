@@ -6,8 +6,8 @@ from pathlib import Path
 
 import ray.job_submission  # noqa: F401 - before the fork server forks: it takes seconds
 
-from orchestrator.cluster_store import ClusterStore
-from orchestrator.schedule.desk import Store
+from orchestrator.jobs.scheduler_backend import ClusterStore
+from orchestrator.schedule.leadership import Store
 from tests.schedule.fake_cluster import fails
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "orchestrator"
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "orchestrator"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Layer -> layers it may import. A layer is a folder, or a module at the top.
@@ -81,7 +83,7 @@ def test_help_imports_neither_ray_nor_keras(command: str) -> None:
     arguments = [*command.split(), "--help"]
     code = (
         "import sys\n"
-        "from orchestrator.cli import app\n"
+        "from orchestrator.cli.app import app\n"
         f"try:\n    app({arguments!r})\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "heavy = {'ray', 'keras', 'tensorflow', 'openvino'} & set(sys.modules)\n"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "systemd"
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "deploy" / "systemd"
 UNIT = FOLDER / "orchestrator-schedule.service"
 
 

@@ -1,4 +1,4 @@
-"""Ray: sessions, sharded stages, training, scoring and jobs. The only importer of ray."""
+"""Ray and nothing else: sessions, nodes, sharded stages, distributed training."""
 
 import os
 

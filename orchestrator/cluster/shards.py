@@ -17,8 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 
 from orchestrator.cluster.nodes import check_code, code_versions
-from orchestrator.cluster.session import Session, count_fitting, possible_nodes
-from orchestrator.data.parts import part_path, write_part
+from orchestrator.cluster.session import possible_nodes
+from orchestrator.config.workers import Session, count_fitting
+from orchestrator.data.shard_files import part_path, write_part
 from orchestrator.errors import ClusterError, OrchestratorError
 
 _MAX_ATTEMPTS = 3

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
-    from orchestrator.data.remote import RemoteFolder
+    from orchestrator.data.listing.remote import RemoteFolder
 
 
 def is_address(name: str) -> bool:
@@ -34,6 +34,6 @@ def open_folder(address: str) -> "RemoteFolder":
     Raises:
         SpecError: a scheme that nothing here can open, or a malformed address.
     """
-    from orchestrator.data import remote
+    from orchestrator.data.listing import remote
 
     return remote.open_folder(address)

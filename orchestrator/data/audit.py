@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.data.names import unscoped_patient
-from orchestrator.data.perceptual import NEAR_DUPLICATE_BITS
+from orchestrator.data.decode.perceptual import NEAR_DUPLICATE_BITS
+from orchestrator.data.listing.names import unscoped_patient
 from orchestrator.data.schema import SPLITS
 
 MAX_EXAMPLES = 20  # of each kind of overlap

@@ -8,9 +8,9 @@ import os
 from dataclasses import dataclass
 
 from orchestrator.data.addresses import is_address, open_folder
-from orchestrator.data.files import read_file
-from orchestrator.data.images import DecodedImage, Limits, decode
-from orchestrator.data.known_index import KnownIndex, Origin
+from orchestrator.data.decode.files import read_file
+from orchestrator.data.decode.images import DecodedImage, Limits, decode
+from orchestrator.data.known.index import KnownIndex, Origin
 
 Decoded = DecodedImage | Origin
 

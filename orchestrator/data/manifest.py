@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.data.inputs import SPLIT_COLUMN_KEY, ListedFile, list_inputs
+from orchestrator.data.listing.inputs import SPLIT_COLUMN_KEY, ListedFile, list_inputs
 from orchestrator.data.schema import MANIFEST, ROOTS_KEY, escape_path, unescape_path
 from orchestrator.errors import DataError
-from orchestrator.run_dir import atomic_path
+from orchestrator.runs.atomic import atomic_path
 
 # When the listing began; a file changed later, or just before, may hold other bytes by now.
 LISTED_KEY = b"orchestrator.listed_ns"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from orchestrator.data.parts import Images
+from orchestrator.data.shard_files import Images
 
 _BLUR_PX = 1.5
 _CROP = 0.85

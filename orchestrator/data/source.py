@@ -2,7 +2,8 @@
 
 Every command reads images through these two classes, so a folder, a table of paths and an
 ingested data set give the same pixels to training and to scoring. Listing lives in `manifest.py`,
-decoding of one file in `images.py`, the ingested form's writer in `orchestrator.cluster.ingest`.
+decoding of one file in `decode/images.py`, the ingested form's writer in
+`orchestrator.pipelines.prepare.ingest`.
 """
 
 import json
@@ -17,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.data import schema
-from orchestrator.data.decoders import DecoderPool
+from orchestrator.data.decode.decoders import DecoderPool
+from orchestrator.data.decode.images import DecodedImage, Limits
 from orchestrator.data.file_decoder import Decoded, FileDecoder
-from orchestrator.data.images import DecodedImage, Limits
-from orchestrator.data.known_index import KnownIndex, Origin
+from orchestrator.data.known.index import KnownIndex, Origin
 from orchestrator.data.manifest import Manifest, build_manifest, load_manifest, load_shard
-from orchestrator.data.parts import Images, part_path, read_part, table_images
+from orchestrator.data.shard_files import Images, part_path, read_part, table_images
 from orchestrator.errors import DataError, ImageError
 
 DATASET_VERSION = 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.parts import Images, table_images
+from orchestrator.data.shard_files import Images, table_images
 from orchestrator.data.source import IngestedSource
 
 Rows = npt.NDArray[np.int64]

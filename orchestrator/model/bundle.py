@@ -12,7 +12,6 @@ metadata needs no Keras; only `.keras` files are ever loaded, with Keras's safe 
 import json
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator import __version__
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.keras_file import check_keras_file, load_keras_file
-from orchestrator.run_dir import atomic_path, digest, sha256_file, write_text
+from orchestrator.runs.atomic import digest, sha256_file
 
 if TYPE_CHECKING:
     import keras
@@ -125,57 +124,6 @@ class BundleInfo(_Form):
     def sha256(self) -> str:
         """Identity of the bundle: a SHA-256 over its metadata, which hold every file's hash."""
         return digest(self.model_dump(mode="json"))
-
-
-def write_bundle(
-    folder: Path,
-    network: "keras.Model",
-    info: BundleInfo,
-    *,
-    extra: Mapping[str, str] | None = None,
-    num_threads: int | None = None,
-) -> BundleInfo:
-    """Writes a bundle; `bundle.json` comes last, and an old one is removed first.
-
-    Args:
-        folder: made if it is missing; other files in it stay.
-        network: a model of `build_network`, trained.
-        info: the metadata; its `files` are ignored.
-        extra: more text files to keep and hash, plain name -> content, e.g. `report.html`.
-        num_threads: CPU threads for checking the export; None for all.
-
-    Returns:
-        The metadata as written, with `files`.
-
-    Raises:
-        BundleError: the OpenVINO export disagrees with Keras, or a name is not a plain one.
-        ClusterError: the file system refused a write.
-    """
-    from orchestrator.model.card import render_card
-    from orchestrator.model.export import export_ir
-    from orchestrator.model.views import scoring_model
-
-    texts = {CARD_FILE: render_card(info), **(extra or {})}
-    for name in texts:
-        _check_name(folder, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / INFO_FILE).unlink(missing_ok=True)
-    with atomic_path(folder / MODEL_FILE) as temporary:
-        # A fresh model over the same layers: without the optimizer's state.
-        type(network)(network.input, network.output, name=network.name).save(temporary)
-    export_ir(scoring_model(network, info.test_time_views), folder / IR_FILE, num_threads)
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    names = sorted({*REQUIRED_FILES, *texts})
-    files = {
-        name: FileEntry(
-            sha256=sha256_file(folder / name), size_bytes=(folder / name).stat().st_size
-        )
-        for name in names
-    }
-    written = info.model_copy(update={"files": files})
-    write_text(folder / INFO_FILE, written.model_dump_json(indent=2) + "\n")
-    return written
 
 
 def newest_bundle(folder: Path) -> Path:

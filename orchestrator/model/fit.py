@@ -19,11 +19,7 @@ import numpy.typing as npt
 from sklearn.metrics import log_loss, roc_auc_score
 
 from orchestrator.errors import DataError
-from orchestrator.evaluation.objectives import (
-    OBJECTIVES,
-    average_precision,
-    calibrated_log_loss,
-)
+from orchestrator.evaluation.objectives import OBJECTIVES, average_precision, calibrated_log_loss
 from orchestrator.model.dropout_masks import DropoutMasks
 from orchestrator.model.network import focal_loss
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from orchestrator.data.parts import table_images
 from orchestrator.data.schema import CLASS_NAMES
+from orchestrator.data.shard_files import table_images
 from orchestrator.data.source import IngestedSource
 from orchestrator.model.augment import augment
 

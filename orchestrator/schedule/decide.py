@@ -6,14 +6,14 @@ from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-from orchestrator.schedule.desk import Desk
+from orchestrator.config.cron import Ticks
+from orchestrator.config.job import Job, Schedule
+from orchestrator.runs.reconcile import look_at
+from orchestrator.runs.states import TickState
+from orchestrator.schedule.leadership import Desk
 from orchestrator.schedule.ledger import JobRow, RunRow, run_key, submission_id
 from orchestrator.schedule.policy import Verdict, judge
-from orchestrator.schedule.reconcile import look_at
-from orchestrator.schedule.tables import TickState
-from orchestrator.schedule.ticks import Ticks
 from orchestrator.schedule.writes import Writes
-from orchestrator.spec import Job, Schedule
 
 # Skips written in one transaction: a job of every minute that was down for a year has 525,600.
 _CHUNK = 5000

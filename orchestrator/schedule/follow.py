@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.errors import SpecError
-from orchestrator.schedule.desk import Desk
+from orchestrator.runs.reconcile import TIMEOUT, Finding, look_at, settle
+from orchestrator.runs.states import TickState
+from orchestrator.schedule.job_folder import load_stored, load_terms
+from orchestrator.schedule.leadership import Desk
 from orchestrator.schedule.ledger import RunRow
 from orchestrator.schedule.policy import describe
-from orchestrator.schedule.reconcile import TIMEOUT, Finding, look_at, settle
-from orchestrator.schedule.specs import load_stored, load_terms
-from orchestrator.schedule.tables import TickState
 
 _AT_WORK = (TickState.PENDING, TickState.RUNNING)
 

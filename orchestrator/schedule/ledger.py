@@ -18,14 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ClusterError, SpecError
-from orchestrator.schedule.tables import (
-    APPLICATION_ID,
-    OPEN,
-    SCHEMA_VERSION,
-    SUPERSEDED,
-    TickState,
-    build_schema,
-)
+from orchestrator.runs.states import OPEN, TickState
+from orchestrator.schedule.tables import APPLICATION_ID, SCHEMA_VERSION, SUPERSEDED, build_schema
 from orchestrator.schedule.writes import Writes
 
 

@@ -21,12 +21,12 @@ import socket
 import threading
 from collections.abc import Callable
 
+from orchestrator.runs.placement import place_run
 from orchestrator.schedule.decide import Decider, LoadJobs, PlaceRun
-from orchestrator.schedule.desk import Clock, Desk, Settings, Store
 from orchestrator.schedule.follow import Follower
+from orchestrator.schedule.leadership import Clock, Desk, Settings, Store
 from orchestrator.schedule.ledger import Ledger, Superseded
 from orchestrator.schedule.notify import Notifier
-from orchestrator.schedule.specs import place_run
 
 
 class Scheduler:

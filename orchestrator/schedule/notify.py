@@ -11,11 +11,11 @@ import urllib.error
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from orchestrator.schedule.desk import Desk
+from orchestrator.config.job import OnFailure
+from orchestrator.runs.states import TickState
+from orchestrator.schedule.job_folder import load_terms
+from orchestrator.schedule.leadership import Desk
 from orchestrator.schedule.ledger import RunRow, run_key
-from orchestrator.schedule.specs import load_terms
-from orchestrator.schedule.tables import TickState
-from orchestrator.spec import OnFailure
 
 _LIMIT_S = 30.0
 _TRIES = 3

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from orchestrator.spec import Schedule
+from orchestrator.config.job import Schedule
 
 Pauses = Sequence[tuple[datetime, datetime | None]]
 

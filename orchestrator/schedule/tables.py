@@ -5,29 +5,10 @@ lease's is refused by the database itself, so a scheduler that was suspended and
 another has taken over cannot change anything, whatever it believes.
 """
 
-from enum import StrEnum
-
 APPLICATION_ID = 0x6F726368  # "orch": tells a ledger from any other SQLite file
 SCHEMA_VERSION = 1
 SUPERSEDED = "superseded"
 
-
-class TickState(StrEnum):
-    """What became of one tick of one job."""
-
-    SKIPPED = "SKIPPED"  # never to run; the reason is recorded
-    QUEUED = "QUEUED"  # to run once nothing of the job is open before it
-    SUBMITTING = "SUBMITTING"  # intent committed; the cluster may or may not have it
-    PENDING = "PENDING"  # the cluster has it
-    RUNNING = "RUNNING"
-    RETRYING = "RETRYING"  # a try has failed, the next one is to come
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"  # after the last try
-    STOPPED = "STOPPED"
-
-
-ACTIVE = (TickState.SUBMITTING, TickState.PENDING, TickState.RUNNING, TickState.RETRYING)
-OPEN = (TickState.QUEUED, *ACTIVE)
 
 _TABLES = """
 CREATE TABLE lease (

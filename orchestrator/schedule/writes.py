@@ -7,7 +7,7 @@ import sqlite3
 from datetime import datetime
 from pathlib import Path
 
-from orchestrator.schedule.tables import TickState
+from orchestrator.runs.states import TickState
 
 
 class Writes:

@@ -19,8 +19,8 @@ from PIL import Image
 from orchestrator.cluster.nodes import _Answer, _compare, _look, code_versions
 from orchestrator.errors import ClusterError
 from tests.cluster.nodes import Nodes, open_nodes
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 400.0
 NUM_LARGE = 240
 
@@ -60,7 +60,7 @@ def orchestrate(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., D
     drivers: list[Driver] = []
 
     def start(nodes: Nodes, *arguments: str) -> Driver:
-        code = "from orchestrator.cli import main; main()"
+        code = "from orchestrator.cli.app import main; main()"
         drivers.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, *arguments],

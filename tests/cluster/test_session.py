@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.cluster.session import Session, open_session, plan_workers
+from orchestrator.cluster.session import open_session
+from orchestrator.config.specs import Resources
+from orchestrator.config.workers import Session, plan_workers
 from orchestrator.errors import SpecError
-from orchestrator.spec import Resources
+from tests.conftest import ROOT
 
 
 def test_one_worker_takes_a_small_machine_whole() -> None:
@@ -53,8 +55,7 @@ def test_a_job_may_ask_for_nodes_that_the_autoscaler_has_yet_to_start(
 ) -> None:
     from ray.autoscaler._private.util import prepare_config
 
-    root = Path(__file__).parent.parent.parent
-    prepared = prepare_config(yaml.safe_load((root / "cluster-aws.yaml").read_text()))
+    prepared = prepare_config(yaml.safe_load((ROOT / "deploy" / "cluster-aws.yaml").read_text()))
     launcher = tmp_path / "ray_bootstrap_config.yaml"
     launcher.write_text(json.dumps(prepared))  # as Ray leaves it on the head
     asked = Resources(workers=4, cpus_per_worker=8, gpus_per_worker="auto")

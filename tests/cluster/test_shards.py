@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from ray import cloudpickle
 
-from orchestrator.cluster.session import Session
 from orchestrator.cluster.shards import ShardDone, run_shards
-from orchestrator.data.parts import part_path, read_part
+from orchestrator.config.workers import Session
+from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.errors import ClusterError, DataError
 
 # The workers cannot import this module, so its stages travel by value.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.data.images import DecodedImage
+from orchestrator.data.decode.images import DecodedImage
 from orchestrator.errors import ImageError
 
 

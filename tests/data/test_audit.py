@@ -1,6 +1,5 @@
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +13,12 @@ from orchestrator.data.audit import (
     near_pairs,
     render_audit,
 )
+from orchestrator.data.decode.perceptual import NEAR_DUPLICATE_BITS, perceptual_hash
 from orchestrator.data.manifest import build_manifest
-from orchestrator.data.perceptual import NEAR_DUPLICATE_BITS, perceptual_hash
 from orchestrator.data.splits import split_rows
+from tests.conftest import PUBLIC_DATA
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
+REAL = PUBLIC_DATA
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the public X-rays are not here")
 
 

@@ -16,8 +16,9 @@ from orchestrator.data.manifest import (
 )
 from orchestrator.data.schema import MANIFEST, unescape_path
 from orchestrator.errors import DataError
+from tests.conftest import PUBLIC_DATA
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
+REAL = PUBLIC_DATA
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the public X-rays are not here")
 
 

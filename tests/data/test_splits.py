@@ -1,20 +1,14 @@
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from orchestrator.data.manifest import SPLIT_COLUMN_KEY, build_manifest
 from orchestrator.data.schema import MANIFEST
-from orchestrator.data.splits import (
-    class_by_split,
-    group_rows,
-    render_class_table,
-    split_rows,
-)
+from orchestrator.data.splits import class_by_split, group_rows, render_class_table, split_rows
 from orchestrator.errors import DataError
+from tests.conftest import PUBLIC_DATA
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
+REAL = PUBLIC_DATA
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the public X-rays are not here")
 
 

@@ -6,12 +6,7 @@ from sklearn import metrics as sk
 
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation import bootstrap
-from orchestrator.evaluation.metrics import (
-    METRIC_NAMES,
-    evaluate,
-    paired_difference,
-    point_metrics,
-)
+from orchestrator.evaluation.metrics import METRIC_NAMES, evaluate, paired_difference, point_metrics
 
 # Worked by hand. Sorted by probability: 1 at .9, 0 at .8, 1 and 0 tied at .6, 1 at .4, 0 at .1.
 LABELS = np.array([1, 0, 1, 0, 1, 0])

@@ -7,12 +7,7 @@ import pytest
 
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.model import backbones
-from orchestrator.model.backbones import (
-    build_backbone,
-    canonical_name,
-    check_size,
-    check_weights,
-)
+from orchestrator.model.backbones import build_backbone, canonical_name, check_size, check_weights
 from orchestrator.model.network import build_network
 
 

@@ -12,7 +12,8 @@ import pytest
 from orchestrator.errors import BundleError
 from orchestrator.model import bundle
 from orchestrator.model.backbones import build_backbone
-from orchestrator.model.engine import load_engine
+from orchestrator.model.bundle_writer import write_bundle
+from orchestrator.model.engine.load import load_engine
 from orchestrator.model.network import build_network
 
 
@@ -48,9 +49,7 @@ def network() -> keras.Model:
 @pytest.fixture(scope="module")
 def written(network: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "released"
-    bundle.write_bundle(
-        folder, network, make_info(network), extra={"report.html": "<p>"}, num_threads=1
-    )
+    write_bundle(folder, network, make_info(network), extra={"report.html": "<p>"}, num_threads=1)
     return folder
 
 
@@ -260,10 +259,10 @@ def test_rewriting_removes_the_old_metadata_first(
     def fail(*_: object) -> None:
         raise BundleError("export failed")
 
-    monkeypatch.setattr("orchestrator.model.export.export_ir", fail)
+    monkeypatch.setattr("orchestrator.model.engine.export.export_ir", fail)
 
     with pytest.raises(BundleError, match="export failed"):
-        bundle.write_bundle(copied, network, make_info(network), num_threads=1)
+        write_bundle(copied, network, make_info(network), num_threads=1)
 
     with pytest.raises(BundleError, match=r"holds no bundle\.json"):
         bundle.load_info(copied)

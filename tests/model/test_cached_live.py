@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.model.augment import augment
 from orchestrator.model.backbones import build_backbone
-from orchestrator.model.engine import load_engine
-from orchestrator.model.export import export_backbone
+from orchestrator.model.engine.export import export_backbone
+from orchestrator.model.engine.load import load_engine
 from orchestrator.model.fit import Fit, FitConfig, KerasStep, compile_model
 from orchestrator.model.keras_file import load_keras_file
 from orchestrator.model.live import ImageBatches

@@ -17,8 +17,9 @@ from sklearn.preprocessing import StandardScaler
 from orchestrator.errors import SpecError
 from orchestrator.model import lite0
 from orchestrator.model.backbones import build_backbone
+from tests.conftest import PUBLIC_DATA
 
-KERMANY = Path(__file__).parents[3] / "shared/data/kermany224/train"
+KERMANY = PUBLIC_DATA / "kermany224" / "train"
 MILITARY_UNIFORM = 652  # ImageNet class index
 
 

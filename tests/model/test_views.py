@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.model.backbones import build_backbone
-from orchestrator.model.engine import keras_engine
-from orchestrator.model.export import build_engine
+from orchestrator.model.engine.export import build_engine
+from orchestrator.model.engine.keras import keras_engine
 from orchestrator.model.network import build_network, logit_model
 from orchestrator.model.views import scoring_model
 

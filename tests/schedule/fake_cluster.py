@@ -13,8 +13,9 @@ import threading
 import time
 from pathlib import Path
 
-from orchestrator.run_dir import RunDir, Status
-from orchestrator.spec import Job
+from orchestrator.config.job import Job
+from orchestrator.runs.run_dir import RunDir
+from orchestrator.runs.states import Status
 
 
 class FileStore:

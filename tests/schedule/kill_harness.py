@@ -24,12 +24,13 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from orchestrator.run_dir import Status
-from orchestrator.schedule.desk import Clock, Settings, Store
+from orchestrator.config.job import Job
+from orchestrator.runs.placement import place_run
+from orchestrator.runs.states import Status
+from orchestrator.schedule.job_folder import JobFolder
+from orchestrator.schedule.leadership import Clock, Settings, Store
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.loop import Scheduler
-from orchestrator.schedule.specs import JobFolder, place_run
-from orchestrator.spec import Job
 from tests.schedule.fake_cluster import FileStore, dump_job
 
 BASE = datetime(2026, 3, 1, tzinfo=UTC)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ClusterError, SpecError
+from orchestrator.runs.states import TickState
 from orchestrator.schedule.ledger import Lease, Ledger, Superseded, run_key, submission_id
-from orchestrator.schedule.tables import TickState
 
 NOW = datetime(2026, 3, 1, 2, 0, 1, tzinfo=UTC)
 TICK = datetime(2026, 3, 1, 2, tzinfo=UTC)

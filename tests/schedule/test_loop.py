@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.job import Job
 from orchestrator.errors import ClusterError, SpecError
-from orchestrator.run_dir import Status
+from orchestrator.runs.placement import place_out, place_run
+from orchestrator.runs.states import Status
+from orchestrator.schedule.job_folder import JobFolder
 from orchestrator.schedule.ledger import Ledger
-from orchestrator.schedule.specs import JobFolder, place_out, place_run
-from orchestrator.spec import Job
 from tests.schedule.fake_cluster import dump_job
 from tests.schedule.world import World
 

@@ -2,8 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from orchestrator.config.job import Schedule
 from orchestrator.schedule.policy import describe, judge
-from orchestrator.spec import Schedule
 
 NOW = datetime(2026, 3, 1, 12, 0, 10, tzinfo=UTC)
 GRACE = timedelta(seconds=60)

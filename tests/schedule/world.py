@@ -3,13 +3,14 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from orchestrator.run_dir import Status
+from orchestrator.config.job import Job
+from orchestrator.runs.placement import place_run
+from orchestrator.runs.states import Status
 from orchestrator.schedule.decide import LoadJobs
-from orchestrator.schedule.desk import Clock, Settings, Store
+from orchestrator.schedule.job_folder import JobFolder
+from orchestrator.schedule.leadership import Clock, Settings, Store
 from orchestrator.schedule.ledger import Ledger, RunRow
 from orchestrator.schedule.loop import Scheduler
-from orchestrator.schedule.specs import JobFolder, place_run
-from orchestrator.spec import Job
 from tests.schedule.fake_cluster import FileStore, dump_job
 
 START = datetime(2026, 3, 1, 0, 0, 30, tzinfo=UTC)

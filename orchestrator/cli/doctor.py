@@ -1,0 +1,105 @@
+"""What a machine and its cluster have, and what of it is wrong."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.cluster.session import node_resources, open_session
+from orchestrator.config.specs import Resources
+from orchestrator.errors import OrchestratorError
+
+_PACKAGES = ("ray", "tensorflow", "keras", "openvino", "pyarrow", "pandas", "pydicom")
+_MIN_DISK_BYTES = 5 * 2**30
+_MIN_MEMORY_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Args:
+        name: what was looked at.
+        ok: whether a job can run with it.
+        found: what was found and, where it is not ok, what to do.
+    """
+
+    name: str
+    ok: bool
+    found: str
+
+
+def diagnose() -> list[Check]:
+    """Returns every check, in the order a person would mend them."""
+    return [
+        _python(),
+        _packages(),
+        _memory(),
+        _disk(),
+        _backend(),
+        _cluster(),
+    ]
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("Python", sys.version_info >= (3, 11), f"{version} (3.11 or newer is needed)")
+
+
+def _packages() -> Check:
+    found, missing = [], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Check("packages", False, f"missing: {', '.join(missing)}; run `make setup`")
+    return Check("packages", True, ", ".join(found))
+
+
+def _memory() -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = f"{total / 2**30:.1f} GiB"
+    if total < _MIN_MEMORY_BYTES:
+        text += "; at least 4 GiB is needed"
+    return Check("memory", total >= _MIN_MEMORY_BYTES, text)
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free
+    text = f"{free / 2**30:.1f} GiB free in {Path.cwd()}"
+    if free < _MIN_DISK_BYTES:
+        text += "; runs need 5 GiB: free space or work in another folder"
+    return Check("disk", free >= _MIN_DISK_BYTES, text)
+
+
+def _backend() -> Check:
+    # In a process of its own: some backends write to the terminal when they are loaded.
+    code = "from orchestrator.model.devices import describe_backend; print(describe_backend())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    found = lines[-1] if lines else f"exit code {done.returncode}"
+    if done.returncode:
+        found += "; run `make setup`, or mend KERAS_BACKEND"
+    return Check("Keras backend", done.returncode == 0, found)
+
+
+def _cluster() -> Check:
+    where = os.environ.get("RAY_ADDRESS") or "a local one"
+    try:
+        with open_session(Resources()) as session:
+            nodes = node_resources()
+            cpus = sum(node.get("CPU", 0) for node in nodes)
+            gpus = sum(node.get("GPU", 0) for node in nodes)
+            text = (
+                f"{where}: {len(nodes)} node(s), {cpus:g} CPU, {gpus:g} GPU; a job would use "
+                f"{session.num_workers} worker(s) of {session.cpus_per_worker:g} CPU and "
+                f"{session.gpus_per_worker:g} GPU"
+            )
+            return Check("Ray cluster", True, text)
+    except OrchestratorError as error:
+        return Check("Ray cluster", False, str(error))

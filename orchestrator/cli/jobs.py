@@ -1,0 +1,292 @@
+"""`orchestrator submit` and `orchestrator jobs`: jobs on a cluster, or on a local head.
+
+A part of the command line, mounted by `cli.py`; its rules are the same.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.errors import ClusterError, SpecError
+
+if TYPE_CHECKING:
+    from orchestrator.config.job import Job
+    from orchestrator.jobs.client import Jobs
+    from orchestrator.jobs.view import JobView
+
+app = typer.Typer(no_args_is_help=True, help="Jobs on a cluster, or on a local head.")
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Of `orchestrator jobs list`.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Cluster; RAY_ADDRESS otherwise, and a local head without either."),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Use a head that asks for no token, and send none.")
+]
+Wait = Annotated[
+    bool,
+    typer.Option("--wait", help="Wait, try again as the job says, exit with the job's code."),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+_POLL_S = 0.5
+_STOP_LIMIT_S = 60.0
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="Job file, such as jobs/score-nightly.yaml.")],
+    wait: Wait = False,
+    address: Address = None,
+    insecure: Insecure = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a job file on the cluster; without one a local head is started."""
+    from orchestrator.config.load import build_spec, load_job
+    from orchestrator.config.specs import SPECS
+    from orchestrator.jobs.submit import fix_model, new_run_key
+    from orchestrator.runs.placement import place_out
+
+    job = load_job(file)
+    build_spec(SPECS[job.kind], {}, job)
+    cluster = _cluster(address, insecure)
+    key = new_run_key(job.name)
+    placed, run = place_out(job, key)
+    _start(cluster, f"{key}-1", fix_model(placed), run, wait, as_json)
+
+
+@app.command("list")
+def list_jobs(
+    address: Address = None,
+    insecure: Insecure = False,
+    limit: Annotated[int, typer.Option(help="Newest jobs shown.", min=1)] = 30,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the newest jobs, also those that a restarted head has forgotten."""
+    from orchestrator.jobs.view import list_jobs as build_list
+
+    cluster = _cluster(address, insecure)
+    views = build_list(_connect(cluster), cluster, limit)
+    if as_json:
+        _print_json({"jobs": [_described(view) for view in views]})
+        return
+    for view in views:
+        when = f"{view.submitted_at:%Y-%m-%d %H:%M}" if view.submitted_at else ""
+        line = f"{view.submission_id:<44} {view.kind:<8} {view.status:<10} {when:<17}"
+        sys.stdout.write(f"{line} {view.reason or ''}".rstrip() + "\n")
+    if not views:
+        sys.stdout.write("no job was submitted yet\n")
+
+
+@app.command()
+def show(
+    job_id: JobId, address: Address = None, insecure: Insecure = False, as_json: JsonFlag = False
+) -> None:
+    """Show one job: its state, run folder, exit code and error."""
+    from orchestrator.jobs.view import load_error, view_job
+
+    jobs = _connect(_cluster(address, insecure))
+    view = view_job(jobs, job_id)
+    body = _described(view)
+    body["error"] = load_error(jobs, view)
+    if as_json:
+        _print_json(body)
+        return
+    for name, value in body.items():
+        if value is not None:
+            sys.stdout.write(f"{name.replace('_', ' '):<14} {value}\n")
+
+
+@app.command()
+def logs(
+    job_id: JobId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+    ] = False,
+    address: Address = None,
+    insecure: Insecure = False,
+) -> None:
+    """Print what a job's driver has written."""
+    from orchestrator.jobs.local_head import find_log
+    from orchestrator.jobs.view import view_job
+
+    jobs = _connect(_cluster(address, insecure))
+    view_job(jobs, job_id)  # a clear line for an unknown id
+    if jobs is not None and jobs.look_up(job_id) is not None:
+        if follow:
+            jobs.follow(job_id, _write)
+        else:
+            _write(jobs.logs(job_id))
+        return
+    kept = find_log(job_id)
+    if kept is None:
+        raise ClusterError(f"the head that ran {job_id} is gone, and its log with it")
+    _write(kept.read_text(encoding="utf-8", errors="replace"))
+
+
+@app.command()
+def stop(job_id: JobId, address: Address = None, insecure: Insecure = False) -> None:
+    """End a job and its workers."""
+    from orchestrator.jobs.view import view_job
+
+    jobs = _connect(_cluster(address, insecure))
+    view = view_job(jobs, job_id)
+    if jobs is None or not view.is_open:
+        sys.stdout.write(f"{job_id} had ended already: {view.status}\n")
+        return
+    jobs.stop(job_id)
+    limit = time.monotonic() + _STOP_LIMIT_S
+    while (view := view_job(jobs, job_id)).is_open:
+        if time.monotonic() > limit:
+            raise ClusterError(f"{job_id} does not end; run the same command again")
+        time.sleep(_POLL_S)
+    sys.stdout.write(f"{job_id}: {view.status}\n")
+
+
+@app.command()
+def retry(
+    job_id: JobId,
+    wait: Wait = False,
+    address: Address = None,
+    insecure: Insecure = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Try a job again in its run folder, where it goes on from what is done."""
+    from orchestrator.config.load import load_job
+    from orchestrator.jobs.records import load_record
+    from orchestrator.jobs.submit import next_try
+    from orchestrator.jobs.view import view_job
+    from orchestrator.runs.run_dir import RunDir
+
+    cluster = _cluster(address, insecure)
+    view = view_job(_connect(cluster), job_id)
+    if view.is_open or view.status == "SUCCEEDED":
+        raise SpecError(
+            f"{job_id} is {view.status}; only what has failed or stopped is tried again"
+        )
+    if view.run is None:
+        raise SpecError(f"{job_id} was not submitted by this program; submit its job file")
+    later = next_try(job_id)
+    if load_record(later) is not None:
+        raise SpecError(f"{job_id} was tried again as {later}; name that one")
+    record = load_record(job_id)
+    job = record.load_job() if record else load_job(RunDir(view.run).job)
+    _start(cluster, later, job, view.run, wait, as_json)
+
+
+@app.command(hidden=True)
+def drive(
+    file: Annotated[Path, typer.Argument(help="Stored job, in its run folder.")],
+    expect: Annotated[str | None, typer.Option(help="Version that stored it.")] = None,
+) -> None:
+    """Run a stored job here: what the cluster's head starts."""
+    from importlib import import_module
+
+    from orchestrator import __version__
+    from orchestrator.cli.terminal import open_reporter
+    from orchestrator.config.load import build_spec, load_job
+    from orchestrator.config.specs import SPECS
+
+    if expect not in (None, __version__):
+        raise ClusterError(
+            f"this node has version {__version__} of the package and the job comes from {expect}; "
+            "set up the same environment on every node"
+        )
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # Until Ray has its own: a job that is stopped says so in its status.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    job = load_job(file)
+    spec = build_spec(SPECS[job.kind], {}, job)
+    run = getattr(
+        import_module(
+            f"orchestrator.pipelines.{job.kind if job.kind != 'compare' else 'train'}.{job.kind}"
+        ),
+        job.kind,
+    )
+    # The bundle of a training lies outside its run folder.
+    place = {"run_folder": file.absolute().parent} if job.kind == "train" else {}
+    with open_reporter() as reporter:
+        run(spec, job.resources, reporter, **place)
+
+
+def stop_head() -> None:
+    """End the local head and the jobs on it."""
+    from orchestrator.jobs.local_head import stop_head as end
+
+    sys.stdout.write("the local head has ended\n" if end() else "no local head is running\n")
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def _cluster(address: str | None, insecure: bool) -> str:
+    """Returns the cluster's name; must come before anything imports ray."""
+    if insecure:
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+    from orchestrator.jobs.client import name_cluster
+
+    return name_cluster(address)
+
+
+def _connect(cluster: str) -> "Jobs | None":
+    from orchestrator.jobs.client import Connection
+
+    return Connection(cluster, _say).get(start=False)
+
+
+def _start(
+    cluster: str, submission_id: str, job: "Job", run: Path, wait: bool, as_json: bool
+) -> None:
+    """Submits a job, tells of it, and exits with its code where it was waited for."""
+    from orchestrator.jobs.client import Connection
+    from orchestrator.jobs.run import run_job
+
+    try:
+        view = run_job(Connection(cluster, _say), submission_id, job, run, wait=wait, say=_say)
+    except KeyboardInterrupt:
+        _say("it goes on if it was submitted: `orchestrator jobs list`, `jobs stop`")
+        raise typer.Exit(130) from None
+    if as_json:
+        _print_json(_described(view))
+    elif not wait:
+        sys.stdout.write(f"{submission_id}\n")
+        _say(f"`orchestrator jobs logs -f {submission_id}` follows it; run folder: {run}")
+    if wait:
+        raise typer.Exit(view.code)
+
+
+def _described(view: "JobView") -> dict[str, Any]:
+    def shown(moment: datetime | None) -> str | None:
+        return moment.isoformat(timespec="seconds") if moment else None
+
+    return {
+        "submission_id": view.submission_id,
+        "job": view.job,
+        "kind": view.kind,
+        "status": str(view.status),
+        "reason": view.reason,
+        "exit_code": view.exit_code,
+        "run_folder": str(view.run) if view.run else None,
+        "submitted_at": shown(view.submitted_at),
+        "ended_at": shown(view.ended_at),
+    }
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

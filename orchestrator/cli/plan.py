@@ -1,0 +1,144 @@
+"""`orchestrator jobs validate` and `plan`: what job files would run, before anything runs.
+
+A part of the command line, mounted by `cli.py`; its rules are the same.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.errors import SpecError
+
+if TYPE_CHECKING:
+    from orchestrator.jobs.plan import JobPlan, Nodes
+
+Files = Annotated[
+    list[Path] | None, typer.Argument(metavar="[FILES]", help="Job files; jobs/*.yaml otherwise.")
+]
+Cluster = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster",
+        help="Launcher file of the cluster; RAY_ADDRESS's otherwise, or this machine.",
+    ),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def validate(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = False) -> None:
+    """Check job files: keys, values, and whether the cluster can hold them; exit code 2."""
+    nodes, plans = _plans(files, cluster, look=False)
+    if as_json:
+        _print_json(nodes, plans)
+    else:
+        for plan in plans:
+            if not plan.problems and plan.job is not None:
+                sys.stdout.write(f"{plan.file}: valid, {plan.job.kind}, {_workers(plan)}\n")
+            for problem in plan.problems:
+                sys.stdout.write(f"error: {plan.file}: {problem}\n")
+    _exit(plans)
+
+
+def plan(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = False) -> None:
+    """Show what job files would run, on what, and the disk and memory it would take."""
+    nodes, plans = _plans(files, cluster, look=True)
+    if as_json:
+        _print_json(nodes, plans)
+    else:
+        sys.stdout.write(f"on {nodes.source}: {_machines(nodes)}\n")
+        for each in plans:
+            sys.stdout.write("\n" + "\n".join(_described(each)) + "\n")
+    _exit(plans)
+
+
+def _plans(
+    files: list[Path] | None, cluster: Path | None, *, look: bool
+) -> tuple["Nodes", list["JobPlan"]]:
+    from orchestrator.jobs.plan import find_nodes, plan_job
+
+    named = files or sorted(p for p in Path("jobs").glob("*") if p.suffix in (".yaml", ".yml"))
+    if not named:
+        raise SpecError("there is no job file in jobs/; name some, such as jobs/score-nightly.yaml")
+    nodes = find_nodes(cluster, os.environ.get("RAY_ADDRESS") or None)
+    plans = [plan_job(file, nodes, look=look) for file in named]
+    owners: dict[str, Path] = {}
+    for each in plans:
+        if each.job is not None:
+            first = owners.setdefault(each.job.name, each.file)
+            if first != each.file:
+                each.problems.append(f"the name {each.job.name} is {first}'s; give each its own")
+    return nodes, plans
+
+
+def _described(plan: "JobPlan") -> list[str]:
+    lines = [f"{plan.file}"]
+    if plan.job is not None:
+        lines[0] = f"{plan.job.name} ({plan.file}): {plan.job.kind}, {_workers(plan)}"
+        tries = f"{plan.job.retries + 1} tries" if plan.job.retries else "one try"
+        limit = f" of at most {plan.job.timeout}" if plan.job.timeout else ""
+        when = plan.job.schedule
+        due = f"due {when.cron} {when.timezone}" if when else "no schedule"
+        lines.append(f"  {tries}{limit}; {due}")
+    if plan.found is not None:
+        size = f" ({plan.found.size_px} px, ingested)" if plan.found.size_px else ""
+        lines.append(
+            f"  {plan.found.num_files:,} files, {_size(plan.found.num_bytes)}{size}, "
+            f"{plan.found.num_labelled:,} labelled"
+        )
+    for predicted in plan.predicted:
+        amount = f"{_size(predicted.num_bytes):>10}"
+        lines.append(f"  {amount}  {predicted.what}: {predicted.basis}")
+    lines += [f"  note: {note}" for note in plan.notes]
+    lines += [f"  error: {problem}" for problem in plan.problems]
+    return lines
+
+
+def _workers(plan: "JobPlan") -> str:
+    if plan.session is None:
+        return "no workers"
+    gpus = f" and {plan.session.gpus_per_worker:g} GPU" if plan.session.gpus_per_worker else ""
+    each = f"{plan.session.cpus_per_worker:g} CPU{gpus}"
+    return f"{plan.session.num_workers} worker(s) of {each}"
+
+
+def _machines(nodes: "Nodes") -> str:
+    counts: dict[str, int] = {}
+    for node in nodes.resources:
+        name = f"{node.get('CPU', 0):g} CPU {node.get('GPU', 0):g} GPU"
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no machine"
+
+
+def _size(num_bytes: int) -> str:
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if num_bytes >= 1024**power:
+            return f"{num_bytes / 1024**power:,.1f} {unit}"
+    return f"{num_bytes} B"
+
+
+def _print_json(nodes: "Nodes", plans: list["JobPlan"]) -> None:
+    body: dict[str, Any] = {
+        "nodes": {"source": nodes.source, "resources": nodes.resources},
+        "jobs": [
+            {
+                "file": str(plan.file),
+                "job": plan.job.model_dump(mode="json") if plan.job else None,
+                "workers": vars(plan.session) if plan.session else None,
+                "found": vars(plan.found) if plan.found else None,
+                "predicted": [vars(predicted) for predicted in plan.predicted],
+                "notes": plan.notes,
+                "problems": plan.problems,
+            }
+            for plan in plans
+        ],
+    }
+    sys.stdout.write(json.dumps(body, indent=2, allow_nan=False) + "\n")
+
+
+def _exit(plans: list["JobPlan"]) -> None:
+    if any(plan.problems for plan in plans):
+        raise typer.Exit(2)

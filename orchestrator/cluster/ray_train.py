@@ -1,0 +1,187 @@
+"""One Ray Train run of our own training loop.
+
+The trainer is Ray's `DataParallelTrainer` with the process group set-up of its
+`TensorflowTrainer`, which is all that class adds. `TensorflowTrainer` itself cannot be imported
+without TensorFlow, in the driver and again in the controller, at 4 to 7 s each; here only the
+workers import it.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2.api.config import LoggingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from orchestrator.config.workers import Session
+from orchestrator.errors import ClusterError, OrchestratorError
+
+_MAX_WORKER_FAILURES = 3
+_POLL_S = 0.5
+
+
+class _WorkerGroupBackend(Backend):
+    """Tells each worker the addresses of all, in the form that `tf.distribute` reads."""
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Sets `TF_CONFIG` on every worker of the group before the loop begins."""
+        import ray
+
+        addresses = worker_group.execute(_free_address)
+        ray.get(
+            [
+                worker_group.execute_single_async(
+                    rank, _set_tf_config, addresses=addresses, index=rank
+                )
+                for rank in range(len(worker_group))
+            ]
+        )
+
+
+@dataclass
+class WorkerGroupConfig(BackendConfig):
+    """Process group of TensorFlow workers."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The class that sets the group up."""
+        return _WorkerGroupBackend
+
+
+def _free_address() -> str:
+    from ray._common.network_utils import build_address
+    from ray.train._internal.utils import get_address_and_port
+
+    address, port = get_address_and_port()
+    return str(build_address(address, port))
+
+
+def _set_tf_config(addresses: list[str], index: int) -> None:
+    os.environ["TF_CONFIG"] = json.dumps(
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    )
+
+
+def run_training(
+    loop: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    storage: Path,
+    num_workers: int,
+    session: Session,
+    on_poll: Callable[[], None],
+) -> Any:
+    """Runs a training loop on Ray Train workers and returns what rank 0 returned.
+
+    A worker that dies is replaced and the loop starts again from the last checkpoint, at most
+    three times. A run whose driver died goes on from its last checkpoint when called again with
+    the same storage.
+
+    Args:
+        loop: runs in every worker with `config`.
+        config: picklable settings of the loop.
+        storage: folder of the checkpoints, reachable by every worker.
+        num_workers: workers of the group.
+        session: their size.
+        on_poll: called in this process about twice a second while the run lasts.
+
+    Raises:
+        OrchestratorError: what the loop raised, as it was.
+        ClusterError: the run failed with anything else.
+    """
+    trainer = DataParallelTrainer(
+        _returning_errors(loop),
+        train_loop_config=config,
+        backend_config=WorkerGroupConfig(),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=session.gpus_per_worker > 0,
+            resources_per_worker={
+                "CPU": session.cpus_per_worker,
+                **({"GPU": session.gpus_per_worker} if session.gpus_per_worker else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name=storage.name,
+            storage_path=str(storage.parent),
+            failure_config=FailureConfig(max_failures=_MAX_WORKER_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        with _polled(on_poll):
+            returned = trainer.fit().return_value
+    except TrainingFailedError as error:
+        raised = _raised_by_worker(error)
+        if raised is not None:
+            raise raised from None
+        raise ClusterError(
+            "training failed in a worker: "
+            f"{_last_line(error)}; run the same command again to continue from the last epoch"
+        ) from error
+    if isinstance(returned, OrchestratorError):
+        raise returned
+    return returned
+
+
+@contextmanager
+def _polled(on_poll: Callable[[], None]) -> Iterator[None]:
+    """Calls `on_poll` from a thread until the block ends, and once more after it."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.wait(_POLL_S):
+            on_poll()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        on_poll()
+
+
+def _returning_errors(
+    loop: Callable[[dict[str, Any]], Any],
+) -> Callable[[dict[str, Any]], Any]:
+    """Makes a lone worker return the errors a user can mend: Ray Train would run it again.
+
+    One of several raises them: its peers wait for it in a collective until Ray ends the group.
+    """
+
+    def wrapped(config: dict[str, Any]) -> Any:
+        import ray.train
+
+        try:
+            return loop(config)
+        except OrchestratorError as error:
+            if ray.train.get_context().get_world_size() > 1:
+                raise
+            return error
+
+    return wrapped
+
+
+def _raised_by_worker(error: TrainingFailedError) -> OrchestratorError | None:
+    """The error of ours that a worker raised, out of Ray's wrapping, or None."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        for cause in (failure, getattr(failure, "_base_exc", None), failure.__cause__):
+            if isinstance(cause, OrchestratorError):
+                return cause
+    return None
+
+
+def _last_line(error: BaseException) -> str:
+    """The line of a worker's traceback that names the fault."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

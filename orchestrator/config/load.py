@@ -1,0 +1,161 @@
+"""Reads job files and command-line flags into the forms of `specs.py` and `job.py`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from orchestrator.config.job import Job
+from orchestrator.config.specs import (
+    SPECS,
+    DecodeLimits,
+    Resources,
+    _Form,
+    _PathMarker,
+)
+from orchestrator.errors import SpecError
+
+FormT = TypeVar("FormT", bound=BaseModel)
+
+
+# What `--weights` and `--model` accept besides paths; these words are never resolved as paths.
+WEIGHT_WORDS = ("auto", "imagenet", "offline", "none", "file")
+
+
+_FORM_NAMES = ("constrained-", "literal[")  # pydantic's, of the forms a field may take
+
+
+def load_job(path: Path) -> Job:
+    """Reads a job file with the safe YAML loader; paths in it become absolute.
+
+    Args:
+        path: a YAML file in the one form.
+
+    Returns:
+        The job, its `args` still a mapping: flags may complete it.
+
+    Raises:
+        SpecError: not readable, not YAML, an unknown key or a value of the wrong type.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(
+            f"cannot read {path}: {error.strerror}; name an existing YAML file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or "not plain YAML text"
+        raise SpecError(f"{path} is not plain YAML{where}: {reason}") from error
+    if not isinstance(raw, dict):
+        raise SpecError(f"{path} holds a {type(raw).__name__}; expected keys name, kind, args")
+    job = _validated(Job, raw, str(path))
+    folder = path.resolve().parent
+    args = dict(job.args)
+    for key in _path_fields(SPECS[job.kind]):
+        if key in args:
+            args[key] = _resolve_paths(args[key], folder)
+    weights = args.get("weights")
+    if isinstance(weights, str) and weights not in WEIGHT_WORDS:
+        args["weights"] = resolve_path(weights, folder)
+    return job.model_copy(update={"args": args})
+
+
+def build_spec(form: type[FormT], flags: Mapping[str, Any], job: Job | None = None) -> FormT:
+    """Returns a checked spec from a job's `args` and the flags that were given; a flag wins.
+
+    Args:
+        form: the spec's class.
+        flags: flag name (underscores) to value; None means not given.
+        job: the job file, when one was named.
+
+    Raises:
+        SpecError: an unknown key, a wrong type or a value out of range.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key in _path_fields(form):
+        if key in given:
+            given[key] = _resolve_paths(given[key], Path.cwd())
+    args = job.args if job else {}
+    nested = {k: v for k, v in given.items() if k in DecodeLimits.model_fields}
+    if nested and "limits" in form.model_fields:
+        given = {k: v for k, v in given.items() if k not in nested}
+        given["limits"] = {**(args.get("limits") or {}), **nested}
+    return _validated(form, {**args, **given}, job.name if job else "command line")
+
+
+def build_resources(flags: Mapping[str, Any], job: Job | None = None) -> Resources:
+    """Returns the resources of a job file with the flags that were given on top."""
+    stored = job.resources.model_dump() if job else {}
+    given = {key: value for key, value in flags.items() if value is not None}
+    return _validated(Resources, {**stored, **given}, job.name if job else "command line")
+
+
+def dump_yaml(kind: str, name: str, spec: _Form, resources: Resources) -> str:
+    """Returns a resolved spec in the one YAML form, so that it can be run again with `-c`."""
+    body = {
+        "name": name,
+        "kind": kind,
+        "args": spec.model_dump(mode="json", exclude_none=True),
+        "resources": resources.model_dump(mode="json", exclude_none=True),
+    }
+    return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+
+
+def dump_job(job: Job) -> str:
+    """Returns a job in the one YAML form."""
+    body = job.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+
+
+def resolve_path(text: str, folder: Path) -> str:
+    """Returns `text` absolute, relative to `folder`; an address with a scheme stays as it is."""
+    return text if "://" in text else str((folder / Path(text).expanduser()).absolute())
+
+
+def _resolve_paths(value: Any, folder: Path) -> Any:
+    """Resolves a path or a list of them; anything else is left for the form to refuse."""
+    if isinstance(value, str):
+        return resolve_path(value, folder)
+    if isinstance(value, list | tuple):
+        return [resolve_path(v, folder) if isinstance(v, str) else v for v in value]
+    return value
+
+
+def _path_fields(form: type[BaseModel]) -> list[str]:
+    """Names of the fields annotated as paths."""
+    found = []
+    for name, field in form.model_fields.items():
+        marked = any(isinstance(m, _PathMarker) for m in field.metadata)
+        if marked or "_PathMarker" in repr(field.annotation):
+            found.append(name)
+    return found
+
+
+def _validated(form: type[FormT], values: dict[str, Any], source: str) -> FormT:
+    """Builds a form; turns pydantic's report into one line."""
+    try:
+        return form.model_validate(values)
+    except ValidationError as error:
+        parts: dict[str, list[str]] = {}  # what is wrong -> every way to mend it
+        for item in error.errors(include_url=False):
+            # A field of several forms names the form in the location: "constrained-float".
+            places = [str(p) for p in item["loc"]]
+            key = ".".join(p for p in places if not p.startswith(_FORM_NAMES)) or "form"
+            if item["type"] == "missing":
+                parts[f"{key} is required"] = []
+            elif item["type"] == "extra_forbidden":
+                parts[f"unknown key {key}; known: {', '.join(form.model_fields)}"] = []
+            else:
+                shown = repr(item["input"])
+                shown = shown if len(shown) <= 60 else shown[:57] + "..."
+                message = item["msg"].removeprefix("Value error, ")
+                parts.setdefault(f"{key}={shown}: ", []).append(message)
+        lines = [what + " or ".join(dict.fromkeys(messages)) for what, messages in parts.items()]
+        raise SpecError(f"{source}: " + "; ".join(lines)) from error

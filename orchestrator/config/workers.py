@@ -1,0 +1,84 @@
+"""How many workers of which size a request gets on the nodes there are."""
+
+from dataclasses import dataclass
+
+from orchestrator.config.specs import Resources
+from orchestrator.errors import SpecError
+
+# A worker takes at most this many cores of a node unless told otherwise: one model instance
+# stops gaining from more threads at about this number.
+_CPUS_PER_WORKER = 8
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command may use of the cluster.
+
+    Args:
+        num_workers: worker processes of a stage.
+        cpus_per_worker: CPUs of each, as Ray counts them.
+        gpus_per_worker: GPUs of each; 0 runs on the CPU.
+    """
+
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+
+    @property
+    def threads_per_worker(self) -> int:
+        """Compute threads a worker may use."""
+        return max(1, int(self.cpus_per_worker))
+
+
+def plan_workers(resources: Resources, nodes: list[dict[str, float]]) -> Session:
+    """Returns how many workers of which size a request gets on these nodes.
+
+    Args:
+        resources: what the job asks for; what is not given is chosen.
+        nodes: CPU and GPU counts of each live node.
+
+    Raises:
+        SpecError: no node can hold one worker, or not all workers fit at once.
+    """
+    gpus_each = resources.gpus_per_worker
+    if gpus_each == "auto":
+        gpus_each = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    hosts = [n for n in nodes if n.get("GPU", 0) >= gpus_each and n.get("CPU", 0) >= 1]
+    if not hosts:
+        raise SpecError(
+            f"asked for {gpus_each:g} GPU per worker; the cluster's nodes have "
+            f"{max((n.get('GPU', 0) for n in nodes), default=0):g}: lower --gpus-per-worker"
+        )
+    cpus_each = resources.cpus_per_worker
+    if cpus_each is None:
+        cpus_each = _default_cpus(hosts, gpus_each, resources.workers)
+    fitting = count_fitting(hosts, cpus_each, gpus_each)
+    wanted = resources.workers or fitting
+    if fitting < max(wanted, 1):
+        shown = "; ".join(f"{n.get('CPU', 0):g} CPU {n.get('GPU', 0):g} GPU" for n in nodes)
+        raise SpecError(
+            f"asked for {max(wanted, 1)} worker(s) of {cpus_each:g} CPU and {gpus_each:g} GPU; "
+            f"the cluster's nodes ({shown}) hold {fitting}: lower --workers or --cpus-per-worker"
+        )
+    return Session(num_workers=wanted, cpus_per_worker=cpus_each, gpus_per_worker=gpus_each)
+
+
+def _default_cpus(hosts: list[dict[str, float]], gpus_each: float, workers: int | None) -> float:
+    """CPUs of a worker where the user named none: an even share of the smallest host."""
+    cpus = min(node.get("CPU", 0) for node in hosts)
+    if gpus_each > 0:
+        per_node = max(1, int(min(n.get("GPU", 0) for n in hosts) / gpus_each))
+    elif workers:
+        per_node = max(1, -(-workers // len(hosts)))
+    else:
+        per_node = -(-int(cpus) // _CPUS_PER_WORKER)
+    return float(max(1, int(cpus) // per_node))
+
+
+def count_fitting(nodes: list[dict[str, float]], cpus_each: float, gpus_each: float) -> int:
+    """Returns how many workers of a size these nodes hold at once."""
+    count = 0
+    for node in nodes:
+        by_cpu = int(node.get("CPU", 0) / cpus_each)
+        count += min(by_cpu, int(node.get("GPU", 0) / gpus_each)) if gpus_each else by_cpu
+    return count

@@ -1,0 +1,157 @@
+"""Turns the first frame of a DICOM image into 8-bit grey, as a viewer would show it.
+
+Stored values go through the modality transform (LUT or rescale), the VOI transform (LUT or window)
+and the inversion of MONOCHROME1, which `grey` computes. The header is read by `dicom_header`, the
+pixels by `dicom_pixels`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydicom import uid
+
+from orchestrator.data.decode import dicom_header as tags
+from orchestrator.data.decode.dicom_header import Header, read_header
+from orchestrator.data.decode.dicom_pixels import (
+    PixelFormat,
+    check_syntax,
+    decode_pixels,
+    registered_name,
+)
+from orchestrator.data.decode.grey import build_grey_table, build_palette_table, stored_range
+from orchestrator.data.limits import Limits, Stopwatch, rejection
+from orchestrator.data.pseudonym import keyed_hash
+
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_PALETTE = "PALETTE COLOR"
+
+# Objects that have pixels but are no pictures of anything.
+_NOT_IMAGES = (uid.RTDoseStorage, uid.SegmentationStorage, uid.ParametricMapStorage)
+
+
+@dataclass(frozen=True)
+class DicomImage:
+    """The first frame of a DICOM file.
+
+    Attributes:
+        grey: 8-bit image of mode "L", as displayed.
+        patient_id: keyed hash of the patient's identifier, or None.
+    """
+
+    grey: Image.Image
+    patient_id: str | None
+
+
+def decode_dicom(
+    data: bytes, limits: Limits, watch: Stopwatch, patient_key: bytes | None = None
+) -> DicomImage:
+    """Returns the first frame of a DICOM file as 8-bit grey.
+
+    Args:
+        data: the whole file, for which `dicom_header.is_dicom` holds.
+        limits: checked on the header, before pixels are touched.
+        watch: checked between the steps.
+        patient_key: key of the patient hash; without it no identifier is kept.
+
+    Returns:
+        The image and the hashed patient id.
+
+    Raises:
+        ImageError: not an image, over a limit, or not decodable. Other exceptions may come out of
+            the libraries; their text must not be shown.
+    """
+    header = read_header(data, limits, watch)
+    _check_object(header)
+    pixel_format = _read_format(header, limits)
+    watch.check()
+    stored = decode_pixels(header, pixel_format)
+    watch.check()
+    grey = _to_grey(stored, header, pixel_format)
+    watch.check()
+    return DicomImage(grey, _hash_patient(header, patient_key) if patient_key else None)
+
+
+def _hash_patient(header: Header, key: bytes) -> str | None:
+    """Returns the keyed hash of the patient's id and its issuer, from their bytes as stored."""
+    patient = header.values.get(tags.PATIENT_ID, b"").strip(b" \0")
+    issuer = header.values.get(tags.ISSUER_OF_PATIENT_ID, b"").strip(b" \0")
+    if not patient:
+        return None
+    return keyed_hash(key, patient + (b"\0" + issuer if issuer else b""))
+
+
+def _check_object(header: Header) -> None:
+    """Raises `ImageError` where the object is something else than an image."""
+    media_class = header.code(tags.MEDIA_SOP_CLASS)
+    if tags.DIRECTORY_RECORDS in header.values or media_class == uid.MediaStorageDirectoryStorage:
+        raise rejection("dicom_directory", "A DICOMDIR")
+    sop_class = header.code(tags.SOP_CLASS) or media_class
+    name = registered_name(sop_class, "unregistered class")
+    if header.pixels is None:
+        raise rejection("dicom_not_an_image", f"A DICOM object without pixels: {name}")
+    if sop_class in _NOT_IMAGES or header.pixels_tag != tags.PIXEL_DATA:
+        raise rejection("dicom_not_an_image", f"A DICOM object that is no image: {name}")
+
+
+def _read_format(header: Header, limits: Limits) -> PixelFormat:
+    """Returns what the header says of the pixels, after checking it against the limits."""
+    rows, columns = header.integer(tags.ROWS), header.integer(tags.COLUMNS)
+    limits.check_pixels(columns, rows)
+    num_frames = int(header.number(tags.NUMBER_OF_FRAMES) or 1)
+    limits.check_frames(num_frames)
+    samples = header.integer(tags.SAMPLES_PER_PIXEL, default=1)
+    photometric = header.code(tags.PHOTOMETRIC_INTERPRETATION)
+    allocated = header.integer(tags.BITS_ALLOCATED)
+    stored = header.integer(tags.BITS_STORED, default=allocated)
+    high_bit = header.integer(tags.HIGH_BIT, default=stored - 1)
+    signed = header.integer(tags.PIXEL_REPRESENTATION, default=0)
+    planar = header.integer(tags.PLANAR_CONFIGURATION, default=0)
+    expected_samples = {1: (*_GREY, _PALETTE), 3: _COLOUR}
+    if photometric not in expected_samples.get(samples, ()):
+        found = "PhotometricInterpretation and SamplesPerPixel do not describe grey or colour"
+        raise rejection("unsupported_pixels", found)
+    if allocated not in (8, 16):
+        raise rejection("unsupported_pixels", f"BitsAllocated is {allocated}, expected 8 or 16")
+    if planar not in (0, 1):
+        raise rejection("unsupported_pixels", f"PlanarConfiguration is {planar}, expected 0 or 1")
+    if not 1 <= stored <= allocated or high_bit != stored - 1 or signed not in (0, 1):
+        found = f"BitsStored {stored}, HighBit {high_bit}, PixelRepresentation {signed}"
+        raise rejection("unsupported_pixels", f"{found} do not fit BitsAllocated {allocated}")
+    return PixelFormat(
+        syntax=check_syntax(header),
+        rows=rows,
+        columns=columns,
+        num_frames=max(num_frames, 1),
+        samples=samples,
+        photometric=photometric,
+        planar=planar,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        is_signed=signed == 1,
+    )
+
+
+def _to_grey(stored: npt.NDArray[Any], header: Header, form: PixelFormat) -> Image.Image:
+    """Returns stored values as displayed 8-bit grey, by one table look-up per pixel."""
+    if form.samples == 3:
+        eight_bits = (stored >> max(form.bits_stored - 8, 0)).astype(np.uint8)
+        return Image.fromarray(eight_bits).convert("L")
+    if stored.shape != (form.rows, form.columns):
+        raise rejection("damaged", "The pixels and the header differ in size")
+    codes = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    codes = codes.view(np.uint8 if codes.dtype.itemsize == 1 else np.uint16)
+    # What each container value stands for, two's complement where signed
+    values = np.arange(256**codes.dtype.itemsize)
+    if form.is_signed:
+        values = np.where(values < len(values) // 2, values, values - len(values))
+    if form.photometric == _PALETTE:
+        table = build_palette_table(header, values)
+    else:
+        shown = stored_range(stored, form.bits_stored, is_signed=form.is_signed)
+        is_inverted = form.photometric == "MONOCHROME1"
+        table = build_grey_table(header, values, shown, is_inverted=is_inverted)
+    return Image.fromarray(table[codes])

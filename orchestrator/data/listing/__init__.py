@@ -1,0 +1,1 @@
+"""What there is to read: folders, tables and addresses, listed and named."""

@@ -1,0 +1,53 @@
+"""Committed shard files: one Arrow file a shard, whole or absent, memory-mapped when read."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.ipc
+
+from orchestrator.errors import DataError
+from orchestrator.runs.atomic import atomic_path
+
+Images = npt.NDArray[np.uint8]
+
+
+def part_path(folder: Path, shard: int) -> Path:
+    """Returns the file of one shard in a folder of committed results."""
+    return folder / f"part-{shard:05d}.arrow"
+
+
+def read_part(path: Path) -> pa.Table:
+    """Returns one committed shard file, memory-mapped.
+
+    Raises:
+        DataError: the file is absent or not an Arrow file.
+    """
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            return pa.ipc.open_file(mapped).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"cannot read {path}: remove it and run the command again") from error
+
+
+def table_images(table: pa.Table) -> Images:
+    """Returns the image column of a table as uint8 [rows, size_px, size_px], without a copy
+    where the table is one chunk."""
+    column = table.column("image").combine_chunks()
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return (
+        np.concatenate([c.to_numpy_ndarray() for c in chunks])
+        if len(chunks) != 1
+        else (chunks[0].to_numpy_ndarray())
+    )
+
+
+def write_part(path: Path, table: pa.Table) -> None:
+    """Writes one shard's result as an Arrow file, whole or not at all."""
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
+        writer.write_table(table)

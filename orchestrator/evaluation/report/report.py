@@ -1,0 +1,240 @@
+"""The report of a scoring run: its JSON form, and the page that a person reads.
+
+Neither writes a file. The report of a training run is in `training_report.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from orchestrator.data.schema import CLASS_NAMES
+from orchestrator.errors import DataError
+from orchestrator.evaluation.calibration import predict
+from orchestrator.evaluation.metrics import evaluate
+from orchestrator.evaluation.report import plots
+from orchestrator.evaluation.report.page import (
+    INTENDED_USE,
+    NEGATIVE,
+    POSITIVE,
+    build_view,
+    describe_rule,
+    list_facts,
+    render,
+)
+from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
+
+
+def build_report(
+    tally: Tally,
+    *,
+    found: int,
+    threshold_rule: str,
+    model: Mapping[str, Any],
+    run: Mapping[str, Any],
+    scored_before: int = 0,
+    rejected_before: int = 0,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns report.json of a scoring run.
+
+    Args:
+        tally: the rows of this run.
+        found: files found; each must be in the tally or have been dealt with before.
+        threshold_rule: the rule behind the tally's threshold.
+        model: facts about the bundle, JSON-able, among them `backbone` and `sha256`.
+        run: facts about the run, JSON-able, such as run_id, engine and versions.
+        scored_before: files whose prediction is in an earlier run.
+        rejected_before: files that an earlier run rejected.
+        num_resamples: resamples of the intervals.
+        seed: seed of the resamples.
+
+    Returns:
+        counts, threshold, threshold_rule, model, run, intended_use, num_images and num_patients
+        of the labelled rows, metrics ({} without labels), confusion and interval (None without).
+
+    Raises:
+        DataError: rows and files do not add up, or a probability is outside 0..1.
+    """
+    labels, probabilities = tally.labels, tally.probabilities
+    accounted = probabilities.size + tally.num_rejected + scored_before + rejected_before
+    if accounted != found:
+        before = scored_before + rejected_before
+        raise DataError(
+            f"received {probabilities.size} scored and {tally.num_rejected} rejected rows "
+            + (f"and {before} known from earlier runs " if before else "")
+            + f"for {found} files found; expected every file exactly once; run the same command "
+            "again"
+        )
+    labelled = labels != UNLABELLED
+    evaluation: dict[str, Any] = {
+        "num_images": 0,
+        "num_patients": None,
+        "metrics": {},
+        "confusion": None,
+        "interval": None,
+    }
+    if labelled.any():
+        evaluation = evaluate(
+            labels[labelled],
+            probabilities[labelled],
+            tally.threshold,
+            tally.patients,
+            num_resamples=num_resamples,
+            seed=seed,
+        ).as_dict()
+    counts = {
+        "found": found,
+        "scored": int(probabilities.size),
+        "rejected": tally.num_rejected,
+        "scored_before": scored_before,
+        "rejected_before": rejected_before,
+        "rejected_by_code": _by_count(tally),
+        "called": _by_class(predict(probabilities, tally.threshold)),
+        "labelled": _by_class(labels),
+    }
+    return {
+        "kind": "score",
+        "counts": counts,
+        **evaluation,
+        "threshold": tally.threshold,
+        "threshold_rule": threshold_rule,
+        "model": dict(model),
+        "run": dict(run),
+        "intended_use": INTENDED_USE,
+    }
+
+
+def render_html(report: Mapping[str, Any], tally: Tally) -> str:
+    """Returns report.html of a scoring run: one page without scripts or outside files.
+
+    Args:
+        report: from `build_report`.
+        tally: what it was built from.
+
+    Returns:
+        HTML, all text from the tables escaped.
+    """
+    labels, probabilities = tally.labels, tally.probabilities
+    labelled = labels != UNLABELLED
+    has_labels = report["confusion"] is not None
+    view = (
+        build_view(report, labels[labelled], probabilities[labelled], "score")
+        if has_labels
+        else None
+    )
+    return render(
+        "report.html.j2",
+        report=report,
+        view=view,
+        subtitle=_subtitle(report),
+        label_line=_label_line(report),
+        **_histogram(report, labels, probabilities),
+        **_image_lists(tally),
+        **_rejected_lists(tally),
+        model_facts=list_facts(
+            {
+                **report["model"],
+                "threshold": report["threshold"],
+                "threshold chosen by": describe_rule(report["threshold_rule"]),
+            }
+        ),
+        run_facts=list_facts(report["run"]),
+    )
+
+
+def _by_class(values: npt.NDArray[np.int8]) -> dict[str, int]:
+    return {name: int(np.sum(values == label)) for label, name in enumerate(CLASS_NAMES)}
+
+
+def _by_count(tally: Tally) -> dict[str, int]:
+    """Rejected rows by code, the most frequent first, then by name."""
+    return dict(sorted(tally.codes.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _subtitle(report: Mapping[str, Any]) -> str:
+    parts = [report["run"].get("run_id"), report["run"].get("started_at")]
+    parts.append(f"model {report['model']['backbone']}")
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _label_line(report: Mapping[str, Any]) -> str:
+    counts = report["counts"]
+    labelled = counts["labelled"]
+    line = f"Labels: {labelled[POSITIVE]:,} {POSITIVE} and {labelled[NEGATIVE]:,} {NEGATIVE}."
+    missing = counts["scored"] - sum(labelled.values())
+    return line + (
+        f" {missing:,} scored images carry no label and are left out." if missing else ""
+    )
+
+
+def _histogram(
+    report: Mapping[str, Any],
+    labels: npt.NDArray[np.int8],
+    probabilities: npt.NDArray[np.float32],
+) -> dict[str, Any]:
+    """The probability histogram, by label where any image has one, and its caption."""
+    labelled = labels != UNLABELLED
+    threshold = report["threshold"]
+    if not labels.size:
+        return {"histogram": None, "histogram_caption": ""}
+    caption = (
+        "Images at or right of the dashed line are called PNEUMONIA. Heights are on a square-root "
+        "scale, so that a few images stay visible beside many."
+    )
+    shown, of_class = probabilities, None
+    if labelled.any():
+        shown, of_class = probabilities[labelled], labels[labelled]
+        caption += f" {shown.size:,} labelled images, by label."
+    svg = plots.histogram(shown, of_class, threshold, "score-histogram")
+    return {"histogram": Markup(svg), "histogram_caption": caption}
+
+
+def _image_lists(tally: Tally) -> dict[str, Any]:
+    """The images nearest to the threshold, and those most wrong of either kind."""
+    words = {
+        "uncertain": "images, nearest first",
+        "missed": "missed images, lowest probability first",
+        "alarms": "false alarms, highest probability first",
+    }
+    lists: dict[str, Any] = {}
+    for name, images in tally.images.items():
+        lists[name] = [
+            {
+                "path": image["path"],
+                "label": CLASS_NAMES[image["label"]] if image["label"] != UNLABELLED else "–",
+                "called": CLASS_NAMES[image["called"]],
+                "probability": image["probability"],
+            }
+            for image in images
+        ]
+        lists[f"{name}_line"] = (
+            f"{len(images):,} of {tally.image_counts[name]:,} {words[name]}. All are in "
+            "predictions/."
+        )
+    return lists
+
+
+def _rejected_lists(tally: Tally) -> dict[str, Any]:
+    """One line a code, and a bounded list of files in which every code has its part."""
+    counts = _by_count(tally)
+    rows: list[dict[str, Any]] = []
+    room = MAX_REJECTED_SHOWN
+    for rank, code in enumerate(reversed(counts)):  # the rarest first: what it leaves is shared
+        quota = min(counts[code], max(1, room // (len(counts) - rank)))
+        rows += tally.rejected_rows[code][:quota]
+        room -= quota
+    rows.sort(key=lambda row: row["row"])
+    kinds = [
+        {"code": code, "count": count, "message": tally.rejected_rows[code][0]["message"]}
+        for code, count in counts.items()
+    ]
+    line = f"{len(rows):,} of {tally.num_rejected:,} rejected files. "
+    return {
+        "rejected_kinds": kinds,
+        "rejected_rows": rows,
+        "rejected_line": line + "The full table is rejected.parquet in the run folder.",
+    }

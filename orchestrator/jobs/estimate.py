@@ -1,0 +1,256 @@
+"""Disk and memory that a run takes, predicted from the files found and the kind of run.
+
+The constants were measured (Python 3.11, ray 2.60, openvino 2026.4, tensorflow 2.21, pyarrow 26);
+each prediction says what it was worked out from. Predictions are upper estimates for planning, not
+limits.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from orchestrator.config.workers import Session
+from orchestrator.data.listing.inputs import list_inputs
+from orchestrator.data.source import open_ingested
+from orchestrator.data.splits import TEST_OF_POOL, VAL_OF_POOL
+from orchestrator.model.bundle import BundleInfo
+from orchestrator.model.engine.base import default_batch_size
+
+MIB = 2**20
+
+# Files: a row of a scored shard (Arrow), of predictions and of the manifest (Parquet), and what a
+# file of each costs besides its rows. Paths of 60 characters.
+_SHARD_ROW, _SHARD_FILE = 260, 3000
+_PREDICTION_ROW, _PREDICTION_FILE = 190, 4000
+_MANIFEST_ROW = 116
+_INGESTED_ROW = 300  # besides the pixels
+
+# A process: its packages, its weights twice (as read and as compiled), and for every pixel of a
+# batch the network's intermediate results. OpenVINO took 120 bytes a pixel with EfficientNet-Lite0
+# at 224 px, 185 with B5 at 150 px and 145 at 456 px; TensorFlow 300 with B5 at 150 px. Where the
+# whole network was trained it took, besides weights, gradients and moments, 1,370 with Lite0 at
+# 224 px and 8,390 with B5 at 150 px, which stands for the others.
+_OPENVINO_BASE, _OPENVINO_PIXEL = 300 * MIB, 200
+_TENSORFLOW_BASE, _TENSORFLOW_PIXEL = 850 * MIB, 300
+_DECODER = 40 * MIB
+_TRAINED_PIXEL = {"efficientnet-lite0": 1400}
+_TRAINED_PIXEL_OTHERS = 8400
+
+# Parameters of each backbone without its head, and features it gives.
+BACKBONES: dict[str, tuple[int, int]] = {
+    "EfficientNetB0": (4_049_571, 1280),
+    "EfficientNetB1": (6_575_239, 1280),
+    "EfficientNetB2": (7_768_569, 1408),
+    "EfficientNetB3": (10_783_535, 1536),
+    "EfficientNetB4": (17_673_823, 1792),
+    "EfficientNetB5": (28_513_527, 2048),
+    "EfficientNetB6": (40_960_143, 2304),
+    "EfficientNetB7": (64_097_687, 2560),
+    "VGG16": (14_714_688, 512),
+    "VGG19": (20_024_384, 512),
+    "ResNet50": (23_587_712, 2048),
+    "DenseNet121": (7_037_504, 1024),
+    "DenseNet201": (18_321_984, 1920),
+    "InceptionV3": (21_802_784, 2048),
+    "efficientnet-lite0": (3_413_024, 1280),
+    "tiny": (6_200, 32),
+}
+_LARGEST = "EfficientNetB7"  # stands for a backbone of one's own
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One predicted size.
+
+    Args:
+        what: disk or memory, and whose.
+        num_bytes: how much.
+        basis: what it was worked out from.
+    """
+
+    what: str
+    num_bytes: int
+    basis: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """An input.
+
+    Args:
+        num_files: files found.
+        num_bytes: their sizes together.
+        largest_bytes: size of the largest.
+        num_labelled: files with a label.
+        has_splits: whether folders or a column divide them.
+        size_px: of the images of an ingested data set; None for files.
+    """
+
+    num_files: int
+    num_bytes: int
+    largest_bytes: int
+    num_labelled: int
+    has_splits: bool
+    size_px: int | None
+
+    @classmethod
+    def of(cls, sources: Sequence[str]) -> "Found":
+        """Lists an input: folders, a table of paths, or an ingested data set.
+
+        Raises:
+            DataError: nothing there that can be read.
+        """
+        ingested = open_ingested(Path(sources[0])) if Path(sources[0]).is_dir() else None
+        if ingested is not None:
+            columns = ["size_bytes", "label", "split"]
+            table = pq.read_table(ingested.folder / "manifest.parquet", columns=columns)
+            rows: Iterable[Any] = zip(
+                *(table.column(name).to_pylist() for name in columns), strict=True
+            )
+        else:
+            rows = ((r.size_bytes, r.label, r.split) for r in list_inputs(sources).rows())
+        files = size = largest = labelled = 0
+        has_splits = False
+        for num_bytes, label, split in rows:
+            files, size = files + 1, size + (num_bytes or 0)
+            largest = max(largest, num_bytes or 0)
+            labelled += label is not None
+            has_splits |= split is not None
+        return cls(
+            files, size, largest, labelled, has_splits, ingested.size_px if ingested else None
+        )
+
+
+def predict_score(
+    found: Found, spec: Any, info: BundleInfo, session: Session | None
+) -> list[Prediction]:
+    """Returns what scoring takes.
+
+    Args:
+        found: the input.
+        spec: a `ScoreSpec`.
+        info: the bundle.
+        session: the workers, for their number and threads.
+    """
+    rows, shards = found.num_files, -(-found.num_files // spec.shard_rows)
+    kept = rows * (_PREDICTION_ROW + _MANIFEST_ROW) + shards * _PREDICTION_FILE
+    working = rows * _SHARD_ROW + shards * _SHARD_FILE
+    weights = _scoring_weights(Path(spec.model[0]) if spec.model else None, info)
+    return [
+        Prediction(
+            "disk of the run folder, kept",
+            kept,
+            f"{rows:,} files x {_PREDICTION_ROW + _MANIFEST_ROW} B and {shards:,} shards x "
+            f"{_PREDICTION_FILE} B",
+        ),
+        Prediction(
+            "disk besides, while it runs",
+            working,
+            f"{rows:,} files x {_SHARD_ROW} B and {shards:,} shards x {_SHARD_FILE} B",
+        ),
+        _engine_memory(weights, spec.batch_size, info.size_px, found, session),
+    ]
+
+
+def predict_training(
+    found: Found, spec: Any, backbones: list[str], session: Session | None
+) -> list[Prediction]:
+    """Returns what training, a search or a comparison takes.
+
+    Args:
+        found: the images.
+        spec: with `image_size`, `views`, `batch_size` and, but for a comparison, `features`.
+        backbones: canonical names.
+        session: the workers, for their number and threads.
+    """
+    rows = min(found.num_files, getattr(spec, "limit", None) or found.num_files)
+    size, pixels = spec.image_size, spec.image_size**2
+    predicted = []
+    if found.size_px is None:
+        predicted.append(
+            Prediction(
+                "disk of decoded images, while it runs",
+                rows * (pixels + _INGESTED_ROW),
+                f"{rows:,} files x ({size} x {size} + {_INGESTED_ROW}) B",
+            )
+        )
+    params = [BACKBONES.get(name, BACKBONES[_LARGEST]) for name in backbones]
+    cached = getattr(spec, "features", "cached") == "cached"
+    features = 0
+    if cached:
+        train = rows if found.has_splits else round(rows * (1 - TEST_OF_POOL - VAL_OF_POOL))
+        views = rows + train * (spec.views - 1)
+        widths = sum(width for _, width in params)
+        features = views * 4 * max(width for _, width in params)
+        predicted.append(
+            Prediction(
+                "disk of features, while it runs",
+                views * 4 * widths,
+                f"{views:,} views x {widths:,} features x 4 B",
+            )
+        )
+    weights = 4 * sum(count for count, _ in params)
+    predicted.append(
+        Prediction(
+            "disk of the bundle, kept",
+            2 * weights,
+            f"{weights // 4:,} parameters x 4 B, for Keras and for OpenVINO",
+        )
+    )
+    largest = 4 * max(count for count, _ in params)
+    if cached:
+        predicted.append(_engine_memory(largest, None, size, found, session))
+    pixel = max(_TRAINED_PIXEL.get(name, _TRAINED_PIXEL_OTHERS) for name in backbones)
+    predicted.append(_trainer_memory(spec, features, largest, pixel))
+    return predicted
+
+
+def _engine_memory(
+    weights: int, batch: int | None, size: int, found: Found, session: Session | None
+) -> Prediction:
+    """Memory of one worker that runs a network over images; on a GPU the network takes its own."""
+    threads = session.threads_per_worker if session else 1
+    on_gpu = session is not None and session.gpus_per_worker > 0
+    base, pixel = _OPENVINO_BASE, _OPENVINO_PIXEL
+    # Every thread has a batch of its own.
+    images = threads * (batch or default_batch_size("openvino", size))
+    if on_gpu:
+        base, pixel = _TENSORFLOW_BASE, _TENSORFLOW_PIXEL
+        images = batch or default_batch_size("keras", size)
+    total = base + 2 * weights + images * size * size * pixel
+    basis = (
+        f"{base // MIB} MiB, twice {weights / MIB:.0f} MiB of weights, {images} images x "
+        f"{size} x {size} x {pixel} B"
+    )
+    if found.size_px is None:
+        total += threads * (_DECODER + 10 * found.largest_bytes)
+        basis += f", {threads} decoders x ({_DECODER // MIB} MiB + 10 x the largest file)"
+    return Prediction("memory of a worker", total, basis)
+
+
+def _trainer_memory(spec: Any, features: int, weights: int, trained: int) -> Prediction:
+    """Memory of a process that trains a head, or the network."""
+    whole = getattr(spec, "finetune", "none") != "none"
+    total, basis = _TENSORFLOW_BASE + features, f"{_TENSORFLOW_BASE // MIB} MiB"
+    if features:
+        basis += f", {features / MIB:.0f} MiB of features"
+    if whole or not features:
+        # Trained: weights, gradients, two moments and an average; forward results are kept.
+        copies, pixel = (5, trained) if whole else (2, _TENSORFLOW_PIXEL)
+        total += copies * weights + spec.batch_size * spec.image_size**2 * pixel
+        basis += (
+            f", {copies} x {weights / MIB:.0f} MiB of weights, {spec.batch_size} images x "
+            f"{spec.image_size} x {spec.image_size} x {pixel} B"
+        )
+    return Prediction("memory of a training process", total, basis)
+
+
+def _scoring_weights(bundle: Path | None, info: BundleInfo) -> int:
+    """Size of the network's weights: of the file that is loaded, else from the registry."""
+    stored = bundle / "openvino.bin" if bundle else None
+    if stored is not None and stored.is_file():
+        return stored.stat().st_size
+    return 4 * BACKBONES.get(info.backbone, BACKBONES[_LARGEST])[0]

@@ -1,0 +1,170 @@
+"""What a job file would run, on what, and what it would take of disk and memory.
+
+Nothing is started: files are listed and sized, the rest is arithmetic with the constants of
+`predict.py`, each with its basis.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster.session import connect, node_resources
+from orchestrator.config.job import Job
+from orchestrator.config.load import build_spec, load_job
+from orchestrator.config.specs import SPECS
+from orchestrator.config.workers import Session, plan_workers
+from orchestrator.errors import ClusterError, OrchestratorError, SpecError
+from orchestrator.jobs.estimate import Found, Prediction, predict_score, predict_training
+from orchestrator.launcher.file import load_launcher
+from orchestrator.model.backbones import canonical_name, check_size, check_weights
+from orchestrator.model.bundle import load_info, newest_bundle
+
+_TRAINS = ("train", "tune", "compare")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines that jobs are held against.
+
+    Args:
+        source: where they are, in words.
+        resources: CPU and GPU counts of each.
+    """
+
+    source: str
+    resources: list[dict[str, float]]
+
+
+@dataclass
+class JobPlan:
+    """What would become of one job file.
+
+    Args:
+        file: the job file.
+        job: as read; None where it could not be.
+        session: workers that it would get.
+        found: its input, where it was looked at.
+        predicted: what it would take.
+        problems: why it could not run; empty where it could.
+        notes: what could not be known from here.
+    """
+
+    file: Path
+    job: Job | None = None
+    session: Session | None = None
+    found: Found | None = None
+    predicted: list[Prediction] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_nodes(launcher: Path | None, address: str | None) -> Nodes:
+    """Returns the machines of a launcher file, else of a running cluster, else this machine.
+
+    Args:
+        launcher: a Ray cluster launcher file.
+        address: of a running cluster, as `RAY_ADDRESS` has it.
+
+    Raises:
+        SpecError: the launcher file does not say what its machines have.
+        ClusterError: the cluster does not answer.
+    """
+    if launcher is not None:
+        resources = load_launcher(launcher).nodes()
+        if resources is None:
+            raise SpecError(
+                f"{launcher} does not say what its machines have; run `orchestrator cluster check "
+                f"{launcher}`"
+            )
+        return Nodes(str(launcher), resources)
+    if address is None:
+        gpus = Path("/proc/driver/nvidia/gpus")  # where Ray itself looks
+        num_gpus = len(list(gpus.iterdir())) if gpus.is_dir() else 0
+        cpus = len(os.sched_getaffinity(0))
+        return Nodes("this machine", [{"CPU": float(cpus), "GPU": float(num_gpus)}])
+    if address.startswith(("http://", "https://")):
+        return Nodes(address, _dashboard_nodes(address))
+    import ray
+
+    connect(address)
+    try:
+        return Nodes(address, node_resources())
+    finally:
+        ray.shutdown()
+
+
+def _dashboard_nodes(address: str) -> list[dict[str, float]]:
+    """Resources of each live node, as the dashboard of a cluster has them."""
+    from ray.exceptions import AuthenticationError
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        live = list_nodes(address=address, filters=[("state", "=", "ALIVE")], limit=10_000)
+    except (AuthenticationError, RayStateApiException, ConnectionError, RuntimeError) as error:
+        reason = str(error).strip().partition(". ")[0].splitlines()[0]
+        raise ClusterError(
+            f"the Ray cluster at {address} does not say what it has ({reason}); check RAY_ADDRESS "
+            "and the token, or name a launcher file with --cluster"
+        ) from error
+    return [{name: float(n) for name, n in (node.resources_total or {}).items()} for node in live]
+
+
+def plan_job(file: Path, nodes: Nodes, *, look: bool) -> JobPlan:
+    """Returns the plan of one job file; what is wrong with it is collected, not raised.
+
+    Args:
+        file: a job file.
+        nodes: what it is to run on.
+        look: list the input and predict from it; otherwise the file alone is checked.
+    """
+    plan = JobPlan(file)
+
+    def step(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except SpecError as error:
+            plan.problems.append(str(error).removeprefix(f"{file}: "))
+            return None
+
+    plan.job = step(lambda: load_job(file))
+    if plan.job is None:
+        return plan
+    job = plan.job
+    plan.session = step(lambda: plan_workers(job.resources, nodes.resources))
+    spec = step(lambda: build_spec(SPECS[job.kind], {}, job))
+    if spec is not None and job.kind in _TRAINS:
+        step(lambda: _check_backbones(spec))
+    if look and spec is not None and not plan.problems:
+        _look(plan, spec)
+    return plan
+
+
+def _check_backbones(spec: Any) -> None:
+    """Raises SpecError where a backbone is unknown or offers not what is asked of it."""
+    for name in backbones_of(spec):
+        backbone = canonical_name(name)
+        check_weights(backbone, None if spec.weights == "auto" else spec.weights)
+        check_size(backbone, spec.image_size)
+
+
+def backbones_of(spec: Any) -> tuple[str, ...]:
+    """Returns the names of the backbones that a training spec asks for."""
+    return tuple(getattr(spec, "backbones", None) or (spec.backbone,))
+
+
+def _look(plan: JobPlan, spec: Any) -> None:
+    """Lists the input and predicts; what cannot be seen from here is a note."""
+    scores = plan.job is not None and plan.job.kind == "score"
+    try:
+        plan.found = Found.of(spec.input if scores else [spec.data])
+        if scores:
+            info = load_info(Path(spec.model[0]) if spec.model else newest_bundle(Path("models")))
+            plan.predicted = predict_score(plan.found, spec, info, plan.session)
+        else:
+            names = [canonical_name(name) for name in backbones_of(spec)]
+            plan.predicted = predict_training(plan.found, spec, names, plan.session)
+    except OrchestratorError as error:
+        plan.notes.append(f"nothing could be predicted: {error}")

@@ -1,0 +1,113 @@
+"""A job given to a cluster and, where asked, waited for: its output, its timeout, its tries."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from orchestrator.config.job import Job
+from orchestrator.errors import ClusterError
+from orchestrator.jobs.client import Connection, Jobs
+from orchestrator.jobs.records import remove_record
+from orchestrator.jobs.submit import next_try, submit_job
+from orchestrator.jobs.view import JobView, view_job
+from orchestrator.runs.reconcile import look_at
+from orchestrator.runs.states import Status
+
+POLL_S = 0.5
+_LAST_LINES_S = 10.0  # after the end of a job, for the rest of its output
+_SILENCE_LIMIT_S = 120.0  # of a cluster that a waiting command goes on asking
+
+
+def run_job(
+    connection: Connection,
+    submission_id: str,
+    job: Job,
+    run: Path,
+    *,
+    wait: bool,
+    say: Callable[[str], None],
+) -> JobView:
+    """Submits a try and, where asked, waits for it and for those that follow.
+
+    Args:
+        connection: to the cluster; a local head is started where there is none.
+        submission_id: of the first try.
+        job: with every path absolute.
+        run: the run folder.
+        wait: until the last try has ended.
+        say: told the output and what becomes of each try.
+
+    Returns:
+        The last try.
+    """
+    _submit(connection, submission_id, job, run)
+    if not wait:
+        return view_job(connection.get(start=False), submission_id)
+    for left in range(job.retries, -1, -1):
+        view = _wait(connection, submission_id, job.timeout, say)
+        say(f"{submission_id}: {view.status}{f': {view.reason}' if view.reason else ''}")
+        if view.status is not Status.FAILED or not left:
+            break
+        submission_id = next_try(submission_id)
+        _submit(connection, submission_id, job, run)
+    return view
+
+
+def _submit(connection: Connection, submission_id: str, job: Job, run: Path) -> None:
+    jobs = connection.get(start=True)
+    if jobs is None:
+        raise ClusterError("the local head has ended; run the same command again")
+    try:
+        submit_job(jobs, connection.cluster, submission_id, job, run, look_at(run).mark)
+    except ClusterError:
+        if jobs.look_up(submission_id) is None:
+            remove_record(submission_id)
+            raise  # else it was taken, and only the answer was lost
+
+
+def _wait(
+    connection: Connection,
+    submission_id: str,
+    timeout: timedelta | None,
+    say: Callable[[str], None],
+) -> JobView:
+    """Shows a job's output until it has ended; stops it where it takes too long."""
+    jobs = connection.get(start=False)
+    # The end is looked up: that the output breaks off is no error.
+    follower = threading.Thread(target=_follow, args=(jobs, submission_id, say), daemon=True)
+    follower.start()
+    began = heard = time.monotonic()
+    late = False
+    while True:
+        try:
+            jobs = connection.get(start=False)
+            view = view_job(jobs, submission_id)
+            heard = time.monotonic()
+            if not view.is_open:
+                follower.join(_LAST_LINES_S)  # its output ends after it
+                return _judge_late(view) if late else view
+            if timeout and jobs and heard - began > timeout.total_seconds():
+                late = True
+                jobs.stop(submission_id)
+        except ClusterError:
+            if time.monotonic() - heard > _SILENCE_LIMIT_S:
+                raise
+        time.sleep(POLL_S)
+
+
+def _judge_late(view: JobView) -> JobView:
+    """Returns a job that was stopped for its timeout as failed: another try may follow."""
+    if view.status is not Status.STOPPED:
+        return view
+    return replace(view, status=Status.FAILED, reason="ran longer than its timeout")
+
+
+def _follow(jobs: Jobs | None, submission_id: str, say: Callable[[str], None]) -> None:
+    if jobs is None:
+        return
+    with contextlib.suppress(ClusterError):
+        jobs.follow(submission_id, lambda lines: say(lines.rstrip("\n")))

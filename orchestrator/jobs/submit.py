@@ -1,0 +1,99 @@
+"""A declared job as one run on a cluster: its stored copy, its record, its submit.
+
+The record lies in the user's state folder and is written before the cluster is asked, so a job
+that the head forgets, as it does when it restarts, is still listed and can be tried again.
+"""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator.config.job import Job
+from orchestrator.config.load import build_spec, dump_job
+from orchestrator.config.specs import SPECS
+from orchestrator.errors import SpecError
+from orchestrator.jobs.client import Jobs, build_entrypoint, check_id
+from orchestrator.jobs.records import Record, write_record
+from orchestrator.model.bundle import newest_bundle
+from orchestrator.runs.atomic import write_text
+from orchestrator.runs.run_dir import RunDir
+
+Entrypoint = Callable[[str, Path], str]
+
+
+def submit_job(
+    jobs: Jobs,
+    cluster: str,
+    submission_id: str,
+    job: Job,
+    run: Path,
+    mark: str | None,
+    entrypoint: Entrypoint | None = None,
+) -> Record:
+    """Stores a job in its run folder and gives it to the cluster.
+
+    Args:
+        jobs: the cluster's endpoints.
+        cluster: the cluster's name, for the record.
+        submission_id: unique; a second submit of it raises.
+        job: with every path absolute.
+        run: the run folder.
+        mark: of the run folder's status now.
+        entrypoint: from id and stored file to the driver's command, in place of this program's.
+
+    Raises:
+        SpecError: an argument of the job is wrong.
+        ClusterError: the cluster did not take it, or the answer was lost.
+    """
+    check_id(submission_id)
+    build_spec(SPECS[job.kind], {}, job)
+    stored = RunDir(run).job
+    # Who is told of a failure is the scheduler's business, and its address may hold a secret.
+    driven = job.model_copy(update={"on_failure": None, "schedule": None})
+    write_text(stored, dump_job(driven))
+    cwd = Path.cwd()
+    record = Record(
+        submission_id=submission_id,
+        cluster=cluster,
+        run=str(run),
+        cwd=str(cwd),
+        mark=mark,
+        submitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        job=driven.model_dump(mode="json", exclude_none=True),
+    )
+    write_record(record)
+    make = entrypoint or (lambda _, file: build_entrypoint(file, cwd, cluster))
+    metadata = {"job": job.name, "kind": job.kind, "run": str(run), "mark": mark or ""}
+    jobs.submit(submission_id, make(submission_id, stored), metadata)
+    return record
+
+
+def fix_model(job: Job) -> Job:
+    """Returns a scoring job with the newest model named, so that all its tries take the same.
+
+    Where there is none yet the run itself says so.
+    """
+    if job.kind != "score" or job.args.get("model") is not None:
+        return job
+    try:
+        newest = newest_bundle(Path("models"))
+    except SpecError:
+        return job
+    return job.model_copy(update={"args": {**job.args, "model": str(newest)}})
+
+
+def new_run_key(name: str) -> str:
+    """Returns a fresh name of a run that nobody scheduled: `nightly-20260131T020000Z-1a2b3c`."""
+    return f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def next_try(submission_id: str) -> str:
+    """Returns the id of the try after this one: a number at the end, one greater."""
+    run, dash, number = submission_id.rpartition("-")
+    if dash and number.isdigit() and len(number) < 6:
+        return check_id(f"{run}-{int(number) + 1}")
+    return check_id(f"{submission_id}-2")
+
+
+# --- records ------------------------------------------------------------------------------------

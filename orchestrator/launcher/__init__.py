@@ -1,0 +1,1 @@
+"""Cluster launcher files: read, checked, turned into Kubernetes manifests."""

@@ -1,0 +1,193 @@
+"""What is wrong with the commands of a launcher file: token, network, environment, storage, keys.
+
+None of it is an error to Ray: the cluster comes up open to the network, without workers or with
+other packages on every machine.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.launcher.file import Finding, Launcher, flag, whole
+
+_LOCALHOST = ("127.0.0.1", "localhost", "::1")
+_RAY_PORTS = (6379, 8265, 10001)
+_TOKEN = ".ray/auth_token"
+_MAKE_TOKEN = "(umask 077 && mkdir -p ~/.ray && openssl rand -hex 32 > ~/.ray/auth_token)"
+
+
+def _token(launcher: Launcher) -> Iterator[Finding]:
+    for key, command in launcher.start_commands().items():
+        if not command:
+            yield Finding(key, "no `ray start`", "take the commands of the shipped cluster.yaml")
+        elif not re.search(r"\bRAY_AUTH_MODE=[\"']?token\b", command):
+            yield Finding(
+                key,
+                "token authentication is off: anyone who reaches the port may run code",
+                "write RAY_AUTH_MODE=token before `ray start`",
+            )
+        if re.search(r"\bRAY_AUTH_TOKEN=", command):
+            yield Finding(
+                key,
+                "the token itself stands in the file",
+                "remove RAY_AUTH_TOKEN, make another token and copy its file by file_mounts",
+            )
+    carried = any(str(path).endswith(_TOKEN) for path in launcher.section("file_mounts"))
+    if not carried and not any(
+        "RAY_AUTH_TOKEN_PATH=" in c for c in launcher.start_commands().values()
+    ):
+        yield Finding(
+            "file_mounts",
+            "no token reaches the machines, so none of them will start",
+            'add "~/.ray/auth_token": "~/.ray/auth_token"',
+        )
+
+
+def _network(launcher: Launcher) -> Iterator[Finding]:
+    tunnel = "reach it through `ray dashboard`, an SSH tunnel"
+    for key, command in launcher.start_commands().items():
+        host = flag(command, "dashboard-host")
+        if host is not None and host not in _LOCALHOST:
+            origin = "" if key in launcher.given else " (Ray's default where the key is left out)"
+            yield Finding(
+                key,
+                f"the dashboard and the Jobs API listen on {host}{origin}, open to the network",
+                f"write --dashboard-host=127.0.0.1 and {tunnel}",
+            )
+    group = launcher.section("provider").get("security_group")
+    rules = group.get("IpPermissions", []) if isinstance(group, dict) else []
+    for rule in rules if isinstance(rules, list) else []:
+        for port in _RAY_PORTS:
+            if _opens(rule, port):
+                yield Finding(
+                    "provider.security_group",
+                    f"port {port} is open to 0.0.0.0/0",
+                    f"remove the rule and {tunnel}",
+                )
+    for option in map(str, launcher.section("docker").get("run_options") or []):
+        if re.search(r"(-p|--publish)[ =].*8265", option) and "127.0.0.1:" not in option:
+            yield Finding("docker.run_options", f"{option} opens the dashboard", "remove it")
+
+
+def _opens(rule: Any, port: int) -> bool:
+    """Whether a rule of a security group opens a port to everyone."""
+    if not isinstance(rule, dict):
+        return False
+    everyone = any(
+        isinstance(r, dict) and r.get("CidrIp") == "0.0.0.0/0" for r in rule.get("IpRanges") or []
+    )
+    first, last = whole(rule.get("FromPort"), 0), whole(rule.get("ToPort"), 65535)
+    return everyone and (str(rule.get("IpProtocol")) == "-1" or first <= port <= last)
+
+
+def _joining(launcher: Launcher) -> Iterator[Finding]:
+    """Start commands after which no worker would come."""
+    starts = launcher.start_commands()
+    head, worker = starts["head_start_ray_commands"], starts["worker_start_ray_commands"]
+    if head and not re.search(r"--head\b", head):
+        yield Finding("head_start_ray_commands", "`ray start` without --head", "add --head")
+    if head and flag(head, "autoscaling-config") is None:
+        yield Finding(
+            "head_start_ray_commands",
+            "the autoscaler is off, so no worker is ever started",
+            "add --autoscaling-config=~/ray_bootstrap_config.yaml",
+        )
+    if worker and "RAY_HEAD_IP" not in (flag(worker, "address") or ""):
+        yield Finding(
+            "worker_start_ray_commands",
+            "workers do not join the head",
+            "add --address=$RAY_HEAD_IP:6379",
+        )
+
+
+def _environment(launcher: Launcher) -> Iterator[Finding]:
+    """Packages that differ from machine to machine, or from one day to the next."""
+    image = launcher.section("docker")
+    images = [str(image[k]) for k in ("image", "head_image", "worker_image") if image.get(k)]
+    for name in images:
+        if "@sha256:" not in name:
+            yield Finding("docker", f"the image {name} may change", "name it with its @sha256: sum")
+    for role, commands in launcher.setup_commands().items():
+        if not images and not any("--require-hashes" in command for command in commands):
+            yield Finding(
+                f"setup_commands ({role})",
+                "the environment is not locked",
+                "add `pip install --require-hashes -r requirements-cluster.lock`",
+            )
+        for command in commands:
+            loose = re.search(r"\bpip3? install\b", command)
+            if loose and not re.search(r"--require-hashes|--no-deps", command):
+                yield Finding(
+                    f"setup_commands ({role})",
+                    f"`{_short(command)}` installs whatever is newest",
+                    "install from the lock file with --require-hashes",
+                )
+
+
+def _storage(launcher: Launcher) -> Iterator[Finding]:
+    shared = launcher.section("metadata").get("shared_storage")
+    mounts = re.compile(r"\b(?:mount|mountpoint|findmnt)\b.*" + re.escape(str(shared or "")))
+    options = map(str, launcher.section("docker").get("run_options") or [])
+    if any(shared and str(shared) in option for option in options):
+        return
+    for role, commands in launcher.setup_commands().items():
+        if not any(mounts.search(command) for command in commands):
+            yield Finding(
+                f"initialization_commands ({role})",
+                f"nothing mounts the shared storage {shared or ''}".rstrip(),
+                "mount one path on every machine: workers read inputs and write results there",
+            )
+    if not shared:
+        yield Finding(
+            "metadata.shared_storage", "not given", "name the path that every machine mounts"
+        )
+
+
+def _key(launcher: Launcher) -> Iterator[Finding]:
+    auth = launcher.section("auth")
+    if not auth.get("ssh_user"):
+        yield Finding("auth.ssh_user", "missing", "name the user that Ray logs in as")
+    if launcher.provider == "local" and not auth.get("ssh_private_key"):
+        yield Finding(
+            "auth.ssh_private_key",
+            "missing: the head gets no key, so it cannot start the workers",
+            "name the private key that all machines accept",
+        )
+
+
+def check_token_file(launcher: Launcher) -> Iterator[Finding]:
+    """Yields what is wrong with the token that this machine would hand out."""
+    for remote, local in launcher.section("file_mounts").items():
+        if str(remote).endswith(_TOKEN):
+            yield from _private(f"file_mounts.{remote}", Path(str(local)), _MAKE_TOKEN)
+
+
+def _local_files(launcher: Launcher) -> Iterator[Finding]:
+    """Files of this machine that `ray up` reads."""
+    key = launcher.section("auth").get("ssh_private_key")
+    if key and "auth.ssh_private_key" not in launcher.examples():
+        yield from _private("auth.ssh_private_key", Path(str(key)), "ssh-keygen -t ed25519")
+    for remote, local in launcher.section("file_mounts").items():
+        file = launcher.path.absolute().parent / Path(str(local)).expanduser()
+        if not str(remote).endswith(_TOKEN) and not file.exists():
+            yield Finding(
+                f"file_mounts.{remote}",
+                f"there is no {local} beside {launcher.path.name}",
+                "correct the path; `ray up` is run in the launcher file's folder",
+            )
+
+
+def _private(where: str, path: Path, make: str) -> Iterator[Finding]:
+    file = path.expanduser()
+    if not file.is_file():
+        yield Finding(where, f"there is no {path} on this machine", f"make it: {make}")
+    elif file.stat().st_mode & 0o077:
+        yield Finding(where, f"{path} is readable to others", f"run chmod 600 {path}")
+
+
+def _short(command: str) -> str:
+    return command if len(command) <= 60 else command[:57] + "..."
+
+
+SAFETY_CHECKS = (_token, _network, _joining, _environment, _storage, _key, _local_files)

@@ -1,0 +1,1 @@
+"""Inference engines: OpenVINO for CPUs, Keras for GPUs, behind one interface."""

@@ -1,0 +1,63 @@
+"""Inference: uint8 grey images in, logits or features out.
+
+Two engines behind one interface: OpenVINO for CPU workers, which needs neither TensorFlow nor
+Keras in the process, and Keras for GPUs. Both run batches of one fixed size, the last one padded,
+so that an image's result does not depend on the images it shares a batch with. Exporting a model
+for OpenVINO is in `export.py`.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+from orchestrator.model.engine.base import BACKBONE_FILE, Engine, resolve_engine
+from orchestrator.model.engine.keras import _limit_tensorflow_threads, keras_engine
+from orchestrator.model.engine.openvino import openvino_engine
+
+
+def load_engine(
+    folder: Path,
+    engine: str = "auto",
+    num_threads: int | None = None,
+    precision: str = "f32",
+    *,
+    batch_size: int | None = None,
+) -> Engine:
+    """Loads the engine of a bundle, after checking its hashes, or of an exported backbone.
+
+    Args:
+        folder: a bundle, or a folder written by `export.export_backbone`.
+        engine: `openvino`, `keras`, or `auto`: Keras on a machine with an NVIDIA GPU that this
+            process may use, else OpenVINO.
+        num_threads: CPU threads to use, >= 1; None for as many as this process may run on.
+            TensorFlow keeps to it only where it has not started in this process yet.
+        precision: `f32`, `bf16` or `f16`; on a CPU without such instructions f32 is faster.
+        batch_size: images a call of the network, >= 1; None for the engine's own.
+
+    Returns:
+        An engine whose `logits` (bundle) or `predict` (backbone) can be called from one thread
+        at a time.
+
+    Raises:
+        BundleError: a file is missing, changed or of a kind that is not loaded.
+        SpecError: unknown engine or precision.
+    """
+    from orchestrator.model import bundle
+
+    is_backbone = (folder / BACKBONE_FILE).exists()
+    if resolve_engine(engine) == "openvino":
+        if not is_backbone:
+            bundle.load_info(folder)
+        ir = folder / (BACKBONE_FILE if is_backbone else bundle.IR_FILE)
+        return openvino_engine(ir.with_suffix(".xml"), num_threads, precision, batch_size)
+
+    from orchestrator.model.keras_file import load_keras_file
+    from orchestrator.model.views import scoring_model
+
+    _limit_tensorflow_threads(num_threads)
+    if is_backbone:
+        return keras_engine(load_keras_file(folder / BACKBONE_FILE), precision, batch_size)
+    num_views = bundle.load_info(folder).test_time_views
+    model = scoring_model(bundle.load_network(folder), num_views)
+    return keras_engine(model, precision, batch_size)

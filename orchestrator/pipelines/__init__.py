@@ -1,0 +1,1 @@
+"""The commands that run on the cluster: prepare, train, tune, score."""

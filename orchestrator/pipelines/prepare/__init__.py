@@ -1,0 +1,1 @@
+"""What several commands share: images, ingested data sets, features."""

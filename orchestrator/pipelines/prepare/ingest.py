@@ -1,0 +1,266 @@
+"""Decode a folder once into an Arrow data set of uint8 images.
+
+Training, searches and scoring take such a data set wherever they take a folder, and training makes
+one for itself, since it reads every image more than once.
+"""
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from orchestrator.cluster.session import open_session
+from orchestrator.cluster.shards import run_shards
+from orchestrator.config.specs import DecodeLimits, IngestSpec, Resources, TrainSpec
+from orchestrator.config.workers import Session
+from orchestrator.data import schema
+from orchestrator.data.decode.images import Limits
+from orchestrator.data.manifest import Manifest, write_manifest
+from orchestrator.data.shard_files import part_path, read_part
+from orchestrator.data.source import (
+    DATASET_VERSION,
+    FileSource,
+    IngestedSource,
+    Source,
+    open_manifest,
+)
+from orchestrator.errors import DataError, SpecError
+from orchestrator.model.bundle import load_info, newest_bundle
+from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import atomic_path, digest, write_json
+from orchestrator.runs.run_dir import RunDir
+
+
+@dataclass
+class IngestStage:
+    """Decodes one shard into a table of `images_schema`; rejected rows hold a zero image.
+
+    Args:
+        source: where the pixels come from.
+        size_px: height and width of the images, px.
+        num_processes: decoding processes.
+    """
+
+    source: Source
+    size_px: int
+    num_processes: int
+
+    def __post_init__(self) -> None:
+        self._reader = self.source.open_reader(self.num_processes)
+        self._following: int | None = None
+
+    def expect(self, following: int | None) -> None:
+        """Names the shard after the next one, to be decoded ahead."""
+        self._following = following
+
+    def __call__(self, shard: int) -> pa.Table:
+        """Returns every row of the shard, in order."""
+        rows, images = [], []
+        blank = np.zeros((self.size_px, self.size_px), np.uint8)
+        for row, image in self._reader.decode_shard(shard, self._following):
+            rows.append(row)
+            images.append(blank if image is None else image)
+        stored = schema.images_schema(self.size_px)
+        plain = pa.schema(list(stored)[:-1])
+        table = pa.Table.from_pylist(rows, plain)
+        tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(images))
+        return table.append_column(stored.field("image"), tensors)
+
+
+def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[str, Any]:
+    """Decodes every image of an input into a data set.
+
+    Args:
+        spec: what to decode, to what size.
+        resources: what to use of the cluster.
+        reporter: told of every shard.
+
+    Returns:
+        The data set's description, as in its `dataset.json`.
+
+    Raises:
+        SpecError: the output folder is taken.
+        DataError: nothing to decode, or nothing that could be.
+        ClusterError: a worker or the disk failed; the same command goes on later.
+    """
+    manifest, ingested = open_manifest(Path(spec.input), spec.shard_rows)
+    if ingested is not None:
+        raise DataError(f"{spec.input} is an ingested data set already; name a folder of X-rays")
+    run = RunDir(Path(spec.out).absolute())
+    run.start(digest(spec.model_dump(exclude={"overwrite"})), overwrite=spec.overwrite)
+    reads, writes = [Path(spec.input)], [run.path]
+    with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
+        ingest_manifest(
+            manifest,
+            run,
+            spec.image_size,
+            decode_limits(spec.limits),
+            spec.patient_key_file,
+            session,
+            reporter,
+        )
+    run.finish()
+    described: dict[str, Any] = json.loads((run.path / "dataset.json").read_text())
+    return described
+
+
+def default_image_size(models: Path) -> int:
+    """Returns the image size of the newest bundle under a folder, or the train spec's own, px."""
+    try:
+        return load_info(newest_bundle(models)).size_px
+    except SpecError:
+        return int(TrainSpec.model_fields["image_size"].default)
+
+
+def ingest_manifest(
+    manifest: Manifest,
+    run: RunDir,
+    size_px: int,
+    limits: Limits,
+    patient_key_file: str | None,
+    session: Session,
+    reporter: Reporter,
+) -> IngestedSource:
+    """Decodes every row of a manifest into `run`, resuming what is there, and describes it.
+
+    Args:
+        manifest: the rows; written to the run first.
+        run: folder of the data set, started.
+        size_px: height and width of the images, px.
+        limits: limits on one file.
+        patient_key_file: lasting key of the patient hash; a random one otherwise.
+        session: workers to use.
+        reporter: told of each shard.
+
+    Returns:
+        The finished data set.
+
+    Raises:
+        DataError: no row could be decoded, or the stored rows do not match the manifest.
+    """
+    write_manifest(manifest, run.manifest)
+    key = load_patient_key(patient_key_file)
+    source = file_source(manifest, run.manifest, size_px, limits, key)
+    if patient_key_file is None:
+        forget_hashed_patients(run.images, source.num_shards)
+    reporter.begin("decoding", manifest.table.num_rows, "images")
+    for shard in range(source.num_shards):
+        if part_path(run.images, shard).exists():
+            reporter.advance(read_part(part_path(run.images, shard)).num_rows)
+    run_shards(
+        lambda: IngestStage(source, size_px, session.threads_per_worker),
+        range(source.num_shards),
+        run.images,
+        session,
+        lambda done: reporter.advance(done.num_rows),
+    )
+    reporter.end()
+    dataset = IngestedSource(run.path, source.num_shards, size_px)
+    describe(dataset, manifest, run)
+    return dataset
+
+
+def describe(dataset: IngestedSource, manifest: Manifest, run: RunDir) -> None:
+    """Reconciles the data set with its manifest and writes its description and rejected rows.
+
+    Raises:
+        DataError: rows are missing or doubled, or no image could be decoded.
+    """
+    rows = dataset.load_rows()
+    if not rows.column("row").equals(manifest.table.column("row")):
+        raise DataError(
+            f"{run.path} holds {rows.num_rows} rows for {manifest.table.num_rows} files found; "
+            "ingest again with --overwrite"
+        )
+    rejected = rows.filter(pc.is_valid(rows.column("code")))
+    with atomic_path(run.rejected) as temporary:
+        pq.write_table(rejected.select(schema.REJECTED.names), temporary)
+    num_decoded = rows.num_rows - rejected.num_rows
+    if num_decoded == 0:
+        raise DataError(
+            f"none of the {rows.num_rows} files found could be decoded; {run.rejected} says why"
+        )
+    write_json(
+        run.path / "dataset.json",
+        {
+            "schema_version": DATASET_VERSION,
+            "size_px": dataset.size_px,
+            "num_shards": dataset.num_shards,
+            "num_found": rows.num_rows,
+            "num_decoded": num_decoded,
+            "num_rejected": rejected.num_rows,
+            "fingerprint": fingerprint(rows),
+        },
+    )
+
+
+def fingerprint(rows: pa.Table) -> str:
+    """Returns a SHA-256 over the content and label of every decoded row, whatever their order."""
+    valid = rows.filter(pc.is_null(rows.column("code")))
+    pairs = sorted(
+        zip(valid["sha256"].to_pylist(), valid["label"].to_pylist(), strict=True), key=str
+    )
+    return hashlib.sha256("\n".join(f"{s} {label}" for s, label in pairs).encode()).hexdigest()
+
+
+def file_source(
+    manifest: Manifest, stored: Path, size_px: int, limits: Limits, patient_key: bytes
+) -> FileSource:
+    """Returns the source that decodes a stored manifest's files."""
+    shards = manifest.table.column("shard")
+    num_shards = 0 if manifest.table.num_rows == 0 else pc.max(shards).as_py() + 1
+    return FileSource(
+        manifest=stored,
+        roots=manifest.roots,
+        num_shards=num_shards,
+        size_px=size_px,
+        limits=limits,
+        patient_key=patient_key,
+    )
+
+
+def decode_limits(limits: DecodeLimits) -> Limits:
+    """Returns the decoder's limits from the spec's."""
+    return Limits(**limits.model_dump(exclude_none=True))
+
+
+def forget_hashed_patients(folder: Path, num_shards: int) -> None:
+    """Removes committed shards whose patient ids were hashed under a key that is gone.
+
+    The random key of a run is never stored, so a resumed run has another one; the same patient
+    under two keys would look like two.
+    """
+    for shard in range(num_shards):
+        path = part_path(folder, shard)
+        if (
+            path.exists()
+            and "dicom" in read_part(path).column("patient_source").unique().to_pylist()
+        ):
+            path.unlink()
+
+
+def load_patient_key(path: str | None) -> bytes:
+    """Returns the key in a file, or a fresh random one that is stored nowhere.
+
+    Raises:
+        SpecError: the file cannot be read or holds fewer than 16 bytes.
+    """
+    if path is None:
+        return secrets.token_bytes(32)
+    try:
+        key = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise SpecError(f"cannot read the patient key file {path}: {error.strerror}") from error
+    if len(key) < 16:
+        raise SpecError(
+            f"the patient key file {path} holds {len(key)} bytes; expected at least 16: make one "
+            "with `openssl rand -hex 32`"
+        )
+    return key

@@ -1,0 +1,1 @@
+"""Scoring folders of X-rays."""

@@ -1,0 +1,238 @@
+"""Score folders: manifest -> shards -> predictions, rejected rows, accounting, report.
+
+What a run has to do is decided in `nightly.py`; its tables and its report are made in
+`score_tables.py`.
+"""
+
+import shutil
+import threading
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster.session import open_session
+from orchestrator.cluster.shards import Stage, run_shards
+from orchestrator.config.load import dump_yaml
+from orchestrator.config.specs import Resources, ScoreSpec
+from orchestrator.config.workers import Session
+from orchestrator.data.addresses import check_address, is_address
+from orchestrator.data.listing.inputs import check_inputs
+from orchestrator.data.shard_files import part_path, read_part
+from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
+from orchestrator.errors import DataError, SpecError
+from orchestrator.pipelines.prepare.ingest import (
+    decode_limits,
+    forget_hashed_patients,
+    load_patient_key,
+)
+from orchestrator.pipelines.score.ensemble import Members, load_members
+from orchestrator.pipelines.score.incremental import (
+    Work,
+    commit_listed,
+    place_manifest,
+    record_terms,
+)
+from orchestrator.pipelines.score.publish import check_free, publish
+from orchestrator.pipelines.score.stage import ScoreStage, shard_schema
+from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import digest, write_text
+from orchestrator.runs.run_dir import RunDir, new_run_id, work_folder
+
+# What tables and report are made with: two seconds of imports.
+_IMPORTED_LAST = ("orchestrator.pipelines.score.tables", "sklearn.metrics")
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What a scoring run made.
+
+    Args:
+        run: folder of the run.
+        report: as in `report.json`.
+        published: address that the run was copied to, or None.
+    """
+
+    run: Path
+    report: dict[str, Any]
+    published: str | None = None
+
+
+def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreResult:
+    """Scores every image of an input and accounts for every file found.
+
+    Args:
+        spec: what to score, with what.
+        resources: what to use of the cluster.
+        reporter: told of every shard.
+
+    Returns:
+        The run's folder and its report.
+
+    Raises:
+        SpecError: the spec cannot be met, or the output folder is taken.
+        DataError: nothing to score, or more files rejected than allowed.
+        BundleError: the model cannot be used.
+        ClusterError: a worker or the disk failed; the same command with `--out` goes on later.
+    """
+    members = load_members(spec.model)
+    check_inputs(spec.input)
+    ingested = open_ingested_input(spec, members.size_px)
+    run, target = _place_run(spec)
+    spec = spec.model_copy(
+        update={"model": tuple(map(str, members.bundles)), "out": target or str(run.path)}
+    )
+    identity = spec.model_dump(exclude={"overwrite", "max_rejected_fraction"})
+    identified = digest([identity, *members.hashes])
+    if target is not None and not spec.overwrite and not run.holds_unfinished(identified):
+        check_free(target)
+    resumed = run.start(identified, overwrite=spec.overwrite)
+    with run.recording_failure():
+        write_text(run.spec, dump_yaml("score", run.path.name, spec, resources))
+        record_terms(spec, run, members.hashes)
+        work = place_manifest(
+            spec, run, members.hashes, ingested.folder if ingested else None, reporter
+        )
+        if resumed:
+            reporter.say(
+                f"going on with {run.path}: {work.manifest.num_rows:,} files as found then"
+            )
+        report = _score_run(spec, resources, run, work, ingested, members, reporter)
+        if target is not None:
+            publish(run, target)
+    run.finish()
+    for folder in (run.shards, run.listing):
+        shutil.rmtree(folder, ignore_errors=True)  # the tables hold all of it
+    return ScoreResult(run.path, report, target)
+
+
+def _place_run(spec: ScoreSpec) -> tuple[RunDir, str | None]:
+    """Returns the folder in which a run works, and the address that it goes to, if any.
+
+    Raises:
+        SpecError: an address that cannot be used, or as the folder of runs.
+    """
+    if spec.out_root is not None and is_address(spec.out_root):
+        raise SpecError(
+            f"out_root is the address {spec.out_root}; expected a folder: give an address as --out"
+        )
+    root = Path(spec.out_root or "runs")
+    if spec.out is not None and is_address(spec.out):
+        check_address(spec.out)
+        return RunDir(work_folder(spec.out, root).absolute()), spec.out
+    return RunDir(Path(spec.out or root / new_run_id("score")).absolute()), None
+
+
+def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
+    """Returns the input as an ingested data set where it is one that the model can take.
+
+    Raises:
+        DataError: a data set of another image size, or one among several inputs or with `only_new`.
+    """
+    found = [open_ingested(Path(name)) for name in spec.input if Path(name).is_dir()]
+    ingested = next((source for source in found if source is not None), None)
+    if ingested is None:
+        return None
+    if len(spec.input) > 1 or spec.only_new:
+        raise DataError(
+            f"{ingested.folder} is an ingested data set; it is scored alone and without only_new: "
+            "name folders of X-rays"
+        )
+    if ingested.size_px != size_px:
+        raise DataError(
+            f"{ingested.folder} holds images of {ingested.size_px} px and the model takes "
+            f"{size_px} px; ingest with --image-size {size_px}"
+        )
+    return ingested
+
+
+def _score_run(
+    spec: ScoreSpec,
+    resources: Resources,
+    run: RunDir,
+    work: Work,
+    ingested: IngestedSource | None,
+    members: Members,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Scores, accounts and reports inside a started run."""
+    key = load_patient_key(spec.patient_key_file)
+    manifest = work.manifest
+    source: Source = ingested or FileSource(
+        manifest.path,
+        manifest.roots,
+        manifest.num_shards,
+        members.size_px,
+        decode_limits(spec.limits),
+        key,
+        work.index,
+    )
+    if spec.patient_key_file is None and spec.hash_paths:
+        shutil.rmtree(run.shards, ignore_errors=True)  # hashed under a key that is gone
+    elif spec.patient_key_file is None:
+        forget_hashed_patients(run.shards, source.num_shards)
+    path_key = key if spec.hash_paths else None
+    if path_key is None:
+        commit_listed(work, run.shards, shard_schema(len(members.bundles)))
+    if all(part_path(run.shards, shard).exists() for shard in range(source.num_shards)):
+        reporter.say("no image is left to score")
+    else:
+        # What is on an address is read from everywhere; a folder must be seen by every node.
+        reads = [Path(place) for place in (*spec.input, *(spec.model or ())) if "://" not in place]
+        with open_session(resources, reads=reads, writes=[run.path]) as session:
+            _score_shards(spec, run, source, work, members, session, path_key, reporter)
+    # Imported here, since the first image need not wait for it; mostly done by `_import_ahead`.
+    from orchestrator.pipelines.score.tables import finish_tables, write_hashed
+
+    report = finish_tables(spec, run, work, members, path_key)
+    if path_key is not None:
+        write_hashed(manifest, run.manifest, path_key)
+    return report
+
+
+def _score_shards(
+    spec: ScoreSpec,
+    run: RunDir,
+    source: Source,
+    work: Work,
+    members: Members,
+    session: Session,
+    path_key: bytes | None,
+    reporter: Reporter,
+) -> None:
+    engine = spec.engine
+    if engine == "auto":
+        engine = "keras" if session.gpus_per_worker else "openvino"
+
+    def make_stage() -> Stage:
+        return ScoreStage(
+            source,
+            members.bundles,
+            engine,
+            spec.precision,
+            spec.batch_size,
+            members.calibrations,
+            members.threshold.value,
+            session.threads_per_worker,
+            path_key,
+        )
+
+    # While the workers start, imports cost no time.
+    threading.Thread(target=_import_ahead, name="import", daemon=True).start()
+    reporter.begin("scoring", work.manifest.num_rows, "images")
+    for shard in range(source.num_shards):
+        if part_path(run.shards, shard).exists():
+            reporter.advance(read_part(part_path(run.shards, shard)).num_rows)
+    run_shards(
+        make_stage,
+        range(source.num_shards),
+        run.shards,
+        session,
+        lambda done: reporter.advance(done.num_rows),
+    )
+    reporter.end()
+
+
+def _import_ahead() -> None:
+    for name in _IMPORTED_LAST:
+        import_module(name)

@@ -1,0 +1,136 @@
+"""What a scoring worker does with a shard: decode, predict, one row an image."""
+
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from orchestrator.data import schema
+from orchestrator.data.pseudonym import keyed_hash
+from orchestrator.data.source import Source
+from orchestrator.errors import DataError
+from orchestrator.evaluation.calibration import Calibration, predict
+from orchestrator.model.engine.load import load_engine
+
+# Columns of a shard's file beside those of the predictions, while the run lasts.
+_MORE = (
+    *[schema.REJECTED.field(name) for name in ("size_bytes", "code", "message")],
+    *[schema.MANIFEST.field(name) for name in ("mtime_ns", "patient_source")],
+    pa.field("known_run", pa.string()),  # the earlier run that scored the same bytes, and its row
+    pa.field("known_row", pa.int64()),
+)
+
+
+def shard_schema(num_models: int) -> pa.Schema:
+    """Schema of a shard's file: every row of it, scored, rejected or known before."""
+    return pa.schema([*schema.predictions_schema(num_models), *_MORE])
+
+
+# Rows, and each model's outputs to come.
+_Batch = tuple[tuple[dict[str, Any], ...], list[Future[Any]]]
+
+
+@dataclass
+class ScoreStage:
+    """Decodes and scores one shard.
+
+    Args:
+        source: where the pixels come from.
+        bundles: folders of the models, reachable by every worker; several are averaged.
+        engine: "openvino" or "keras".
+        precision: of the network's arithmetic.
+        batch_size: images a call of the network; None for the engine's own.
+        calibrations: from logit to probability, of each model.
+        threshold: PNEUMONIA is called where probability >= threshold.
+        num_threads: compute threads, and decoding processes.
+        path_key: key under which paths are hashed; None keeps them.
+    """
+
+    source: Source
+    bundles: tuple[Path, ...]
+    engine: str
+    precision: str
+    batch_size: int | None
+    calibrations: tuple[Calibration, ...]
+    threshold: float
+    num_threads: int
+    path_key: bytes | None
+
+    def __post_init__(self) -> None:
+        self._reader = self.source.open_reader(self.num_threads)
+        self._following: int | None = None
+        self._engines = [
+            load_engine(
+                bundle, self.engine, self.num_threads, self.precision, batch_size=self.batch_size
+            )
+            for bundle in self.bundles
+        ]
+        for engine in self._engines:
+            engine.check_classifier()
+        self._batch_size = min(engine.batch_size for engine in self._engines)
+        self._most_computing = 2 * max(engine.num_streams for engine in self._engines)
+
+    def expect(self, following: int | None) -> None:
+        """Names the shard after the next one, to be decoded ahead."""
+        self._following = following
+
+    def __call__(self, shard: int) -> pa.Table:
+        """Returns every row of the shard, in order; probability is null where it was rejected."""
+        rows: list[dict[str, Any]] = []
+        batch: list[tuple[dict[str, Any], Any]] = []
+        computing: deque[_Batch] = deque()
+        for row, image in self._reader.decode_shard(shard, self._following):
+            rows.append(row if self.path_key is None else hash_names(row, self.path_key))
+            if image is None:
+                continue
+            batch.append((rows[-1], image))
+            if len(batch) == self._batch_size:
+                computing.append(self._submit(batch))
+                batch = []
+            if len(computing) > self._most_computing:
+                self._store(computing.popleft())
+        if batch:
+            computing.append(self._submit(batch))
+        while computing:
+            self._store(computing.popleft())
+        return pa.Table.from_pylist(rows, shard_schema(len(self.bundles)))
+
+    def _submit(self, batch: list[tuple[dict[str, Any], Any]]) -> _Batch:
+        rows, images = zip(*batch, strict=True)
+        stacked = np.stack(images)
+        return rows, [engine.submit(stacked) for engine in self._engines]
+
+    def _store(self, batch: _Batch) -> None:
+        """Waits for a batch and writes its results into its rows."""
+        rows, futures = batch
+        logits = [future.result()[:, 0] for future in futures]
+        if not all(np.isfinite(each).all() for each in logits):
+            raise DataError(
+                "the model gave a logit that is not a number; its weights are damaged or its "
+                "precision too low: train again or use --engine keras"
+            )
+        each = [c.apply(x) for c, x in zip(self.calibrations, logits, strict=True)]
+        columns: dict[str, Any] = {"logit": logits[0], "probability": each[0]}
+        if len(each) > 1:
+            columns = {"probability": np.mean(each, axis=0, dtype=each[0].dtype)}
+            columns |= {f"probability_{number}": one for number, one in enumerate(each, 1)}
+        columns["predicted"] = predict(columns["probability"], self.threshold)
+        for place, row in enumerate(rows):
+            row |= {name: values[place] for name, values in columns.items()}
+
+
+def hash_names(row: dict[str, Any], key: bytes) -> dict[str, Any]:
+    """Returns a manifest row with keyed hashes in place of its path and what was read from it.
+
+    Args:
+        row: columns root, path, patient_id and patient_source among others.
+        key: of HMAC-SHA256; the same key and path give the same hash.
+    """
+    hashed = row | {"path": keyed_hash(key, f"{row['root']}:{row['path']}")}
+    if row["patient_source"] == "filename":
+        hashed["patient_id"] = keyed_hash(key, row["patient_id"])
+    return hashed

@@ -1,0 +1,149 @@
+"""The tables and the report of a scoring run, made of its committed shards one at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from orchestrator.config.specs import ScoreSpec
+from orchestrator.data import schema
+from orchestrator.data.known.index_build import iter_known, known_writer
+from orchestrator.data.manifest import StoredManifest, rewrite_manifest
+from orchestrator.data.pseudonym import keyed_hash
+from orchestrator.data.shard_files import part_path, read_part
+from orchestrator.errors import ClusterError, DataError
+from orchestrator.evaluation.report.report import build_report, render_html
+from orchestrator.evaluation.tally import Tally
+from orchestrator.pipelines.score.ensemble import Members
+from orchestrator.pipelines.score.incremental import Work
+from orchestrator.pipelines.score.stage import hash_names
+from orchestrator.runs.atomic import atomic_path, write_json, write_text
+from orchestrator.runs.run_dir import RunDir
+
+
+def finish_tables(
+    spec: ScoreSpec, run: RunDir, work: Work, members: Members, path_key: bytes | None
+) -> dict[str, Any]:
+    """Turns committed shards into the run's tables and report, one shard in memory at a time.
+
+    Args:
+        spec: the run's spec.
+        run: the run, all its shards committed.
+        work: every file found.
+        members: the models.
+        path_key: key under which paths are hashed; None keeps them.
+
+    Returns:
+        The report.
+
+    Raises:
+        ClusterError: the rows of the shards are not those of the manifest, one for one.
+        DataError: more rows rejected than the spec allows; the tables are written all the same.
+    """
+    predictions = schema.predictions_schema(len(members.bundles))
+    tally = Tally(members.threshold.value)
+    before = {"scored_before": 0, "rejected_before": 0}
+    known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
+    with _rejected_writer(run.rejected) as rejections, known_table as add_known:
+        for row in iter_known(work.known):
+            before["scored_before" if row["code"] is None else "rejected_before"] += 1
+            add_known(row if path_key is None else _hash_path(row, path_key))
+        for shard, table in enumerate(_checked_shards(run, work.manifest)):
+            rejected = pc.is_valid(table.column("code"))
+            known = pc.is_valid(table.column("known_run"))
+            scored = table.filter(pc.invert(pc.or_(rejected, known)))
+            with atomic_path(run.predictions / f"part-{shard:05d}.parquet") as temporary:
+                pq.write_table(scored.select(predictions.names), temporary)
+            bad = table.filter(rejected).select(schema.REJECTED.names)
+            if bad.num_rows:
+                rejections.write_table(bad)
+            for row in table.filter(known).to_pylist():
+                before["scored_before"] += 1
+                add_known(_known_by_content(row))
+            tally.add(scored, bad)
+        if not work.manifest.num_shards:  # readers of a data set want one file at least
+            with atomic_path(run.predictions / "part-00000.parquet") as temporary:
+                pq.write_table(predictions.empty_table(), temporary)
+    found = work.manifest.num_rows + work.num_known
+    report = _write_report(spec, run, tally, found, before, members)
+    fraction = tally.num_rejected / max(found, 1)
+    if fraction > spec.max_rejected_fraction:
+        raise DataError(
+            f"{tally.num_rejected} of {found} files were rejected, over the allowed fraction "
+            f"{spec.max_rejected_fraction:g}; {run.rejected} lists them with reasons"
+        )
+    return report
+
+
+def write_hashed(stored: StoredManifest, path: Path, key: bytes) -> None:
+    """Writes a manifest with keyed hashes in place of paths and of what was read from them."""
+
+    def hashed(table: pa.Table) -> pa.Table:
+        rows = [hash_names(row, key) for row in table.to_pylist()]
+        return pa.Table.from_pylist(rows, schema.MANIFEST)
+
+    rewrite_manifest(stored, path, hashed)
+
+
+def _checked_shards(run: RunDir, manifest: StoredManifest) -> Iterator[pa.Table]:
+    """Yields each committed shard once its rows are the manifest's, one for one."""
+    first = 0
+    for shard, num_rows in enumerate(manifest.shard_rows):
+        table = read_part(part_path(run.shards, shard))
+        rows = table.column("row").to_numpy()
+        # As numbers, a row's fates add up to one: scored, rejected, or known from an earlier run.
+        fates = sum(
+            pc.is_valid(table.column(name)).to_numpy().astype(int)
+            for name in ("probability", "code", "known_run")
+        )
+        if not np.array_equal(rows, np.arange(first, first + num_rows)) or (fates != 1).any():
+            raise ClusterError(
+                f"shard {shard} of {run.path} does not hold the rows of its manifest; remove "
+                f"{part_path(run.shards, shard)} and run the same command again"
+            )
+        first += num_rows
+        yield table
+
+
+@contextmanager
+def _rejected_writer(path: Path) -> Iterator[pq.ParquetWriter]:
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema.REJECTED) as writer:
+        yield writer
+
+
+def _known_by_content(row: dict[str, Any]) -> dict[str, Any]:
+    kept = ("root", "path", "size_bytes", "mtime_ns", "sha256")
+    found = {"matched": "content", "run": row["known_run"], "run_row": row["known_row"]}
+    return {name: row[name] for name in kept} | found | {"code": None}
+
+
+def _hash_path(row: dict[str, Any], key: bytes) -> dict[str, Any]:
+    return row | {"path": keyed_hash(key, f"{row['root']}:{row['path']}")}
+
+
+def _write_report(
+    spec: ScoreSpec,
+    run: RunDir,
+    tally: Tally,
+    found: int,
+    before: dict[str, int],
+    members: Members,
+) -> dict[str, Any]:
+    """Writes and returns the report of a finished set of tables."""
+    report = build_report(
+        tally,
+        found=found,
+        threshold_rule=members.threshold.rule,
+        model=members.facts(),
+        run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
+        seed=spec.seed,
+        **before,
+    )
+    write_json(run.report_json, report)
+    write_text(run.report_html, render_html(report, tally))
+    return report

@@ -1,0 +1,1 @@
+"""Training, its learning rate search and comparison of backbones."""

@@ -1,0 +1,44 @@
+"""What a training can be asked for, checked before any work."""
+
+import os
+
+from orchestrator.config.specs import TrainSpec
+from orchestrator.config.workers import Session
+from orchestrator.errors import SpecError
+from orchestrator.model.backbones import canonical_name, check_size, check_weights
+from orchestrator.pipelines.train.tracking import check_tracking
+
+
+def check_spec(spec: TrainSpec) -> TrainSpec:
+    """Returns the spec with names in their canonical form; raises SpecError before any work."""
+    check_tracking(spec)
+    backbone = canonical_name(spec.backbone)
+    weights = check_weights(backbone, None if spec.weights == "auto" else spec.weights)
+    check_size(backbone, spec.image_size)
+    on_images = spec.features == "live" or spec.finetune != "none"
+    if not on_images and (spec.test_time_views > 1 or spec.threshold == "youden-shifted"):
+        raise SpecError(
+            "--test-time-views 3 and --threshold youden-shifted need the images at hand: add "
+            "--features live, or --finetune"
+        )
+    if spec.lr == "auto" and spec.features == "live":
+        raise SpecError(
+            "--lr auto searches on cached features; give a number with --features live, or take "
+            "the rate that `orchestrator find-lr` prints"
+        )
+    return spec.model_copy(update={"backbone": backbone, "weights": weights})
+
+
+def _check_workers(session: Session) -> None:
+    """Raises SpecError where the workers could not train together."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if session.gpus_per_worker > 1 or 0 < session.gpus_per_worker < 1 < session.num_workers:
+        raise SpecError(
+            f"asked for {session.gpus_per_worker:g} GPU per worker; training on images takes one: "
+            "give --gpus-per-worker 1 and as many --workers as there are GPUs"
+        )
+    if session.num_workers > 1 and backend != "tensorflow":
+        raise SpecError(
+            f"{session.num_workers} workers cannot train under KERAS_BACKEND={backend}; give "
+            "--workers 1 or KERAS_BACKEND=tensorflow"
+        )

@@ -1,0 +1,66 @@
+"""The scored validation and test rows of a training run, kept to compare models row by row."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from orchestrator.evaluation.report.comparison import Rows
+from orchestrator.runs.atomic import atomic_path
+from orchestrator.runs.run_dir import RunDir
+
+_TITLES = {"val": "validation", "test": "test"}
+_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("split", pa.string()),
+        ("patient_id", pa.string()),
+        ("label", pa.int8()),
+        ("probability", pa.float32()),  # calibrated, of PNEUMONIA
+    ]
+)
+
+
+def write_evaluated(
+    run: RunDir, parts: Mapping[str, Any], probabilities: Mapping[str, Any]
+) -> None:
+    """Writes the rows on which a run was evaluated.
+
+    Args:
+        run: the run.
+        parts: split -> its `Part`.
+        probabilities: split -> float32 [n], calibrated, in the part's order.
+    """
+    tables = [
+        pa.Table.from_arrays(
+            [
+                pa.array(parts[split].rows, pa.int64()),
+                pa.array([split] * len(values), pa.string()),
+                pa.array(parts[split].patients, pa.string()),
+                pa.array(parts[split].labels, pa.int8()),
+                pa.array(values, pa.float32()),
+            ],
+            schema=_SCHEMA,
+        )
+        for split, values in probabilities.items()
+    ]
+    with atomic_path(run.evaluated) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary)
+
+
+def load_evaluated(run: RunDir) -> dict[str, Rows]:
+    """Returns what `write_evaluated` wrote: "validation", and "test" where there is one."""
+    table = pq.read_table(run.evaluated)
+    found = {}
+    for split, title in _TITLES.items():
+        part = table.filter(pc.equal(table.column("split"), split))
+        if part.num_rows:
+            found[title] = Rows(
+                part.column("label").to_numpy(),
+                part.column("probability").to_numpy(),
+                np.array(part.column("patient_id").to_pylist(), object),
+            )
+    return found

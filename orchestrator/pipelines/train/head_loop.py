@@ -1,0 +1,111 @@
+"""What a Ray Train worker does to train the head on cached features."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.pipelines.prepare.features import load_features
+from orchestrator.pipelines.train.release import Part, Task, Trained, load_parts, release
+from orchestrator.runs.atomic import atomic_path, write_json
+from orchestrator.runs.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from orchestrator.model.fit import Fit
+
+
+def train_head(config: dict[str, Any]) -> dict[str, Any]:
+    """Trains the head and releases the bundle; the loop of a one-worker Ray Train run.
+
+    Args:
+        config: {"task": Task}.
+
+    Returns:
+        The training report; an empty one where fine-tuning is to follow, which starts from the
+        head left in the run.
+    """
+    import ray.train
+
+    from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, KerasStep, compile_model
+    from orchestrator.model.network import build_head
+
+    task: Task = config["task"]
+    spec, run = task.spec, RunDir(task.run)
+    parts = load_parts(run)
+    train, val = parts["train"], parts["val"]
+    views = load_features(run.features, task.num_shards, train.rows, spec.views)
+    val_features = _plain_features(task, val)
+    head = build_head(views.shape[-1], spec.dropout, seed=spec.seed)
+    compile_model(head, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
+    plan = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
+    fit = Fit(head, KerasStep(head, spec.batch_size), plan)
+    resumed = ray.train.get_checkpoint()
+    if resumed is not None:
+        with resumed.as_directory() as folder:
+            fit.load(Path(folder))
+    batches = ArrayBatches(views, train.labels, spec.batch_size, spec.seed)
+    history = fit.run(batches, val_features, val.labels, epoch_reporter(fit, run))
+    if spec.finetune != "none":
+        write_head(run, head, history)
+        return {}
+    return release(task, parts, _trained(task, head), history, fit.best_epoch)
+
+
+def _trained(task: Task, head: Any) -> Trained:
+    """The whole network with this head; logits of the head on cached features."""
+    from orchestrator.model.keras_file import load_keras_file
+    from orchestrator.model.network import build_network, copy_head, logit_model
+
+    spec, run = task.spec, RunDir(task.run)
+    network = build_network(load_keras_file(run.backbone), spec.dropout, seed=spec.seed)
+    copy_head(head, network)
+    to_logit = logit_model(head)
+
+    def logits(part: Part) -> Any:
+        features = _plain_features(task, part)
+        return to_logit.predict(features, batch_size=spec.batch_size, verbose=0)[:, 0]
+
+    return Trained(network, head.count_params(), logits)
+
+
+def _plain_features(task: Task, part: Part) -> Any:
+    return load_features(RunDir(task.run).features, task.num_shards, part.rows, 1)[0]
+
+
+def write_head(run: RunDir, head: Any, history: list[dict[str, float]]) -> None:
+    """Leaves the trained head and its history in the run, for fine-tuning to start from."""
+    with atomic_path(run.head) as temporary, temporary.open("wb") as handle:
+        weights = {f"head/{index}": array for index, array in enumerate(head.get_weights())}
+        np.savez(handle, history=np.array(json.dumps(history)), **weights)
+
+
+def epoch_reporter(
+    fit: "Fit", run: RunDir, rank: int = 0, notes: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[dict[str, float]], None]:
+    """Returns what every worker calls after each epoch: history and checkpoint, by rank 0.
+
+    Args:
+        fit: the training.
+        run: where the history goes.
+        rank: this worker's number; all must call, since Ray Train waits for all.
+        notes: more files of the checkpoint, name -> text.
+    """
+    import ray.train
+
+    def on_epoch(row: dict[str, float]) -> None:
+        if rank:
+            ray.train.report(row)
+            return
+        write_json(run.history, fit.state.history)
+        with tempfile.TemporaryDirectory() as folder:
+            fit.save(Path(folder))
+            for name, text in notes.items():
+                (Path(folder) / name).write_text(text, encoding="utf-8")
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(row, checkpoint=checkpoint)
+
+    return on_epoch

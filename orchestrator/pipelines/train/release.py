@@ -1,0 +1,234 @@
+"""What ends a training run: calibration, threshold, evaluation, and the bundle with its report."""
+
+import functools
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config.specs import TrainSpec
+from orchestrator.data.schema import CLASS_NAMES
+from orchestrator.evaluation.calibration import (
+    Calibration,
+    Threshold,
+    choose_threshold,
+    fit_calibration,
+)
+from orchestrator.evaluation.metrics import Evaluation, evaluate
+from orchestrator.evaluation.report.training_report import (
+    build_training_report,
+    render_training_html,
+)
+from orchestrator.model import bundle
+from orchestrator.model.bundle_writer import write_bundle
+from orchestrator.model.strip import MAX_VIEWS, Samples, draw_strip
+from orchestrator.pipelines.train.evaluated import write_evaluated
+from orchestrator.runs.atomic import write_json, write_text
+from orchestrator.runs.run_dir import RunDir
+
+_VERSIONED = ("xray-orchestrator", "keras", "tensorflow", "openvino", "numpy", "ray")
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs; pickled.
+
+    Args:
+        spec: the resolved spec.
+        run: folder of the run.
+        bundle: folder of the bundle to write.
+        num_shards: shards of the feature data set.
+        alpha: focal weight of PNEUMONIA, a number.
+        lr: learning rate of the head, a number.
+        num_threads: compute threads.
+        fingerprint: digest of the training data.
+        counts: images by split, then by class.
+        audit: the leakage audit, JSON-able.
+        samples: images for the report's strip; None where training sees no augmented view.
+    """
+
+    spec: TrainSpec
+    run: Path
+    bundle: Path
+    num_shards: int
+    alpha: float
+    lr: float
+    num_threads: int
+    fingerprint: str
+    counts: dict[str, dict[str, int]]
+    audit: dict[str, Any]
+    samples: Samples | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one split."""
+
+    rows: Any
+    labels: Any
+    patients: Any
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training made.
+
+    Args:
+        network: a model of `build_network`, in float32.
+        num_trainable: weights that training could change.
+        logits: gives the logits, float32 [n], of the rows of a split.
+        shifted_logits: gives those of each of the shifted copies, float32 [shifts, n]; None for a
+            head on cached features, which sees no images.
+    """
+
+    network: Any
+    num_trainable: int
+    logits: Callable[[Part], Any]
+    shifted_logits: Callable[[Part], Any] | None = None
+
+
+def load_parts(run: RunDir) -> dict[str, Part]:
+    """Returns the rows of each split of a run."""
+    table = pq.read_table(run.splits)
+    parts = {}
+    for name in ("train", "val", "test"):
+        chosen = table.filter(pa.compute.equal(table.column("split"), name))
+        parts[name] = Part(
+            chosen.column("row").to_numpy(),
+            chosen.column("label").to_numpy(),
+            np.array(chosen.column("patient_id").to_pylist(), object),
+        )
+    return parts
+
+
+def release(
+    task: Task,
+    parts: dict[str, Part],
+    trained: Trained,
+    history: list[dict[str, float]],
+    best_epoch: int,
+) -> dict[str, Any]:
+    """Calibrates, chooses the threshold, evaluates and writes the bundle with its report.
+
+    Args:
+        task: the run.
+        parts: as `load_parts` gives them.
+        trained: the network, with the weights of its best epoch.
+        history: one row an epoch.
+        best_epoch: the epoch, as the history numbers them.
+
+    Returns:
+        The training report.
+    """
+    spec, run = task.spec, RunDir(task.run)
+    write_json(run.evaluating, best_epoch)
+    val = parts["val"]
+    val_logits = trained.logits(val)
+    calibration = fit_calibration(val_logits, val.labels)
+    probabilities = {"val": calibration.apply(val_logits)}
+    threshold = _choose_threshold(spec.threshold, val, trained, calibration, probabilities["val"])
+    if len(parts["test"].rows):
+        probabilities["test"] = calibration.apply(trained.logits(parts["test"]))
+    evaluations = {
+        name: evaluate(parts[name].labels, p, threshold.value, parts[name].patients, seed=spec.seed)
+        for name, p in probabilities.items()
+    }
+    facts = {
+        "backbone": spec.backbone,
+        "weights": spec.weights,
+        "image_size": spec.image_size,
+        "num_parameters": trained.network.count_params(),
+        "num_trainable": trained.num_trainable,
+    }
+    report = build_training_report(
+        history=history,
+        best_epoch=best_epoch,
+        splits=task.counts,
+        audit=task.audit,
+        validation=evaluations["val"],
+        test=evaluations.get("test"),
+        threshold=threshold,
+        calibration=calibration,
+        model=facts,
+        recipe=spec.model_dump(mode="json", exclude={"out", "overwrite"}),
+        run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
+    )
+    write_evaluated(run, parts, probabilities)
+    page = functools.partial(
+        render_training_html,
+        validation=(val.labels, probabilities["val"]),
+        test=(parts["test"].labels, probabilities["test"]) if "test" in probabilities else None,
+    )
+    write_text(run.report_html, page(report, strip=_strip(task)))
+    info = bundle.BundleInfo(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        class_names=CLASS_NAMES,
+        size_px=spec.image_size,
+        backbone=spec.backbone,
+        weights=spec.weights,
+        num_parameters=facts["num_parameters"],
+        num_trainable=facts["num_trainable"],
+        threshold=bundle.Operating(value=threshold.value, rule=threshold.rule),
+        calibration=bundle.Calibration(slope=calibration.slope, intercept=calibration.intercept),
+        test_time_views=spec.test_time_views,
+        metrics={
+            name: _figures(evaluations[key])
+            for name, key in (("validation", "val"), ("test", "test"))
+            if key in evaluations
+        },
+        data=bundle.TrainingData(fingerprint=task.fingerprint, counts=task.counts),
+        training=_without_paths(report)["recipe"],
+        seed=spec.seed,
+        versions={name: importlib.metadata.version(name) for name in _VERSIONED},
+    )
+    write_bundle(
+        task.bundle,
+        trained.network,
+        info,
+        extra={"report.html": page(_without_paths(report))},
+        num_threads=task.num_threads,
+    )
+    return report
+
+
+def _choose_threshold(
+    rule: str, val: Part, trained: Trained, calibration: Calibration, probabilities: Any
+) -> Threshold:
+    """The operating point on validation images, or on these and their shifted copies pooled."""
+    if rule != "youden-shifted" or trained.shifted_logits is None:
+        return choose_threshold(val.labels, probabilities, rule)
+    shifted = calibration.apply(trained.shifted_logits(val))
+    pooled = np.concatenate([probabilities, shifted.ravel()])
+    labels = np.tile(val.labels, 1 + len(shifted))
+    return Threshold(choose_threshold(labels, pooled, "youden").value, rule)
+
+
+def _strip(task: Task) -> str | None:
+    """The report's strip of augmented views, for the run's own folder: it shows patients."""
+    if task.samples is None:
+        return None
+    num_views = MAX_VIEWS if task.spec.views == 1 else min(task.spec.views - 1, MAX_VIEWS)
+    return draw_strip(task.samples, num_views, task.spec.seed, task.spec.augmentation)
+
+
+def _without_paths(report: dict[str, Any]) -> dict[str, Any]:
+    """The report without file names, for the bundle, which goes where the images do not."""
+    audit = {key: value for key, value in report["audit"].items() if key != "examples"}
+    recipe = {key: value for key, value in report["recipe"].items() if "file" not in key}
+    recipe.pop("data")
+    return {**report, "audit": audit, "recipe": recipe}
+
+
+def _figures(evaluation: Evaluation) -> bundle.Metrics:
+    figures = {
+        name: bundle.Figure(**interval.as_dict()) for name, interval in evaluation.metrics.items()
+    }
+    return bundle.Metrics(
+        num_images=evaluation.num_images, num_patients=evaluation.num_patients, metrics=figures
+    )

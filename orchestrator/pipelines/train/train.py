@@ -1,0 +1,277 @@
+"""Train a classifier: folder -> split -> audit -> features -> head -> bundle.
+
+The driver lists, splits, audits and reports; everything that needs Keras runs in workers.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from orchestrator.cluster.ray_train import run_training
+from orchestrator.cluster.session import open_session
+from orchestrator.config.load import dump_yaml
+from orchestrator.config.specs import Resources, TrainSpec
+from orchestrator.config.workers import Session
+from orchestrator.data.source import IngestedSource
+from orchestrator.errors import SpecError
+from orchestrator.model.bundle import INFO_FILE
+from orchestrator.model.strip import pick_samples
+from orchestrator.pipelines.prepare.features import Backbone, compute_features, prepare_backbone
+from orchestrator.pipelines.prepare.images import _by_split, open_images, split_images
+from orchestrator.pipelines.prepare.ingest import fingerprint
+from orchestrator.pipelines.train.check import _check_workers, check_spec
+from orchestrator.pipelines.train.head_loop import train_head
+from orchestrator.pipelines.train.live_loop import LiveTask, train_network
+from orchestrator.pipelines.train.lr_search import RateTask, search_rate
+from orchestrator.pipelines.train.release import Task
+from orchestrator.pipelines.train.tracking import Tracking, open_tracking
+from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import digest, write_json, write_text
+from orchestrator.runs.run_dir import RunDir, new_run_id
+
+_MARKER = "_unfinished.json"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run made.
+
+    Args:
+        bundle: folder of the released model.
+        run: folder of the run.
+        report: the training report, as in `report.json`.
+    """
+
+    bundle: Path
+    run: Path
+    report: dict[str, Any]
+
+
+def train(
+    spec: TrainSpec,
+    resources: Resources,
+    reporter: Reporter,
+    *,
+    run_folder: Path | None = None,
+    features: Path | None = None,
+) -> TrainResult:
+    """Trains by the spec and releases a bundle.
+
+    Args:
+        spec: what to train, on what.
+        resources: what to use of the cluster.
+        reporter: told of every step; the audit and the class-by-split table are said in full.
+        run_folder: folder of the run; a new one under `runs/` otherwise.
+        features: what `compute_features` wrote for this very split; copied, not computed again.
+
+    Returns:
+        Where the bundle, the run and the report are.
+
+    Raises:
+        SpecError: the spec cannot be met.
+        DataError: the images cannot be trained on, or leak from split to split.
+        ClusterError: a worker, the disk or a download failed; the same command goes on later.
+    """
+    spec = check_spec(spec)
+    run, bundle = _claim(spec, run_folder)
+    # With the bundle's folder, so that `--resume` finds it whatever the working directory.
+    stored = spec.model_copy(update={"out": str(bundle)})
+    write_text(run.spec, dump_yaml("train", run.path.name, stored, resources))
+    reads = [Path(spec.data), Path(spec.weights), Path(spec.backbone)]
+    writes = [run.path, bundle]
+    with (
+        run.recording_failure("--resume"),  # --out is the bundle's folder
+        open_session(resources, reads=reads, writes=writes) as session,
+    ):
+        if features is not None:
+            _take_features(features, run)
+        with open_tracking(spec, run) as tracking:
+            report = _train(spec, session, run, bundle, reporter, tracking)
+    run.finish()
+    return TrainResult(bundle, run.path, report)
+
+
+def _claim(spec: TrainSpec, run_folder: Path | None) -> tuple[RunDir, Path]:
+    """Takes the bundle's folder, and takes up an unfinished run of the same spec in it.
+
+    While a run lasts the folder holds a note of where the run is; a folder with neither that note
+    nor a bundle is somebody else's and is left alone.
+    """
+    fresh = new_run_id("train")
+    bundle = Path(spec.out) if spec.out else Path("models", fresh).absolute()
+    marker = bundle / _MARKER
+    identity = digest(spec.model_dump(exclude={"out", "overwrite"}))
+    run = RunDir((run_folder or Path("runs", fresh)).absolute())
+    if bundle.is_dir() and any(bundle.iterdir()):
+        note = _read_note(marker)
+        finished = (bundle / INFO_FILE).exists()
+        if not note and not finished:
+            raise SpecError(
+                f"--out {bundle} is not empty and holds no bundle; name a new or empty folder"
+            )
+        same = note.get("spec_digest") == identity and not finished
+        if not same and not spec.overwrite:
+            state = "a bundle" if finished else "an unfinished run of another spec"
+            raise SpecError(f"--out {bundle} holds {state}; name another or add --overwrite")
+        if same:
+            run = RunDir(Path(note["run"]))
+        else:
+            shutil.rmtree(bundle)
+    elif bundle.exists() and not bundle.is_dir():
+        raise SpecError(f"--out {bundle} is a file; name a folder")
+    run.start(identity, overwrite=False)
+    write_json(marker, {"run": str(run.path), "spec_digest": identity})
+    return run, bundle
+
+
+def _read_note(marker: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) and {"run", "spec_digest"} <= set(note) else {}
+
+
+def _take_features(features: Path, run: RunDir) -> None:
+    """Copies finished features into a run, whole or not at all."""
+    if not run.features.exists():
+        temporary = run.path / ".tmp-features"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(features, temporary)
+        temporary.rename(run.features)
+
+
+def _train(
+    spec: TrainSpec,
+    session: Session,
+    run: RunDir,
+    bundle: Path,
+    reporter: Reporter,
+    tracking: Tracking,
+) -> dict[str, Any]:
+    """All steps inside an open session; returns the report."""
+    if spec.features == "live" or spec.finetune != "none":
+        _check_workers(session)
+    dataset = open_images(spec, session, run, reporter)
+    rows = dataset.load_rows()
+    names, counts, audit = split_images(spec, rows, run, reporter)
+    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
+    if spec.features == "live":
+        prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
+    elif not run.head.exists():
+        compute_features(
+            dataset,
+            names.to_pylist(),
+            backbone,
+            spec.views,
+            run.features,
+            session,
+            reporter,
+            spec.augmentation,
+        )
+    labels = rows.column("label").filter(pc.equal(names, "train")).to_numpy()
+    searched = RateTask(spec, run.path, dataset.num_shards)
+    lr = search_rate(searched, session, reporter)["rate"] if spec.lr == "auto" else spec.lr
+    task = Task(
+        # Without the address of a tracking store, which may hold a password.
+        spec=spec.model_copy(update={"mlflow": None, "lr": lr}),
+        run=run.path,
+        bundle=bundle,
+        num_shards=dataset.num_shards,
+        alpha=float(np.mean(labels == 0)) if spec.alpha == "auto" else spec.alpha,
+        lr=lr,
+        num_threads=session.threads_per_worker,
+        fingerprint=fingerprint(rows),
+        counts=_by_split(counts),
+        audit=audit,
+        samples=pick_samples(dataset, rows, names, spec.seed) if _augments(spec) else None,
+    )
+    run.evaluating.unlink(missing_ok=True)
+    told = EpochLines(run, reporter, tracking.epoch)
+    report = _fit(task, dataset, run, session, reporter, told)
+    tracking.results(report)
+    write_json(run.report_json, report)
+    (bundle / _MARKER).unlink(missing_ok=True)
+    for file in (run.head, run.evaluating):
+        file.unlink(missing_ok=True)
+    for folder in (run.ingested, run.features, run.checkpoints):
+        shutil.rmtree(folder, ignore_errors=True)  # the bundle and the tables are what stays
+    return report
+
+
+def _augments(spec: TrainSpec) -> bool:
+    """Whether training sees augmented views."""
+    live = spec.features == "live" or spec.finetune != "none"
+    return spec.augmentation != "none" and (live or spec.views > 1)
+
+
+def _fit(
+    task: Task,
+    dataset: IngestedSource,
+    run: RunDir,
+    session: Session,
+    reporter: Reporter,
+    told: "EpochLines",
+) -> dict[str, Any]:
+    """Trains the head on cached features, then what is trained on images; returns the report."""
+    report: dict[str, Any] = {}
+    if task.spec.features == "cached" and not run.head.exists():
+        reporter.say("starting the training worker")
+        report = run_training(
+            train_head, {"task": task}, run.checkpoints / "head", 1, session, told.poll
+        )
+    if not report:
+        reporter.say(f"starting {session.num_workers} training worker(s)")
+        report = run_training(
+            train_network,
+            {"live": LiveTask(task, dataset)},
+            run.checkpoints / "network",
+            session.num_workers,
+            session,
+            told.poll,
+        )
+    return report
+
+
+class EpochLines:
+    """Says each epoch's line once, from the history that the worker writes, and the last step.
+
+    Args:
+        run: the run whose history is read.
+        reporter: told of each epoch.
+        on_row: called with each row of the history.
+    """
+
+    def __init__(
+        self, run: RunDir, reporter: Reporter, on_row: Callable[[dict[str, float]], None]
+    ) -> None:
+        self._run = run
+        self._reporter = reporter
+        self._on_row = on_row
+        self._told = 0
+        self._evaluating = False
+
+    def poll(self) -> None:
+        """Says what is new."""
+        try:
+            history = json.loads(self._run.history.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        for row in history[self._told :]:
+            self._on_row(row)
+            self._reporter.say(
+                f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  val loss {row['val_loss']:.4f}  "
+                f"val accuracy {row['val_accuracy']:.4f}  val AUROC {row['val_auroc']:.4f}  "
+                f"lr {row['lr']:.2g}"
+            )
+        self._told = len(history)
+        if not self._evaluating and self._run.evaluating.exists():
+            self._evaluating = True
+            best = self._run.evaluating.read_text(encoding="utf-8").strip()
+            self._reporter.say(f"evaluating epoch {best} and writing the bundle")

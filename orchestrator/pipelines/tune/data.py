@@ -1,0 +1,201 @@
+"""What a search trains on: the held-out fold, the folds of the trials, the shared feature set.
+
+Feature sets are kept under `runs/features` in the working directory, beside the runs and not in
+one of them, so that another search of the same images finds them: their key names everything that
+they depend on.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+import orchestrator
+from orchestrator.config.specs import TuneSpec
+from orchestrator.config.workers import Session
+from orchestrator.data.decode.images import DECODER_VERSION
+from orchestrator.data.source import IngestedSource
+from orchestrator.data.splits import fold_rows
+from orchestrator.pipelines.prepare.feature_set import IntArray, is_packed, pack_features
+from orchestrator.pipelines.prepare.features import Backbone, compute_features, feature_engine
+from orchestrator.pipelines.tune.head_training import Fold
+from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import digest, sha256_file, write_json
+from orchestrator.runs.run_dir import RunDir
+
+HELD_OUT_FOLDS = 5  # one of so many folds of the training rows is held out of the search
+# What features depend on besides their key's other parts.
+_SOURCES = (
+    "pipelines/prepare/features.py",
+    "model/augment.py",
+    "model/backbones.py",
+    "model/engine/base.py",
+    "model/engine/export.py",
+    "model/engine/keras.py",
+    "model/engine/openvino.py",
+    "model/light.py",
+    "model/lite0.py",
+)
+_PACKAGES = ("keras", "tensorflow", "openvino")
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which rows are for what.
+
+    Args:
+        folds: what each trial trains on and chooses by.
+        held_out: int64, training rows that no trial sees.
+        augmented: int64, rows that need all views.
+        plain: int64, rows that need the plain view alone.
+    """
+
+    folds: tuple[Fold, ...]
+    held_out: IntArray
+    augmented: IntArray
+    plain: IntArray
+
+
+def divide(rows: pa.Table, names: pa.Array, spec: TuneSpec) -> Division:
+    """Holds out a patient-grouped fold of the training rows and divides the rest for the trials.
+
+    Args:
+        rows: of the data set, in row order.
+        names: split of each row.
+        spec: seed and number of folds.
+
+    Returns:
+        With one fold, trials choose by the validation rows of the split; with several, training
+        and validation rows are divided patient by patient and each trial trains on all but one
+        fold in turn.
+
+    Raises:
+        DataError: too few patients.
+    """
+    split = np.array([name or "" for name in names.to_pylist()])
+    labels = rows.column("label")
+    train, val, test = (np.flatnonzero(split == name) for name in ("train", "val", "test"))
+    part = fold_rows(rows, train, HELD_OUT_FOLDS, spec.seed)
+    held_out, search = train[part == 0], train[part != 0]
+
+    def build(train_rows: IntArray, val_rows: IntArray) -> Fold:
+        return Fold(
+            train_rows,
+            labels.take(pa.array(train_rows)).to_numpy(),
+            val_rows,
+            labels.take(pa.array(val_rows)).to_numpy(),
+        )
+
+    if spec.folds == 1:
+        return Division(
+            (build(search, val),), held_out, augmented=train, plain=np.concatenate([val, test])
+        )
+    both = np.sort(np.concatenate([search, val]))
+    fold = fold_rows(rows, both, spec.folds, spec.seed)
+    folds = tuple(build(both[fold != k], both[fold == k]) for k in range(spec.folds))
+    return Division(folds, held_out, augmented=np.concatenate([train, val]), plain=test)
+
+
+def prepare_features(
+    spec: TuneSpec,
+    dataset: IngestedSource,
+    rows: pa.Table,
+    division: Division,
+    store: Path,
+    session: Session,
+    reporter: Reporter,
+) -> Path:
+    """Returns the folder of the packed feature set, computing it unless its key is in the store.
+
+    Raises:
+        OrchestratorError: the backbone's weights are not to be had, or a worker failed.
+    """
+    described = describe_features(spec, rows, division, feature_engine(session))
+    folder = store / digest(described)[:16]
+    if is_packed(folder):
+        reporter.say(f"features are at hand: {folder}")
+        return folder
+    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
+    splits: list[str | None] = [None] * rows.num_rows
+    for part, name in ((division.augmented, "train"), (division.plain, "val")):
+        for row in part:
+            splits[row] = name
+    with _locked(folder):
+        write_json(folder / "features.json", described)
+        compute_features(
+            dataset,
+            splits,
+            backbone,
+            spec.views,
+            folder,
+            session,
+            reporter,
+            spec.augmentation,
+            spec.feature_dtype,
+        )
+        pack_features(folder, dataset.num_shards, division.augmented, division.plain, spec.views)
+    size = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    reporter.say(f"features kept for other searches ({size / 1e6:,.0f} MB): {folder}")
+    return folder
+
+
+def find_store(run: RunDir) -> Path:
+    """Returns the folder of feature sets that a run uses, also when resumed from elsewhere."""
+    note = run.path / "store.json"
+    if not note.exists():
+        write_json(note, {"features": str(Path("runs", "features").absolute())})
+    return Path(json.loads(note.read_text(encoding="utf-8"))["features"])
+
+
+def describe_features(
+    spec: TuneSpec, rows: pa.Table, division: Division, engine: str
+) -> dict[str, object]:
+    """Returns everything that features depend on, JSON-able; its digest is their key."""
+    hashes = rows.column("sha256").to_pylist()
+    augmented = spec.views > 1
+    return {
+        "images": {
+            name: digest([[int(row), hashes[row]] for row in np.sort(part)])
+            for name, part in (("augmented", division.augmented), ("plain", division.plain))
+        },
+        "image_size": spec.image_size,
+        "backbone": _identify(spec.backbone),
+        "weights": _identify(spec.weights),
+        # A view is a function of the seed; random weights are too.
+        "seed": spec.seed if augmented or spec.weights == "none" else None,
+        "views": spec.views,
+        "augmentation": spec.augmentation if augmented else None,
+        "dtype": spec.feature_dtype,
+        "engine": engine,
+        "decoder": DECODER_VERSION,
+        "program": _identify_program(),
+    }
+
+
+def _identify(name: str) -> str:
+    """A name, or the digest of the file that it names."""
+    return sha256_file(Path(name)) if Path(name).is_file() else name
+
+
+def _identify_program() -> str:
+    package = Path(orchestrator.__file__).parent
+    found = hashlib.sha256()
+    for source in _SOURCES:
+        found.update((package / source).read_bytes())
+    return digest([found.hexdigest(), *(importlib.metadata.version(name) for name in _PACKAGES)])
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lets one command at a time compute a feature set; the next one finds it done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,178 @@
+"""The winner of a search against the default configuration, on the fold that no trial saw.
+
+Both are trained on the rows of the search, with several seeds: what the seed alone changes is the
+yardstick for what the configuration changes.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config.specs import TrainSpec, TuneSpec
+from orchestrator.errors import ClusterError
+from orchestrator.evaluation.metrics import paired_difference, point_metrics
+from orchestrator.pipelines.tune.head_training import Fold, HeadTraining, SearchTask, limit_process
+from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import atomic_path, write_json
+from orchestrator.runs.run_dir import RunDir
+
+METRICS = ("auroc", "auprc", "log_loss")
+NUM_SEEDS = 3
+# Configurations by name -> calibrated probabilities on the held-out rows, float32 [seeds, n].
+Measure = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, Any]]
+_JUDGED, _ROWS = "held_out.json", "held_out.parquet"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows that no trial saw.
+
+    Args:
+        rows: int64 [n], manifest rows.
+        labels: int8 [n].
+        patients: [n], None where not known.
+    """
+
+    rows: Any
+    labels: Any
+    patients: Any
+
+
+def default_config(fold: Fold, finetune: str) -> dict[str, float]:
+    """Returns the settings that `train` would use by itself on these rows."""
+    spec = TrainSpec(data="")
+    alpha = float(np.mean(fold.train_labels == 0)) if spec.alpha == "auto" else spec.alpha
+    lr = float(spec.lr) if finetune == "none" else spec.finetune_lr
+    return {"lr": lr, "alpha": alpha, "gamma": spec.gamma, "dropout": spec.dropout}
+
+
+def judge(
+    spec: TuneSpec,
+    configs: Mapping[str, Mapping[str, float]],
+    held_out: HeldOut,
+    measure: Measure,
+    run: RunDir,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Trains both configurations and measures them on the held-out fold, once a run.
+
+    Args:
+        spec: the search.
+        configs: `winner` and `default`.
+        held_out: what to measure on.
+        measure: trains them.
+        run: keeps the result.
+        reporter: told of it.
+
+    Returns:
+        num_images, num_patients, seeds; of `winner` and `default` config and metrics by seed; and
+        `difference`: each metric of the winner minus that of the default with its interval, for
+        the first seed.
+    """
+    stored = run.path / _JUDGED
+    if not stored.exists():
+        reporter.say("comparing the winner with the default configuration on the held-out fold")
+        found = measure(configs)
+        _write_rows(run.path / _ROWS, held_out, found)
+        write_json(stored, _describe(spec, configs, held_out, found))
+    judged: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
+    return judged
+
+
+def measure_cached(
+    task: SearchTask, fold: Fold, rows: Any, configs: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Trains heads on cached features.
+
+    Args:
+        task: the search.
+        fold: what to train on and choose the epoch and calibration by.
+        rows: int64 [n], the held-out rows.
+        configs: by name.
+
+    Returns:
+        Of each configuration the calibrated probabilities, float32 [seeds, n].
+    """
+    import ray
+
+    # max_calls: the process goes away with the framework it loaded.
+    remote = ray.remote(num_cpus=1, max_retries=1, max_calls=1)(_measure)
+    waiting = {
+        name: remote.remote(task, fold, dict(config), rows) for name, config in configs.items()
+    }
+    try:
+        return {name: ray.get(reference) for name, reference in waiting.items()}
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            "training for the held-out fold failed: "
+            f"{str(error).strip().splitlines()[-1]}; run the same command again to continue"
+        ) from error
+
+
+def _measure(task: SearchTask, fold: Fold, config: dict[str, float], rows: Any) -> Any:
+    """What a worker does for one configuration."""
+    limit_process(task.num_threads)
+    from orchestrator.evaluation.calibration import fit_calibration
+    from orchestrator.pipelines.prepare.feature_set import open_features
+
+    features = open_features(task.features)
+    found = []
+    for index in range(NUM_SEEDS):
+        training = HeadTraining(features, fold, task.spec, task.spec.seed + index)
+        training.begin(config)
+        training.run()
+        calibration = fit_calibration(training.logits(fold.val_rows), fold.val_labels)
+        found.append(calibration.apply(training.logits(rows)))
+    return np.stack(found)
+
+
+def _describe(
+    spec: TuneSpec,
+    configs: Mapping[str, Mapping[str, float]],
+    held_out: HeldOut,
+    found: Mapping[str, Any],
+) -> dict[str, Any]:
+    labels, patients = held_out.labels, held_out.patients
+    described: dict[str, Any] = {
+        "num_images": len(labels),
+        "num_patients": len({patient for patient in patients if patient}) or None,
+        "seeds": [spec.seed + index for index in range(len(found["winner"]))],
+    }
+    for name, probabilities in found.items():
+        by_seed = [point_metrics(labels, row, 0.5) for row in probabilities]
+        described[name] = {
+            "config": dict(configs[name]),
+            "metrics": {metric: [row[metric] for row in by_seed] for metric in METRICS},
+        }
+    described["difference"] = {
+        metric: paired_difference(
+            labels,
+            found["winner"][0],
+            found["default"][0],
+            (0.5, 0.5),
+            patients,
+            metric,
+            seed=spec.seed,
+        ).as_dict()
+        for metric in METRICS
+    }
+    return described
+
+
+def _write_rows(final: Path, held_out: HeldOut, found: Mapping[str, Any]) -> None:
+    table = pa.table(
+        {
+            "row": pa.array(held_out.rows, pa.int64()),
+            "patient_id": pa.array(held_out.patients, pa.string()),
+            "label": pa.array(held_out.labels, pa.int8()),
+            **{name: pa.array(rows[0], pa.float32()) for name, rows in found.items()},
+        }
+    )
+    with atomic_path(final) as temporary:
+        pq.write_table(table, temporary)

@@ -1,0 +1,133 @@
+"""How the trials of a search are run: heads on cached features, or whole networks on images."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.cluster.session import node_resources
+from orchestrator.config.specs import Resources, TuneSpec
+from orchestrator.config.workers import Session, plan_workers
+from orchestrator.data.source import IngestedSource
+from orchestrator.pipelines.prepare.features import Backbone, prepare_backbone
+from orchestrator.pipelines.tune.cached_trial import CachedTrial
+from orchestrator.pipelines.tune.data import Division, find_store, prepare_features
+from orchestrator.pipelines.tune.head_training import Fold, SearchTask
+from orchestrator.pipelines.tune.held_out import Measure, measure_cached
+from orchestrator.pipelines.tune.live_trial import LiveSearch, LiveTrial, train_live
+from orchestrator.pipelines.tune.search import Runner
+from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import atomic_path
+from orchestrator.runs.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How trials are run.
+
+    Args:
+        runner: runs a trial.
+        concurrent: trials that fit the cluster at a time.
+        measure: trains the configurations that are compared on the held-out fold.
+        features: the packed feature set, where there is one.
+    """
+
+    runner: Runner
+    concurrent: int
+    measure: Measure
+    features: Path | None
+
+
+def plan_cached(
+    spec: TuneSpec,
+    dataset: IngestedSource,
+    rows: pa.Table,
+    names: pa.Array,
+    division: Division,
+    session: Session,
+    run: RunDir,
+    reporter: Reporter,
+) -> Plan:
+    """One pass of the backbone; then heads on one CPU each."""
+    store = find_store(run)
+    features = prepare_features(spec, dataset, rows, division, store, session, reporter)
+    task = SearchTask(spec, features, division.folds)
+    fold = training_fold(rows, names, division)
+    return Plan(
+        Runner(CachedTrial, {"task": task}, {"cpu": task.num_threads}, reuse=True),
+        concurrent=sum(int(node.get("CPU", 0)) for node in node_resources()),
+        measure=functools.partial(measure_cached, task, fold, division.held_out),
+        features=features,
+    )
+
+
+def plan_live(
+    spec: TuneSpec,
+    dataset: IngestedSource,
+    rows: pa.Table,
+    names: pa.Array,
+    division: Division,
+    session: Session,
+    run: RunDir,
+    reporter: Reporter,
+) -> Plan:
+    """A Ray Train run a trial; as many at a time as have all their workers at once."""
+    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
+    prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
+    folder = run.path / "_live"
+    search = LiveSearch(
+        spec,
+        dataset,
+        folder,
+        _write_division(folder / "splits.parquet", rows, names, division),
+        run.backbone.parent,
+        session,
+    )
+    each = Resources(
+        cpus_per_worker=session.cpus_per_worker, gpus_per_worker=session.gpus_per_worker
+    )
+    fitting = plan_workers(each, node_resources()).num_workers
+
+    def measure(configs: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        return {
+            name: np.stack([train_live(search, name, config, judge=True)["probabilities"]])
+            for name, config in configs.items()
+        }
+
+    return Plan(
+        # The process only watches: the CPUs are its workers', but Ray Tune wants a request that is
+        # not empty. Ending the process ends the workers of a trial that is stopped.
+        Runner(LiveTrial, {"search": search}, {"cpu": 0, "memory": 1}, reuse=False),
+        concurrent=fitting // session.num_workers,
+        measure=measure,
+        features=None,
+    )
+
+
+def _write_division(final: Path, rows: pa.Table, names: pa.Array, division: Division) -> Path:
+    """Writes which rows a live trial trains on; the held-out ones take the place of the test's."""
+    split = np.array([{"train": "train", "val": "val"}.get(name) for name in names.to_pylist()])
+    split[division.held_out] = "test"
+    stored = rows.select(["row", "label", "patient_id"])
+    with atomic_path(final) as temporary:
+        pq.write_table(stored.append_column("split", pa.array(split, pa.string())), temporary)
+    return final
+
+
+def training_fold(rows: pa.Table, names: pa.Array, division: Division) -> Fold:
+    """The search's training rows with the split's own validation rows."""
+    split = np.array([name or "" for name in names.to_pylist()])
+    train = np.setdiff1d(np.flatnonzero(split == "train"), division.held_out)
+    val = np.flatnonzero(split == "val")
+    labels = rows.column("label")
+    return Fold(
+        train,
+        labels.take(pa.array(train)).to_numpy(),
+        val,
+        labels.take(pa.array(val)).to_numpy(),
+    )

@@ -1,0 +1,69 @@
+"""Writes that are whole or absent, and digests.
+
+A file appears under its final name by a rename of a finished, flushed temporary file in the same
+folder, so a reader never sees half of one. Temporary names start with `.tmp-`: readers of Arrow
+data sets pass over them.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ClusterError
+
+
+@contextlib.contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Yields a temporary path that becomes `final` when the block ends without an exception.
+
+    Args:
+        final: the name the file gets; its folder is made.
+
+    Yields:
+        A path in the same folder; write the whole file there.
+
+    Raises:
+        ClusterError: the file system refused the write (full, read-only, not permitted).
+    """
+    temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(final)
+    except OSError as error:
+        raise ClusterError(
+            f"cannot write {final}: {error.strerror or error}; free space or choose another "
+            "output folder, then run the same command again to continue"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(final: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with atomic_path(final) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(final: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all; NaN is an error, since JSON has none."""
+    write_text(final, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Returns a SHA-256 over a JSON-able value, equal for equal values whatever their key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,117 @@
+"""What a try has come to, from what the cluster says and what its run folder shows.
+
+The cluster's default store forgets every job when its head restarts, and it calls a job failed
+whose driver died after the work was done. The run folder remembers both. Pure but for `look_at`,
+which reads the folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import SpecError
+from orchestrator.runs.run_dir import RunDir
+from orchestrator.runs.states import Status, TickState
+
+TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run folder shows.
+
+    Args:
+        succeeded: `_SUCCESS` is there.
+        status: of `status.json`, None where there is none.
+        mark: changes whenever `status.json` is written anew; None where there is none.
+    """
+
+    succeeded: bool = False
+    status: str | None = None
+    mark: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of a try.
+
+    Args:
+        state: SUBMITTING means that the cluster does not have it and may be asked.
+        reason: one line, where it has ended otherwise than well.
+        retry: another try may follow.
+    """
+
+    state: TickState
+    reason: str | None = None
+    retry: bool = False
+
+
+def look_at(folder: Path | None) -> Evidence:
+    """Reads a run folder; one that is absent shows nothing.
+
+    Raises:
+        OSError: it cannot be read now, so nothing may be concluded.
+    """
+    if folder is None:
+        return Evidence()
+    run = RunDir(folder)
+    try:
+        found = run.status.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return Evidence()
+    try:
+        status = run.load_status().get("status")
+    except SpecError:
+        status = None
+    mark = f"{found.st_mtime_ns}-{found.st_ino}"
+    return Evidence(run.success.exists(), str(status) if status else None, mark)
+
+
+def settle(
+    seen: Status | None,
+    evidence: Evidence,
+    *,
+    state: TickState,
+    mark: str | None,
+    stop_reason: str | None,
+) -> Finding:
+    """Decides what a try has come to.
+
+    Args:
+        seen: what the cluster says, None where it does not know the id.
+        evidence: of the run folder.
+        state: in the ledger: SUBMITTING until the cluster has confirmed the id.
+        mark: the folder's at the intent; a different one now says that this try began.
+        stop_reason: why the ledger asked for a stop, if it did.
+    """
+    if seen in (Status.PENDING, Status.RUNNING):
+        return Finding(TickState(seen))
+    if evidence.succeeded or seen is Status.SUCCEEDED:
+        return Finding(TickState.SUCCEEDED)
+    if seen is None:
+        return _settle_unknown(evidence, state, mark, stop_reason)
+    if stop_reason == TIMEOUT:
+        return Finding(TickState.FAILED, "ran longer than its timeout", retry=True)
+    if stop_reason is not None:
+        return Finding(TickState.STOPPED, stop_reason)
+    if seen is Status.STOPPED:
+        return Finding(TickState.STOPPED, "stopped by hand")
+    return Finding(TickState.FAILED, "failed on the cluster; its log and status.json say why", True)
+
+
+def _settle_unknown(
+    evidence: Evidence, state: TickState, mark: str | None, stop_reason: str | None
+) -> Finding:
+    began = evidence.mark != mark
+    if began and evidence.status in (Status.FAILED, Status.STOPPED):
+        if stop_reason not in (None, TIMEOUT):
+            return Finding(TickState.STOPPED, stop_reason)
+        return Finding(TickState.FAILED, "failed; the cluster has no record of it any more", True)
+    if state is TickState.SUBMITTING and not began:
+        if stop_reason is not None:
+            return Finding(TickState.STOPPED, stop_reason)
+        return Finding(TickState.SUBMITTING)
+    # It ran, or may have: a second run could do the work twice, so none is started.
+    return Finding(
+        TickState.FAILED,
+        "lost: the cluster has no record of it, as after a restart of its head; not repeated",
+    )

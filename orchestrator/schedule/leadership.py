@@ -1,0 +1,159 @@
+"""What the parts of a scheduler share: the ledger and the lead, the cluster's functions, clocks."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from orchestrator.config.job import Job
+from orchestrator.runs.states import Status
+from orchestrator.schedule.ledger import Lease, Ledger, Superseded
+from orchestrator.schedule.writes import Writes
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The cluster, as three functions; each may raise anything where it cannot be reached.
+
+    Args:
+        submit: starts a job under an id in a run folder. The cluster takes an id once: a second
+            submit of it raises.
+        look_up: state of an id, None where the cluster does not know it.
+        stop: ends a job; one that has ended already is left as it is.
+    """
+
+    submit: Callable[[str, Job, Path | None], None]
+    look_up: Callable[[str], Status | None]
+    stop: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The two clocks: the wall's, aware, which may jump, and one that only runs forward, s."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times of a scheduler, s.
+
+    Args:
+        lease_s: how long a leader that was killed keeps others waiting.
+        grace_s: how late a tick is still on time; longer than `lease_s`, so that a takeover does
+            not make a tick a missed one.
+        poll_s: between two looks at one run.
+        retry_wait_s: between a failed try and the next.
+        resubmit_wait_s: between two submits that the cluster did not take, and between two stops.
+        budget_s: longest stay with one part of a step while others wait.
+    """
+
+    lease_s: float = 15.0
+    grace_s: float = 60.0
+    poll_s: float = 5.0
+    retry_wait_s: float = 30.0
+    resubmit_wait_s: float = 10.0
+    budget_s: float = 5.0
+
+
+class Desk:
+    """One scheduler's lead and memory; the memory only saves work and is never relied upon."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        clock: Clock,
+        settings: Settings,
+        holder: str,
+        say: Callable[[str], None],
+    ) -> None:
+        self.ledger, self.store, self.clock, self.settings = ledger, store, clock, settings
+        self.say = say
+        self.fresh: set[str] = set()  # ids intended by this process and not asked for yet
+        self._holder = holder
+        self._lease: Lease | None = None
+        self._renew_at = 0.0
+        self._ready_at: dict[Key, float] = {}
+        self._began: dict[Key, float] = {}
+        self._said: dict[str, str] = {}
+
+    def take_lead(self) -> bool | None:
+        """Holds the lead or tries to take it: True where just taken, False held, None without."""
+        if self._lease is not None:
+            self.hold()
+            return False
+        self._lease = self.ledger.acquire(self._holder, self.clock.now(), self.settings.lease_s)
+        if self._lease is None:
+            return None
+        self._renew_at = self.clock.monotonic() + self.settings.lease_s / 3
+        for memory in (self.fresh, self._ready_at, self._began):
+            memory.clear()
+        return True
+
+    def hold(self) -> None:
+        """Makes sure of the lead before the cluster is asked for anything.
+
+        Raises:
+            Superseded: another scheduler leads.
+        """
+        lease = self._held()
+        if self.clock.monotonic() < self._renew_at:
+            self.ledger.check(lease)
+            return
+        self.ledger.renew(lease, self.clock.now())
+        self._renew_at = self.clock.monotonic() + self.settings.lease_s / 3
+
+    def writing(self) -> AbstractContextManager[Writes]:
+        """Opens a transaction of the leader."""
+        return self.ledger.writing(self._held(), self.clock.now())
+
+    def _held(self) -> Lease:
+        if self._lease is None:
+            raise Superseded("this scheduler does not lead")
+        return self._lease
+
+    def lose_lead(self) -> None:
+        """Forgets a lead that another scheduler has taken."""
+        self._lease = None
+
+    def release(self) -> None:
+        """Gives the lead up at the end."""
+        if self._lease is not None:
+            self.ledger.release(self._lease)
+            self._lease = None
+
+    def wait(self, key: Key, seconds: float) -> None:
+        """Makes `ready(key)` false for so long."""
+        self._ready_at[key] = self.clock.monotonic() + seconds
+
+    def ready(self, key: Key) -> bool:
+        """Returns whether no wait of this key is on; none is after a restart."""
+        return self.clock.monotonic() >= self._ready_at.get(key, float("-inf"))
+
+    def elapsed(self, key: Key, since: datetime) -> timedelta:
+        """Returns the time since an instant; from the first call on the wall clock has no say."""
+        now = self.clock.monotonic()
+        if key not in self._began:
+            past = max((self.clock.now() - since).total_seconds(), 0.0)
+            self._began[key] = now - past
+        return timedelta(seconds=now - self._began[key])
+
+    def forget(self, submission_id: str) -> None:
+        """Drops the memory of a try that has ended."""
+        self.fresh.discard(submission_id)
+        for memory in (self._ready_at, self._began):
+            for key in [key for key in memory if key[1:] == (submission_id,)]:
+                del memory[key]
+
+    def say_change(self, topic: str, line: str) -> None:
+        """Says a line where the last one on this topic was another; an empty one ends it."""
+        if self._said.get(topic, "") != line:
+            self._said[topic] = line
+            if line:
+                self.say(line)

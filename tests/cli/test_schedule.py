@@ -1,0 +1,134 @@
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from orchestrator.cli.schedule import app
+from orchestrator.errors import SpecError
+from orchestrator.runs.run_dir import RunDir
+from orchestrator.runs.states import TickState
+from orchestrator.schedule.ledger import Ledger
+from tests.schedule.fake_cluster import dump_job
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with two scheduled jobs and one without a schedule."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORCHESTRATOR_LEDGER", str(tmp_path / "state" / "ledger.sqlite3"))
+    (tmp_path / "jobs").mkdir()
+    schedule = {"cron": "0 2 * * *", "timezone": "Asia/Shanghai"}
+    dump_job(tmp_path / "jobs", "nightly", schedule=schedule)
+    dump_job(tmp_path / "jobs", "hourly", schedule={"cron": "0 * * * *"})
+    dump_job(tmp_path / "jobs", "by-hand")
+    return tmp_path
+
+
+def run(*arguments: str, fails: bool = False) -> Result:
+    done = CliRunner().invoke(app, list(arguments))
+    if not fails:
+        assert done.exit_code == 0, done.output
+    return done
+
+
+def refused(*arguments: str) -> str:
+    done = run(*arguments, fails=True)
+    assert isinstance(done.exception, SpecError)
+    return str(done.exception)
+
+
+def test_list_shows_jobs_with_a_schedule(folder: Path) -> None:
+    shown = run("list").stdout
+    assert "nightly" in shown
+    assert "Asia/Shanghai" in shown
+    assert "by-hand" not in shown
+    assert not (folder / "state").exists()  # reading makes no file
+    hourly, nightly = json.loads(run("list", "--json").stdout)["jobs"]
+    assert (hourly["job"], nightly["job"]) == ("hourly", "nightly")
+    assert nightly["next_local"][11:] == "02:00:00+08:00"
+    assert nightly["next"][11:] == "18:00:00+00:00"
+    assert nightly["last"] is None
+
+
+def test_next_shows_every_tick_of_the_days(folder: Path) -> None:
+    body = json.loads(run("next", "--days", "3", "--json").stdout)
+    assert body["num_ticks"] == len(body["ticks"]) == 3 + 72
+    assert [t["tick"] for t in body["ticks"]] == sorted(t["tick"] for t in body["ticks"])
+    shown = run("next", "--days", "3", "--job", "nightly").stdout
+    assert len(shown.splitlines()) == 1 + 3
+    assert "02:00 CST" in shown
+    assert "and 74 more" in run("next", "--days", "3", "--limit", "1").stdout
+    assert "no scheduled job is named x; known: hourly, nightly" in refused("next", "--job", "x")
+
+
+def test_pause_and_resume(folder: Path) -> None:
+    assert run("pause", "nightly").stdout == "nightly is paused\n"
+    assert run("pause", "nightly").stdout == "nightly was paused already\n"
+    assert [row["paused"] for row in json.loads(run("list", "--json").stdout)["jobs"]] == [
+        False,
+        True,
+    ]
+    assert "paused" in run("list").stdout
+    assert run("resume", "nightly").stdout == "nightly is resumed\n"
+    assert run("resume", "nightly").stdout == "nightly was not paused\n"
+    assert "known: hourly, nightly" in refused("pause", "by-hand")
+
+
+def test_history_shows_runs_and_skips(folder: Path) -> None:
+    assert run("history").stdout == "no tick has come yet\n"
+    ledger = Ledger(folder / "state" / "ledger.sqlite3")
+    now = datetime(2026, 3, 1, 3, tzinfo=UTC)
+    lease = ledger.acquire("test", now, 15.0)
+    assert lease is not None
+    with ledger.writing(lease, now) as write:
+        write.register("nightly", "0 2 * * *", "UTC", now)
+        write.skip("nightly", now - timedelta(hours=1), "paused")
+    assert run("history", "nightly").stdout.splitlines()[1].split() == [
+        "2026-03-01",
+        "02:00",
+        "nightly",
+        "SKIPPED",
+        "paused",
+    ]
+    (tick,) = json.loads(run("history", "--json").stdout)["ticks"]
+    assert (tick["state"], tick["reason"]) == ("SKIPPED", "paused")
+    assert "it knows: nightly" in refused("history", "nobody")
+
+
+def test_a_run_that_finished_after_it_was_given_up_is_shown_as_succeeded(folder: Path) -> None:
+    ledger = Ledger(folder / "state" / "ledger.sqlite3")
+    now = datetime(2026, 3, 1, 3, tzinfo=UTC)
+    lease = ledger.acquire("test", now, 15.0)
+    assert lease is not None
+    with ledger.writing(lease, now) as write:
+        write.register("nightly", "0 2 * * *", "UTC", now)
+        write.queue("nightly", now, "{}", folder / "run")
+        write.intend("nightly", now, 1, "nightly-20260301T030000Z-1", None)
+        write.end("nightly", now, 1, TickState.FAILED, "lost")
+    assert "FAILED" in run("history").stdout
+    RunDir(folder / "run").finish()
+    assert "SUCCEEDED" in run("history").stdout
+    (tick,) = json.loads(run("history", "--json").stdout)["ticks"]
+    assert (tick["state"], tick["reason"][-6:]) == ("SUCCEEDED", ": lost")
+
+
+def test_a_wrong_file_is_told_and_the_others_are_shown(folder: Path) -> None:
+    (folder / "jobs" / "spoilt.yaml").write_text("name: [")
+    done = run("list")
+    assert "nightly" in done.stdout
+    assert "warning: " in done.stderr
+    assert "spoilt.yaml is not plain YAML" in done.stderr
+    assert json.loads(run("list", "--json").stdout)["jobs"]
+    assert "cannot list" in refused("list", "--jobs", "nowhere")
+
+
+def test_the_ledger_is_outside_the_working_folder_unless_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ORCHESTRATOR_LEDGER")
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "elsewhere"))
+    run("pause", "nightly")
+    assert (folder / "elsewhere" / "orchestrator" / "schedule.sqlite3").exists()

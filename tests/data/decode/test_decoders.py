@@ -1,0 +1,120 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.data.decode.decoders import DecoderPool
+from orchestrator.errors import ClusterError, ImageError
+from tests.conftest import ROOT
+from tests.data.poison import decode
+
+
+@pytest.fixture
+def pool() -> Iterator[DecoderPool]:
+    pool = DecoderPool(decode, 2, patience_s=3.0)
+    yield pool
+    pool.close()
+
+
+def outcomes(pool: DecoderPool, names: list[str]) -> list[int | str]:
+    """Returns the number in each image, or the code of its error."""
+    found: list[int | str] = []
+    for future in [pool.submit(name) for name in names]:
+        try:
+            found.append(int(future.result(60).pixels[0, 0]))
+        except ImageError as error:
+            found.append(error.code)
+    return found
+
+
+def test_images_and_rejections_come_back_in_order(pool: DecoderPool) -> None:
+    names = [f"slow:{n}" if n % 5 == 0 else f"ok:{n}" for n in range(40)]
+    names[7] = "bad:"
+    assert outcomes(pool, names) == [*range(7), "damaged", *range(8, 40)]
+
+
+def test_work_is_spread_and_processes_stay(pool: DecoderPool) -> None:
+    images = [pool.submit(f"slow:{n}") for n in range(20)]
+    processes = {image.result(30).phash for image in images}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    assert pool.submit("ok:1").result(30).phash in processes
+
+
+def test_crashes_and_hangs_cost_only_their_own_files(pool: DecoderPool) -> None:
+    names = [f"ok:{n}" for n in range(60)]
+    planted = {3: "crash:", 4: "abort:", 20: "hang:", 21: "crash:", 40: "spin:", 59: "bug:"}
+    for place, name in planted.items():
+        names[place] = name
+    codes = {3: "crashed", 4: "crashed", 20: "hung", 21: "crashed", 40: "hung", 59: "crashed"}
+    expected: list[int | str] = list(range(60))
+    for place, code in codes.items():
+        expected[place] = f"decoder_{code}"
+    assert outcomes(pool, names) == expected
+
+
+def test_a_message_says_how_the_process_ended_and_what_to_do(pool: DecoderPool) -> None:
+    with pytest.raises(ImageError, match=r"signal 11\)\. \w.*source\.$"):
+        pool.submit("crash:").result(30)
+
+
+def test_a_file_whose_process_was_killed_by_another_is_decoded(
+    pool: DecoderPool, tmp_path: Path
+) -> None:
+    assert outcomes(pool, ["ok:1", f"killed-once:{tmp_path / 'mark'}", "ok:2"]) == [1, 7, 2]
+
+
+def test_killed_processes_lose_and_double_nothing(pool: DecoderPool) -> None:
+    images = [pool.submit(f"slow:{n % 250}") for n in range(60)]
+    num_killed = 0
+    while num_killed < 3 and not images[-1].done():
+        time.sleep(0.2)
+        victim = next((i.result().phash for i in reversed(images) if i.done()), None)
+        # The newest answer may be that of a process which was killed the last time.
+        with contextlib.suppress(ProcessLookupError):
+            if victim is not None:
+                os.kill(victim, signal.SIGKILL)
+                num_killed += 1
+    assert num_killed
+    assert [int(i.result(60).pixels[0, 0]) for i in images] == list(range(60))
+
+
+def test_no_process_to_be_had_is_an_error_of_the_cluster(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(ClusterError, match="no decoding process could be started"):
+        pool.submit("ok:1").result(30)
+    monkeypatch.undo()
+    assert pool.submit("ok:2").result(30).pixels[0, 0] == 2
+
+
+def test_processes_end_with_the_one_that_started_them() -> None:
+    code = """
+import os, signal
+from orchestrator.data.decoders import DecoderPool
+from tests.conftest import ROOT
+from tests.data.poison import decode
+from tests.conftest import ROOT
+pool = DecoderPool(decode, 1, 60.0)
+print(pool.submit("ok:1").result().phash, flush=True)
+pool.submit("hang:")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{int(done.stdout)}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the decoding process outlived its parent")

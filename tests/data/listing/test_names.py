@@ -1,0 +1,52 @@
+import pytest
+
+from orchestrator.data.listing.names import patient_of_name, read_folders, unscoped_patient
+
+
+@pytest.mark.parametrize(
+    ("folder", "label", "split", "scope"),
+    [
+        (b"", None, None, None),
+        (b"NORMAL", 0, None, None),
+        (b"pneumonia", 1, None, None),
+        (b"Train/Normal", 0, "train", "train"),
+        (b"TEST/PNEUMONIA/ward 3", 1, "test", "test"),
+        (b"validation/NORMAL", 0, "val", "train"),
+        (b"val/NORMAL", 0, "val", "train"),
+        (b"test", None, "test", "test"),
+        (b"test/chest_xray/train/NORMAL", 0, "train", "train"),
+        (b"NORMAL/test", 0, None, None),  # below the class folder: not a split
+        (b"NORMAL/PNEUMONIA", None, None, None),  # contradiction
+        (b"NORMAL/normal", 0, None, None),
+        (b"abnormal/normals", None, None, None),
+        (b"caf\xe9/NORMAL", 0, None, None),
+    ],
+)
+def test_folders(folder, label, split, scope):
+    assert read_folders(folder) == (label, split, scope)
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        (b"person1000_bacteria_2931.jpeg", "person1000"),
+        (b"person447_virus_921_1.jpeg", "person447"),
+        (b"IM-0115-0001.jpeg", "IM-0115"),
+        (b"IM-0429-0001-0002.jpeg", "IM-0429"),
+        (b"NORMAL2-IM-0381-0001.jpeg", "NORMAL2-IM-0381"),
+        (b"NORMAL2-IM-0381-0001-0002.png", "NORMAL2-IM-0381"),
+        (b"IM-0001-0001.dcm", None),  # a viewer's export names every patient's file so
+        (b"._IM-0115-0001.jpeg", None),
+        (b"person1000.jpeg", None),
+        (b"person_bacteria_1.jpeg", None),
+        (b"xperson1_bacteria_1.jpeg", None),
+        (b"IM-0115-0001.jpeg\n", None),
+        (b"caf\xe9.jpeg", None),
+    ],
+)
+def test_patient_of_name(name, patient):
+    assert patient_of_name(name, None) == patient
+    scoped = patient_of_name(name, "test")
+    assert scoped == (None if patient is None else f"test/{patient}")
+    if scoped is not None:
+        assert unscoped_patient(scoped) == patient

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+
+from orchestrator.errors import DataError
+from orchestrator.evaluation.metrics import evaluate, paired_difference
+from orchestrator.evaluation.report.comparison import (
+    COLUMNS,
+    PAPER,
+    Contender,
+    Rows,
+    build_comparison,
+    paper_notes,
+    render_comparison_html,
+)
+
+RNG = np.random.default_rng(0)
+LABELS = (RNG.random(240) < 0.7).astype(np.int8)
+PATIENTS = np.array([f"p{number // 2}" for number in range(240)], object)
+THRESHOLD = 0.6
+
+
+def rows_of(skill: float, seed: int) -> Rows:
+    noise = np.random.default_rng(seed).normal(0, 1, LABELS.size)
+    probabilities = 1 / (1 + np.exp(-(skill * (2 * LABELS - 1) + noise)))
+    return Rows(LABELS, probabilities.astype(np.float32), PATIENTS)
+
+
+def contender(
+    backbone: str, skill: float, seed: int, loss: str = "focal", test: bool = True
+) -> Contender:
+    splits = ("validation", "test") if test else ("validation",)
+    rows = {split: rows_of(skill, seed + place) for place, split in enumerate(splits)}
+    found = {
+        split: evaluate(part.labels, part.probabilities, THRESHOLD, part.patients).as_dict()
+        for split, part in rows.items()
+    }
+    report = {
+        "validation": found["validation"],
+        "test": found.get("test"),
+        "splits": {"train": {"NORMAL": 100, "PNEUMONIA": 300}},
+        "threshold": THRESHOLD,
+        "best_epoch": 3,
+        "history": [{}] * 9,
+        "recipe": {"lr": 0.001},
+        "model": {"weights": "none", "num_parameters": 20_000_000, "num_trainable": 1_000_000},
+    }
+    cost = {"features_s": 12.0, "images_per_s": 41.5, "training_s": 20.0}
+    return Contender(backbone, loss, report, rows, cost)
+
+
+def build(contenders: list[Contender]) -> dict:
+    return build_comparison(
+        contenders, recipe={"epochs": 9}, run={"run_id": "r1", "started_at": "now"}, seed=0
+    )
+
+
+MODELS = [
+    contender("VGG19", 0.4, 1),
+    contender("EfficientNetB5", 2.0, 2),
+    contender("tiny<b>", 1.7, 7),
+]
+
+
+def test_the_papers_figures_are_those_of_its_table() -> None:
+    assert PAPER["VGG19"] == {
+        "accuracy": 0.814,
+        "precision": 0.793,
+        "recall": 0.951,
+        "auroc": 0.910,
+        "f1": 0.865,
+        "validation_accuracy": 0.9204,
+    }
+    assert list(PAPER) == ["VGG19", "ResNet50", "DenseNet121", "EfficientNetB5"]
+
+
+def test_only_the_f1_that_does_not_follow_gets_a_note() -> None:
+    (note,) = paper_notes()
+    assert "F1 of 0.900 for EfficientNetB5" in note
+    assert "which give 0.922" in note
+
+
+def test_each_model_is_measured_as_its_own_report_says() -> None:
+    report = build(MODELS)
+    assert report["judged_on"] == "test"
+    for row, model in zip(report["rows"], MODELS, strict=True):
+        assert row["metrics"] == model.report["test"]["metrics"]
+        assert row["validation_accuracy"] == model.report["validation"]["metrics"]["accuracy"]
+
+
+def test_the_best_is_the_highest_auroc_and_others_are_paired_with_it() -> None:
+    found = build(MODELS)["against_best"]
+    assert [(entry["backbone"], entry["best"]) for entry in found] == [
+        ("VGG19", "EfficientNetB5"),
+        ("tiny<b>", "EfficientNetB5"),
+    ]
+    first, best = MODELS[0].rows["test"], MODELS[1].rows["test"]
+    expected = paired_difference(
+        LABELS, first.probabilities, best.probabilities, (0.6, 0.6), PATIENTS, "auroc", seed=0
+    )
+    assert found[0]["auroc"] == expected.as_dict()
+    assert found[0]["auroc"]["high"] < 0
+
+
+def test_focal_minus_bce_has_the_sign_of_its_name() -> None:
+    models = [contender("VGG19", 2.0, 1), contender("VGG19", 0.5, 2, "bce")]
+    report = build(models)
+    (entry,) = report["focal_minus_bce"]
+    assert entry["metrics"]["auroc"]["low"] > 0
+    assert entry["metrics"]["brier"]["high"] < 0
+    assert report["against_best"] == []
+    html = render_comparison_html(report, models)
+    assert "What focal loss is worth" in html
+    assert f"<strong>{entry['metrics']['auroc']['value']:+.3f}</strong>" in html
+    assert "Binary cross-entropy" in html
+
+
+def test_a_difference_of_nothing_is_not_marked() -> None:
+    models = [contender("VGG19", 1.0, 1), contender("VGG19", 1.0, 1, "bce")]
+    html = render_comparison_html(build(models), models)
+    assert html.count('<td class="num">+0.000<br>') == 7
+    assert "<strong>+" not in html
+
+
+def test_the_page_shows_every_figure_beside_the_papers() -> None:
+    report = build(MODELS)
+    html = render_comparison_html(report, MODELS)
+    for row in report["rows"]:
+        for metric in COLUMNS:
+            assert f"<strong>{row['metrics'][metric]['value']:.3f}</strong>" in html
+    for figure in (*list(PAPER["EfficientNetB5"].values())[:5], 0.941):
+        assert f"paper {figure:.3f}" in html
+    assert "0.9204" in html and "0.8658" in html
+    assert "which give 0.922" in html
+    assert "What focal loss is worth" not in html
+    assert html.count("lower beyond chance") == 1
+    assert html.count("these images do not tell them apart") == 1
+
+
+def test_text_is_escaped_and_nothing_comes_from_outside() -> None:
+    html = render_comparison_html(build(MODELS), MODELS)
+    assert "tiny&lt;b&gt;" in html and "tiny<b>" not in html
+    assert "<script" not in html and "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_without_test_images_the_page_says_what_validation_is_worth() -> None:
+    models = [contender("VGG19", 1.0, 1, test=False), contender("tiny", 1.5, 2, test=False)]
+    report = build(models)
+    assert report["judged_on"] == "validation"
+    html = render_comparison_html(report, models)
+    assert "No test images" in html
+    assert "Accuracy on validation" not in html
+
+
+def test_models_of_other_images_are_not_compared() -> None:
+    other = contender("tiny", 1.0, 5)
+    part = other.rows["test"]
+    rows = {**other.rows, "test": Rows(1 - part.labels, part.probabilities, part.patients)}
+    swapped = Contender(other.backbone, other.loss, other.report, rows, other.cost)
+    with pytest.raises(DataError, match="measured on other test images"):
+        build([contender("VGG19", 1.0, 1), swapped])

@@ -1,0 +1,240 @@
+import html
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from orchestrator.data.schema import PREDICTIONS, REJECTED
+from orchestrator.errors import DataError
+from orchestrator.evaluation.metrics import METRIC_NAMES
+from orchestrator.evaluation.report.page import describe_rule, format_figure, list_facts
+from orchestrator.evaluation.report.report import build_report, render_html
+from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, Tally
+
+MODEL = {"backbone": "EfficientNetB5", "sha256": "ab" * 32, "weights": None}
+RUN = {"run_id": "score-1", "versions": {"numpy": "2.4", "keras": "3.15"}}
+EVIL = "<script>alert(1)</script>&\"'{{ 7*7 }}"
+
+
+def predictions(labels, probabilities, paths=None, patients=None):
+    num = len(labels)
+    paths = paths or [f"image-{row}.jpeg" for row in range(num)]
+    columns = {
+        "row": range(num),
+        "path": paths,
+        "patient_id": patients or [None] * num,
+        "label": labels,
+        "probability": probabilities,
+    }
+    filled = {name: columns.get(name, [None] * num) for name in PREDICTIONS.names}
+    arrays = {
+        name: pa.array(values, PREDICTIONS.field(name).type) for name, values in filled.items()
+    }
+    return pa.table(arrays, schema=PREDICTIONS)
+
+
+def rejected(codes=(), paths=None, message="Cut short. Copy it again."):
+    num = len(codes)
+    columns = {
+        "row": range(num),
+        "path": paths or [f"bad-{row}.jpeg" for row in range(num)],
+        "code": codes,
+        "message": [message] * num,
+    }
+    filled = {name: columns.get(name, [None] * num) for name in REJECTED.names}
+    arrays = {name: pa.array(values, REJECTED.field(name).type) for name, values in filled.items()}
+    return pa.table(arrays, schema=REJECTED)
+
+
+def report_and_page(scored, bad, threshold=0.5):
+    tally = Tally(threshold)
+    for start in range(0, max(scored.num_rows, bad.num_rows, 1), 3):  # shards of three rows
+        tally.add(scored.slice(start, 3), bad.slice(start, 3))
+    report = build_report(
+        tally,
+        found=scored.num_rows + bad.num_rows,
+        threshold_rule="youden",
+        model=MODEL,
+        run=RUN,
+        num_resamples=50,
+    )
+    assert report == json.loads(json.dumps(report, allow_nan=False))
+    page = render_html(report, tally)
+    visible = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page)))
+    return report, page, visible
+
+
+def test_labelled_run():
+    scored = predictions(
+        [0, 0, 1, 1, 1], [0.1, 0.7, 0.2, 0.8, 0.9], patients=["a", "b", "c", "c", "d"]
+    )
+    report, page, visible = report_and_page(scored, rejected(["damaged", "empty_file", "damaged"]))
+    assert report["counts"] == {
+        "found": 8,
+        "scored": 5,
+        "rejected": 3,
+        "scored_before": 0,
+        "rejected_before": 0,
+        "rejected_by_code": {"damaged": 2, "empty_file": 1},
+        "called": {"NORMAL": 2, "PNEUMONIA": 3},
+        "labelled": {"NORMAL": 2, "PNEUMONIA": 3},
+    }
+    assert report["confusion"] == {"tn": 1, "fp": 1, "fn": 1, "tp": 2}
+    assert set(report["metrics"]) == set(METRIC_NAMES)
+    assert report["metrics"]["accuracy"]["value"] == pytest.approx(3 / 5)
+    assert (report["threshold"], report["num_patients"]) == (0.5, 4)
+    assert report["model"]["sha256"] == "ab" * 32
+    for text in (
+        "Research use only. Not a diagnostic device",
+        "Sensitivity (recall)",
+        "PPV (precision)",
+        "Of 3 images labelled PNEUMONIA, 2 were called so; 1 were missed.",
+        "1 of 1 missed images",
+        "image-2.jpeg",  # missed
+        "image-1.jpeg",  # false alarm
+        "ROC curve",
+        "Reliability",
+        "highest sensitivity + specificity",
+        "numpy 2.4 · keras 3.15",
+        "bad-0.jpeg",
+        "Cut short. Copy it again.",
+    ):
+        assert text in visible, text
+    assert page.count("<svg") >= 5
+
+
+def test_page_is_self_contained():
+    _, page, _ = report_and_page(predictions([0, 1], [0.1, 0.9]), rejected(["damaged"]))
+    for word in ("<script", "<link", "<img", "@import", "src=", "<iframe"):
+        assert word not in page
+    outside = set(re.findall(r"https?://[^\"' )]+", page))
+    assert all(url.startswith("http://www.w3.org/") for url in outside)  # XML namespaces only
+    assert "default-src 'none'" in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_text_from_files_is_escaped():
+    scored = predictions([0, 1], [0.9, 0.1], paths=[EVIL, EVIL])
+    bad = rejected(["damaged"], paths=[EVIL], message=EVIL)
+    _, page, visible = report_and_page(scored, bad)
+    assert "<script" not in page
+    assert visible.count(EVIL) >= 5  # once each in the lists of images and of rejected files
+
+
+def test_unlabelled_run():
+    report, page, visible = report_and_page(predictions([None] * 3, [0.1, 0.6, 0.9]), rejected())
+    assert report["metrics"] == {}
+    assert report["confusion"] is None
+    assert report["counts"]["called"] == {"NORMAL": 1, "PNEUMONIA": 2}
+    assert "no labels" in visible
+    assert page.count("<svg") == 1  # the histogram
+    assert "Sensitivity" not in visible
+    assert "Rejected files" not in visible
+
+
+def test_partly_labelled_run_measures_the_labelled_rows():
+    report, _, visible = report_and_page(
+        predictions([0, None, 1, None], [0.1, 0.2, 0.9, 0.8]), rejected()
+    )
+    assert (report["num_images"], report["counts"]["scored"]) == (2, 4)
+    assert "2 scored images carry no label and are left out" in visible
+
+
+def test_labels_of_one_class():
+    report, _, visible = report_and_page(predictions([0, 0, 0], [0.1, 0.2, 0.9]), rejected())
+    assert report["metrics"]["auroc"]["value"] is None
+    assert "one class" in report["metrics"]["auroc"]["note"]
+    assert "Undefined: needs images of both classes" in visible
+    assert "No ROC, precision–recall and reliability curves" in visible
+    assert not re.search(r"\bnan\b", visible, re.IGNORECASE)
+
+
+def test_nothing_scored():
+    report, _, visible = report_and_page(predictions([], []), rejected(["damaged"]))
+    assert report["counts"]["scored"] == 0
+    assert "No image was scored" in visible
+    report, _, visible = report_and_page(predictions([], []), rejected())
+    assert report["counts"]["found"] == 0
+
+
+def test_thousands_of_rejected_rows_are_capped_and_every_code_is_shown():
+    codes = ["damaged"] * 5000 + ["empty_file"]
+    report, page, visible = report_and_page(predictions([0, 1], [0.1, 0.9]), rejected(codes))
+    assert report["counts"]["rejected_by_code"] == {"damaged": 5000, "empty_file": 1}
+    assert len(page) < 200_000
+    shown = re.findall(r"bad-\d+\.jpeg", page)
+    assert len(shown) <= MAX_REJECTED_SHOWN
+    assert "bad-5000.jpeg" in shown
+    assert f"{len(shown)} of 5,001 rejected files. The full table is rejected.parquet" in visible
+
+
+def test_few_codes_fill_the_list():
+    _, page, _ = report_and_page(predictions([0, 1], [0.1, 0.9]), rejected(["a"] * 30 + ["b"] * 60))
+    assert len(re.findall(r"bad-\d+\.jpeg", page)) == 90
+
+
+def test_chunked_tables_and_float32_threshold():
+    parts = [predictions([label], [0.3]) for label in (0, 1)]
+    threshold = float(np.float32(0.3))
+    report, _, _ = report_and_page(pa.concat_tables(parts), rejected(), threshold)
+    assert report["counts"]["called"] == {"NORMAL": 0, "PNEUMONIA": 2}
+
+
+def test_rows_that_do_not_add_up_are_refused():
+    tally = Tally(0.5)
+    tally.add(predictions([0, 1], [0.1, 0.9]), rejected(["damaged"]))
+    fixed = {"threshold_rule": "fixed", "model": MODEL, "run": RUN}
+    with pytest.raises(DataError, match="2 scored and 1 rejected rows for 4 files"):
+        build_report(tally, found=4, **fixed)
+    with pytest.raises(DataError, match="rows and 3 known from earlier runs for 4 files"):
+        build_report(tally, found=4, scored_before=2, rejected_before=1, **fixed)
+
+
+def test_files_known_from_earlier_runs_are_counted_and_shown():
+    tally = Tally(0.5)
+    report = build_report(
+        tally,
+        found=7,
+        threshold_rule="fixed",
+        model=MODEL,
+        run=RUN,
+        scored_before=5,
+        rejected_before=2,
+    )
+    assert report["counts"]["scored_before"] == 5
+    page = render_html(report, tally)
+    assert "Known from earlier runs" in page
+    assert "5 scored, 2 rejected there" in page
+    assert "every one is known from an earlier run" in page
+
+
+def test_lists_of_images_are_those_of_the_whole_run_whatever_the_shards():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 500).tolist()
+    probabilities = rng.integers(0, 50, 500) / 50  # with ties
+    whole = predictions(labels, probabilities.tolist(), patients=[f"p{n % 90}" for n in range(500)])
+    one, many = Tally(0.5), Tally(0.5)
+    one.add(whole, rejected())
+    for start in range(0, 500, 7):
+        many.add(whole.slice(start, 7), rejected())
+    assert one.images == many.images
+    assert one.image_counts == many.image_counts
+    assert (one.patients == many.patients).all()
+    order = np.argsort(np.abs(probabilities.astype(np.float32) - np.float64(0.5)), kind="stable")
+    expected = [f"image-{row}.jpeg" for row in order[:10]]
+    assert [image["path"] for image in many.images["uncertain"]] == expected
+
+
+def test_figures_rules_and_facts_in_words():
+    assert [format_figure(value) for value in (None, 0.9999, 1.0, 1e-5, 0.0, 0.1234)] == [
+        *("–", ">0.999", "1.000", "<0.001", "0.000", "0.123")
+    ]
+    assert "sensitivity of at least 0.95" in describe_rule("sensitivity@0.95")
+    assert describe_rule("fixed") == "given by the user"
+    assert list_facts({"image_size": 150, "none": None, "b": [True, 0.5]}) == [
+        ("image size", "150"),
+        ("b", "yes, 0.5"),
+    ]

@@ -1,0 +1,366 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from orchestrator.cli.app import app
+from orchestrator.errors import SpecError
+from orchestrator.launcher.file import load_launcher
+from tests.conftest import ROOT
+
+SHIPPED = ["cluster.yaml", "deploy/cluster-aws.yaml"]
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder: no token, no key."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def check(file: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["cluster", "check", str(file), *arguments])
+
+
+def findings(file: Path, *arguments: str) -> tuple[list[Config], list[Config]]:
+    body = json.loads(check(file, "--json", *arguments).stdout)
+    return body["faults"], body["notes"]
+
+
+def place(folder: Path, config: Config) -> Path:
+    """Writes a launcher file beside all that it copies."""
+    for name in ("pyproject.toml", "README.md", "requirements-cluster.lock"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "orchestrator").mkdir(exist_ok=True)
+    (folder / "cluster.yaml").write_text(yaml.safe_dump(config))
+    return folder / "cluster.yaml"
+
+
+def fill_in(config: Config, home: Path) -> Config:
+    """A file as a team would fill it in, with the key and the token in place."""
+    for name in (".ssh/id_xray", ".ray/auth_token"):
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_text("x" * 64)
+        (home / name).chmod(0o600)
+    text = yaml.safe_dump(config, width=1000)
+    for example, own in {
+        "192.0.2.": "10.1.2.",
+        "198.51.100.0/24": "10.1.0.0/16",
+        "ami-0123456789abcdef0": "ami-0fedcba9876543210",
+        "fs-0123456789abcdef0": "fs-0fedcba9876543210",
+        "example-key": "id_xray",
+    }.items():
+        text = text.replace(example, own)
+    filled: Config = yaml.safe_load(text)
+    return filled
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_files_are_accepted_and_say_what_to_fill_in(name: str, home: Path) -> None:
+    done = check(ROOT / name)
+    assert done.exit_code == 0, done.output
+    assert "no fault" in done.stdout
+    _, notes = findings(ROOT / name)
+    assert any("reserved for examples" in note["problem"] for note in notes)
+    assert any("there is no ~/.ray/auth_token" in note["problem"] for note in notes)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_filled_in_file_has_nothing_left(name: str, home: Path, tmp_path: Path) -> None:
+    config = fill_in(yaml.safe_load((ROOT / name).read_text()), home)
+    assert findings(place(tmp_path, config), "--jobs", str(ROOT / "jobs")) == ([], [])
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_ray_itself_prepares_the_shipped_files(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(yaml.safe_load((ROOT / name).read_text()))
+    validate_config(prepared)
+    assert prepared["max_workers"] >= 2
+
+
+def head_start(config: Config, old: str, new: str) -> None:
+    commands = config["head_start_ray_commands"]
+    assert any(old in command for command in commands)
+    config["head_start_ray_commands"] = [command.replace(old, new) for command in commands]
+
+
+def drop_setup(config: Config, key: str, word: str) -> None:
+    kept = [command for command in config[key] if word not in command]
+    assert len(kept) < len(config[key])
+    config[key] = kept
+
+
+LOCAL_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
+    "unknown key": (lambda c: c.update(workers=3), "top level", "unknown key workers"),
+    "provider typo": (
+        lambda c: c["provider"].update(worker_ip=["10.1.2.3"]),
+        "provider",
+        "unknown key worker_ip",
+    ),
+    "no such provider": (lambda c: c["provider"].update(type="slurm"), "provider.type", "slurm"),
+    "wrong type": (lambda c: c.update(max_workers="two"), "max_workers", "'two' is not of type"),
+    "resource typo": (
+        lambda c: c["metadata"].update(worker={"CPU": 16, "GPUs": 2}),
+        "metadata.worker",
+        "unknown resource GPUs",
+    ),
+    "machine twice": (
+        lambda c: c["provider"].update(worker_ips=["10.1.2.11", "10.1.2.11"]),
+        "provider",
+        "10.1.2.11 stands twice",
+    ),
+    "machines left out": (
+        lambda c: c.update(max_workers=1),
+        "max_workers",
+        "1 of the 2 machines in worker_ips",
+    ),
+    "min over max": (lambda c: c.update(min_workers=3), "min_workers", "over max_workers 2"),
+    "token off": (
+        lambda c: head_start(c, "RAY_AUTH_MODE=token", ""),
+        "head_start_ray_commands",
+        "token authentication is off",
+    ),
+    "token not copied": (
+        lambda c: c["file_mounts"].pop("~/.ray/auth_token"),
+        "file_mounts",
+        "no token reaches the machines",
+    ),
+    "token in the file": (
+        lambda c: head_start(c, "RAY_AUTH_MODE=", "RAY_AUTH_TOKEN=0123 RAY_AUTH_MODE="),
+        "head_start_ray_commands",
+        "the token itself stands in the file",
+    ),
+    "dashboard open": (
+        lambda c: head_start(c, "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"),
+        "head_start_ray_commands",
+        "listen on 0.0.0.0, open to the network",
+    ),
+    "no autoscaler": (
+        lambda c: head_start(c, "--autoscaling-config=~/ray_bootstrap_config.yaml", ""),
+        "head_start_ray_commands",
+        "the autoscaler is off",
+    ),
+    "ssh key not named": (
+        lambda c: c["auth"].pop("ssh_private_key"),
+        "auth.ssh_private_key",
+        "missing",
+    ),
+    "ssh key absent": (
+        lambda c: c["auth"].update(ssh_private_key="~/.ssh/gone"),
+        "auth.ssh_private_key",
+        "there is no ~/.ssh/gone on this machine",
+    ),
+    "environment not locked": (
+        lambda c: drop_setup(c, "setup_commands", "--require-hashes"),
+        "setup_commands (worker)",
+        "the environment is not locked",
+    ),
+    "loose package": (
+        lambda c: c["worker_setup_commands"].append("pip install -U ray"),
+        "setup_commands (worker)",
+        "`pip install -U ray` installs whatever is newest",
+    ),
+    "storage not mounted": (
+        lambda c: drop_setup(c, "initialization_commands", "mount"),
+        "initialization_commands (worker)",
+        "nothing mounts the shared storage /mnt/xray",
+    ),
+    "blank": (
+        lambda c: c["provider"].update(worker_ips=["10.1.2.11", "<address>"]),
+        "provider.worker_ips",
+        "<address> is not filled in",
+    ),
+    "one example left": (
+        lambda c: c["provider"].update(worker_ips=["10.1.2.11", "192.0.2.12"]),
+        "provider.worker_ips",
+        "192.0.2.12 is reserved for examples",
+    ),
+    "file not there": (
+        lambda c: c["file_mounts"].update({"~/weights.h5": "weights.h5"}),
+        "file_mounts.~/weights.h5",
+        "there is no weights.h5",
+    ),
+    "no GPU for a job": (
+        lambda c: c["metadata"].update(worker={"CPU": 16}),
+        "gpu.yaml",
+        "asked for 1 GPU per worker",
+    ),
+}
+
+AWS_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
+    "node config typo": (
+        lambda c: c["available_node_types"]["worker"]["node_config"].update(InstanceTyp="g5.large"),
+        "available_node_types.worker.node_config",
+        "unknown key InstanceTyp",
+    ),
+    "resource typo": (
+        lambda c: c["available_node_types"]["worker"].update(resources={"CPU": 16, "gpu": 1}),
+        "available_node_types.worker.resources",
+        "unknown resource gpu",
+    ),
+    "node type typo": (
+        lambda c: c["available_node_types"]["worker"].update(min_worker=1),
+        "available_node_types.worker",
+        "unknown key min_worker",
+    ),
+    "head type unknown": (
+        lambda c: c.update(head_node_type="haed"),
+        "head_node_type",
+        "'haed' is none of available_node_types",
+    ),
+    "min over max": (
+        lambda c: c["available_node_types"]["worker"].update(min_workers=5),
+        "available_node_types.worker",
+        "min_workers 5 is over max_workers 4",
+    ),
+    "sum over max": (
+        lambda c: c["available_node_types"]["worker"].update(min_workers=5, max_workers=5),
+        "max_workers",
+        "4, under the sum 5",
+    ),
+    "no such GPU": (
+        lambda c: c["available_node_types"]["worker"]["node_config"].update(
+            InstanceType="m7i.4xlarge"
+        ),
+        "available_node_types.worker.resources",
+        "GPU 1, but m7i.4xlarge has none",
+    ),
+    "Ray's own start commands": (
+        lambda c: c.pop("head_start_ray_commands"),
+        "head_start_ray_commands",
+        "listen on 0.0.0.0 (Ray's default where the key is left out)",
+    ),
+    "port open": (
+        lambda c: c["provider"]["security_group"]["IpPermissions"].append(
+            {
+                "IpProtocol": "tcp",
+                "FromPort": 8000,
+                "ToPort": 9000,
+                "IpRanges": [{"CidrIp": "0.0.0.0/0"}],
+            }
+        ),
+        "provider.security_group",
+        "port 8265 is open to 0.0.0.0/0",
+    ),
+    "Ray's own setup": (
+        lambda c: c.pop("head_setup_commands"),
+        "setup_commands (head)",
+        "installs whatever is newest",
+    ),
+    "image may change": (
+        lambda c: c.update(docker={"image": "xray:latest", "container_name": "xray"}),
+        "docker",
+        "the image xray:latest may change",
+    ),
+    "too few GPUs": (
+        lambda c: c["available_node_types"]["worker"].update(max_workers=1),
+        "train-paper.yaml",
+        "asked for 2 worker(s)",
+    ),
+}
+
+PLANTED = [("cluster.yaml", name, *rest) for name, rest in LOCAL_FAULTS.items()] + [
+    ("deploy/cluster-aws.yaml", name, *rest) for name, rest in AWS_FAULTS.items()
+]
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Path:
+    """The shipped jobs, and one that needs a GPU."""
+    folder = tmp_path / "jobs"
+    shutil.copytree(ROOT / "jobs", folder)
+    body = {"name": "gpu", "kind": "score", "args": {"input": "x"}}
+    (folder / "gpu.yaml").write_text(yaml.safe_dump(body | {"resources": {"gpus_per_worker": 1}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("shipped", "plant", "where", "problem"),
+    [(file, plant, where, problem) for file, _, plant, where, problem in PLANTED],
+    ids=[f"{file}-{name}" for file, name, *_ in PLANTED],
+)
+def test_each_planted_fault_is_named(
+    shipped: str,
+    plant: Callable[[Config], Any],
+    where: str,
+    problem: str,
+    home: Path,
+    tmp_path: Path,
+    jobs: Path,
+) -> None:
+    config = fill_in(yaml.safe_load((ROOT / shipped).read_text()), home)
+    plant(config)
+    file = place(tmp_path, config)
+    done = check(file)  # the jobs beside it
+    assert done.exit_code == 2
+    faults, _ = findings(file)
+    named = [f for f in faults if f["where"].endswith(where) and problem in f["problem"]]
+    assert named, faults
+    assert all(fault["mend"] for fault in faults)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert len(lines) == len(faults)
+
+
+def test_many_faults_are_all_named_at_once(home: Path, tmp_path: Path, jobs: Path) -> None:
+    config = fill_in(yaml.safe_load((ROOT / "cluster.yaml").read_text()), home)
+    planted = ["unknown key", "resource typo", "token off", "dashboard open", "ssh key absent"]
+    planted += ["environment not locked", "storage not mounted", "no autoscaler", "min over max"]
+    for name in [*planted, "token not copied"]:
+        LOCAL_FAULTS[name][0](config)
+    faults, _ = findings(place(tmp_path, config))
+    for name in planted:
+        assert any(LOCAL_FAULTS[name][2] in fault["problem"] for fault in faults), name
+
+
+def test_planted_faults_are_found_in_the_template_too(home: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    config["auth"]["ssh_private_key"] = "~/.ssh/gone"
+    assert check(place(tmp_path, config)).exit_code == 2
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640])
+def test_a_key_or_token_that_others_may_read_is_a_fault(
+    mode: int, home: Path, tmp_path: Path
+) -> None:
+    config = fill_in(yaml.safe_load((ROOT / "cluster.yaml").read_text()), home)
+    for name in (".ssh/id_xray", ".ray/auth_token"):
+        (home / name).chmod(mode)
+    faults, _ = findings(place(tmp_path, config))
+    assert ["readable to others" in fault["problem"] for fault in faults] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not plain YAML"),
+        ("- a", "holds a list"),
+        ("a: 1\na: 2", "the key a stands twice"),
+        ("a: !!python/object:os.system {}", "not plain YAML"),
+    ],
+)
+def test_what_is_no_launcher_file_is_one_error(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SpecError, match=message):
+        load_launcher(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("key", ["provider", "auth", "available_node_types", "file_mounts"])
+@pytest.mark.parametrize("value", [None, [], "x", {"x": None}, 3])
+def test_no_value_of_a_wrong_kind_ends_in_a_traceback(
+    key: str, value: Any, home: Path, tmp_path: Path
+) -> None:
+    for shipped in SHIPPED:
+        config = yaml.safe_load((ROOT / shipped).read_text())
+        config[key] = value
+        done = check(place(tmp_path, config))
+        assert isinstance(done.exception, SystemExit) and done.exit_code == 2, done.output

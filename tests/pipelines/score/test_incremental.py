@@ -1,0 +1,254 @@
+"""Runs under one folder, each of which leaves out what the earlier ones have done."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import orchestrator.pipelines.score.score as scoring
+from orchestrator.cli.output import score_summary
+from orchestrator.config.specs import Resources, ScoreSpec
+from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.pipelines.score.score import open_ingested_input, score
+from orchestrator.runs.run_dir import RunDir
+from tests.conftest import Recorder
+
+pytestmark = pytest.mark.ray
+ONE = Resources(workers=1)
+LONG_AGO = time.time_ns() - 3600 * 10**9
+
+
+class Night:
+    """A folder of X-rays and a folder of runs."""
+
+    def __init__(self, trained: SimpleNamespace, folder: Path) -> None:
+        self.inbox, self.root = folder / "in", folder / "runs"
+        self.inbox.mkdir()
+        self.bundle = trained.bundle
+        self.said: list[str] = []
+
+    def add(self, name: str, content: bytes, mtime_ns: int = LONG_AGO) -> None:
+        path = self.inbox / name
+        path.write_bytes(content)
+        os.utime(path, ns=(mtime_ns, mtime_ns))
+
+    def run(self, **fields: Any) -> Any:
+        fields = {"out_root": str(self.root), "only_new": True, "shard_rows": 4} | fields
+        recorder = Recorder()
+        spec = ScoreSpec(input=str(self.inbox), model=str(self.bundle), **fields)
+        try:
+            return score(spec, ONE, recorder)
+        finally:
+            self.said = recorder.lines
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist()
+
+
+def fates(run: Path) -> dict[str, str]:
+    """Every file of a run and what became of it; fails where one has two rows."""
+    found: dict[str, str] = {}
+    rows = [(row["path"], "scored") for row in table(run / "predictions")]
+    rows += [(row["path"], row["code"]) for row in table(run / "rejected.parquet")]
+    rows += [
+        (row["path"], f"{row['matched']} in {row['run']}") for row in table(run / "known.parquet")
+    ]
+    for path, fate in rows:
+        assert path not in found, path
+        found[path] = fate
+    return found
+
+
+def counts(result: Any) -> dict[str, int]:
+    names = ("found", "scored", "rejected", "scored_before", "rejected_before")
+    kept = {name: result.report["counts"][name] for name in names}
+    assert kept["found"] == sum(kept[name] for name in names[1:])
+    return kept
+
+
+@pytest.fixture
+def night(trained: SimpleNamespace, phantoms: Path, tmp_path: Path) -> Night:
+    night = Night(trained, tmp_path)
+    for number, path in enumerate(sorted(phantoms.rglob("*.jpeg"))[:9]):
+        night.add(f"{number}.jpeg", path.read_bytes())
+    night.add("bad.jpeg", b"Dear colleague")
+    return night
+
+
+def forbid(*_: object, **__: object) -> None:
+    raise RuntimeError("neither Ray nor a file may be touched here")
+
+
+def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
+    night: Night, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = night.run()
+    assert counts(first) == {
+        "found": 10, "scored": 9, "rejected": 1, "scored_before": 0, "rejected_before": 0
+    }  # fmt: skip
+    assert first.run.parent == night.root
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "open_session", forbid)  # nothing to do: Ray is not started
+        second = night.run()
+    assert counts(second) == {
+        "found": 10, "scored": 0, "rejected": 0, "scored_before": 9, "rejected_before": 1
+    }  # fmt: skip
+    assert (second.run / "_SUCCESS").exists()
+    assert set(fates(second.run).values()) == {f"file in {first.run.name}"}
+    assert table(second.run / "predictions") == []
+    shown = score_summary(second)
+    assert "nothing scored: no image is new" in shown
+    assert "known.parquet" in shown
+    assert "Known from earlier runs" in (second.run / "report.html").read_text()
+
+    images = sorted(phantoms.rglob("*.jpeg"))
+    night.add("new.jpeg", images[20].read_bytes())
+    night.add("copy.jpeg", images[0].read_bytes())  # known content under a new name
+    night.add("1.jpeg", images[21].read_bytes())  # a known name with other content
+    night.add("2.jpeg", images[2].read_bytes(), LONG_AGO + 1)  # touched
+    night.add("bad.jpeg", images[22].read_bytes())  # mended
+    (night.inbox / "3.jpeg").unlink()
+    third = night.run()
+    assert counts(third) == {
+        "found": 11, "scored": 3, "rejected": 0, "scored_before": 8, "rejected_before": 0
+    }  # fmt: skip
+    by_file, by_content = f"file in {first.run.name}", f"content in {first.run.name}"
+    assert fates(third.run) == {
+        **{f"{number}.jpeg": by_file for number in (0, 4, 5, 6, 7, 8)},
+        **dict.fromkeys(("copy.jpeg", "2.jpeg"), by_content),
+        **dict.fromkeys(("new.jpeg", "1.jpeg", "bad.jpeg"), "scored"),
+    }
+    earlier = {row["row"]: row for row in table(first.run / "predictions")}
+    for row in table(third.run / "known.parquet"):
+        assert earlier[row["run_row"]]["sha256"] == row["sha256"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "open_session", forbid)
+        fourth = night.run()
+    assert counts(fourth)["scored_before"] == 11
+    assert fates(fourth.run)["copy.jpeg"] == by_file
+    assert fates(fourth.run)["new.jpeg"] == f"file in {third.run.name}"
+
+    # Other terms: nothing counts. Without only_new nothing is left out.
+    assert counts(night.run(precision="bf16"))["scored"] == 11
+    assert counts(night.run(only_new=False))["scored"] == 11
+
+
+def test_an_unfinished_run_does_not_count_and_can_be_finished_by_itself(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ClusterError("the power went")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "run_shards", fail)
+        with pytest.raises(ClusterError, match="the power went"):
+            night.run()
+    (broken,) = night.root.iterdir()
+    whole = night.run()
+    assert counts(whole)["scored"] == 9
+    assert any(f"{broken} is unfinished and does not count" in line for line in night.said)
+    assert any(f"orchestrator score --resume {broken}" in line for line in night.said)
+
+    night.add("late.jpeg", b"found by neither listing")
+    resumed = night.run(out=str(broken))
+    assert resumed.run == broken
+    assert counts(resumed)["found"] == 10
+    assert any("10 files as found then" in line for line in night.said)
+    keys = ("path", "probability", "sha256")
+    assert [[row[k] for k in keys] for row in table(broken / "predictions")] == [
+        [row[k] for k in keys] for row in table(whole.run / "predictions")
+    ]
+
+
+def test_an_interrupted_night_goes_on_with_the_files_and_the_matches_it_had(
+    night: Night, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = night.run()
+    images = sorted(phantoms.rglob("*.jpeg"))
+    for number in range(6):
+        night.add(f"new{number}.jpeg", images[30 + number].read_bytes())
+    night.add("copy.jpeg", images[0].read_bytes())
+    run_shards = scoring.run_shards
+
+    def stop_after_one(make_stage: Any, shards: Any, *rest: Any) -> None:
+        run_shards(make_stage, [0], *rest)
+        raise ClusterError("the power went")
+
+    out = night.root / "tick"
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "run_shards", stop_after_one)
+        with pytest.raises(ClusterError, match="the power went"):
+            night.run(out=str(out))
+    night.add("later.jpeg", images[50].read_bytes())
+    result = night.run(out=str(out))
+    assert counts(result) == {
+        "found": 17, "scored": 6, "rejected": 0, "scored_before": 10, "rejected_before": 1
+    }  # fmt: skip
+    assert fates(out)["copy.jpeg"] == f"content in {first.run.name}"
+    assert sorted(p.name for p in out.iterdir() if p.name.startswith((".", "_"))) == ["_SUCCESS"]
+
+
+def test_a_listing_that_finds_rejected_things_alone_needs_no_ray(
+    trained: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night = Night(trained, tmp_path)
+    with pytest.raises(DataError, match="holds no files"):
+        night.run()
+    shutil.rmtree(night.root)
+    for number in range(6):
+        (night.inbox / f"{number}").symlink_to("/etc/hostname")
+    monkeypatch.setattr(scoring, "open_session", forbid)
+    first = night.run()
+    assert counts(first)["rejected"] == 6
+    assert {row["code"] for row in table(first.run / "rejected.parquet")} == {"link_outside_root"}
+    assert counts(night.run())["rejected_before"] == 6
+
+
+def test_hashed_paths_are_compared_by_content_and_leave_no_name(night: Night) -> None:
+    first = night.run(hash_paths=True)
+    second = night.run(hash_paths=True)
+    assert counts(second) == {
+        "found": 10, "scored": 0, "rejected": 1, "scored_before": 9, "rejected_before": 0
+    }  # fmt: skip
+    plain = night.run()
+    assert counts(plain)["scored_before"] == 9
+    hashed = night.run(hash_paths=True)
+    assert counts(hashed)["rejected_before"] == 1  # by the plain run's names
+    for run in (first.run, second.run, hashed.run):
+        for path in run.rglob("*"):
+            assert not path.is_file() or b".jpeg" not in path.read_bytes(), path
+
+
+def test_terms_are_recorded_for_later_runs(night: Night) -> None:
+    result = night.run()
+    status = json.loads(RunDir(result.run).status.read_text())
+    assert status["terms"]["models"] == [result.report["model"]["sha256"]]
+    assert status["terms"]["precision"] == "f32"
+    assert status["limits"]["max_bytes"] is None
+
+
+def test_an_ingested_data_set_has_no_nights(tmp_path: Path) -> None:
+    described = {"schema_version": 1, "size_px": 64, "num_shards": 1}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    spec = ScoreSpec(input=str(tmp_path), out_root=str(tmp_path / "runs"), only_new=True)
+    with pytest.raises(DataError, match="scored alone and without only_new: name folders"):
+        open_ingested_input(spec, 64)
+    with pytest.raises(DataError, match="holds images of 64 px and the model takes 32 px"):
+        open_ingested_input(spec.model_copy(update={"only_new": False}), 32)
+
+
+def test_an_address_is_no_folder_of_runs(trained: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    fields = {"input": str(tmp_path), "model": str(trained.bundle)}
+    spec = ScoreSpec(out_root="s3://bucket/runs", only_new=True, **fields)
+    with pytest.raises(SpecError, match=r"out_root is the address s3.*give an address as --out"):
+        score(spec, ONE, Recorder())

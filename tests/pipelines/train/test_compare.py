@@ -1,0 +1,158 @@
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from orchestrator.cli.output import compare_summary
+from orchestrator.config.specs import CompareSpec, Resources
+from orchestrator.errors import SpecError
+from orchestrator.model.bundle import load_info
+from orchestrator.pipelines.train.compare import compare, plan_cases
+from orchestrator.pipelines.train.evaluated import load_evaluated
+from orchestrator.runs.run_dir import RunDir
+from tests.conftest import Recorder
+
+
+@pytest.fixture(scope="module")
+def compared(
+    ray_cluster: None, phantoms: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """Two small backbones compared on part of the phantoms."""
+    from orchestrator.model.backbones import build_backbone
+
+    folder = tmp_path_factory.mktemp("compared")
+    build_backbone("tiny", None, 64, seed=9).save(folder / "other.keras")
+    recorder = Recorder()
+    spec = CompareSpec(
+        data=str(phantoms),
+        out=str(folder / "out"),
+        backbones=("tiny", str(folder / "other.keras")),
+        limit=140,
+        image_size=64,
+        epochs=2,
+    )
+    result = compare(spec, Resources(workers=1), recorder)
+    return SimpleNamespace(spec=spec, result=result, folder=folder / "out", said=recorder)
+
+
+@pytest.mark.ray
+def test_one_row_a_backbone_each_with_bundle_run_and_cost(compared: SimpleNamespace) -> None:
+    rows = compared.result.report["rows"]
+    assert [Path(row["backbone"]).stem for row in rows] == ["tiny", "other"]
+    for name, row in zip(("tiny", "other"), rows, strict=True):
+        info = load_info(compared.folder / "models" / name)
+        assert info.metrics["test"].metrics["auroc"].value == row["metrics"]["auroc"]["value"]
+        assert row["cost"]["images_per_s"] > 0
+        assert row["cost"]["training_s"] >= 0
+    assert not (compared.folder / "_ingested").exists()
+    assert not (compared.folder / "_features").exists()
+    assert (compared.folder / "_SUCCESS").exists()
+
+
+@pytest.mark.ray
+def test_all_models_saw_one_split_of_the_limited_images(compared: SimpleNamespace) -> None:
+    runs = [RunDir(compared.folder / "runs" / name) for name in ("tiny", "other")]
+    first, second = (load_evaluated(run)["test"] for run in runs)
+    assert (first.labels == second.labels).all()
+    assert (first.patients == second.patients).all()
+    assert (first.probabilities != second.probabilities).any()
+    counts = compared.result.report["splits"]
+    assert 135 <= sum(sum(split.values()) for split in counts.values()) <= 145
+
+
+@pytest.mark.ray
+def test_the_split_is_said_once_and_the_table_shows_all(compared: SimpleNamespace) -> None:
+    assert sum(line.startswith("same patient") for line in compared.said.lines) == 1
+    assert sum(line.startswith("epoch") for line in compared.said.lines) == 4
+    assert sum(label == "decoding" for label, _ in compared.said.bars) == 1
+    shown = compare_summary(compared.result)
+    assert "tiny" in shown and "interval" in shown and "0.922" in shown
+    assert "tiny" in (compared.folder / "report.html").read_text()
+
+
+@pytest.mark.ray
+def test_a_cut_short_comparison_repeats_only_what_is_missing(compared: SimpleNamespace) -> None:
+    out = compared.folder
+    with pytest.raises(SpecError, match="holds a finished run"):
+        compare(compared.spec, Resources(workers=1), Recorder())
+    kept = (out / "runs" / "tiny" / "report.json").stat().st_mtime_ns
+    before = json.loads((out / "report.json").read_text())["rows"]
+    (out / "_SUCCESS").unlink()
+    # The worst moment: the bundle is written, the run not closed.
+    (out / "runs" / "other" / "_SUCCESS").unlink()
+    shutil.rmtree(out / "runs" / "other")
+    recorder = Recorder()
+    again = compare(compared.spec, Resources(workers=1), recorder)
+    assert (out / "runs" / "tiny" / "report.json").stat().st_mtime_ns == kept
+    assert not any("1 of 2" in line for line in recorder.lines)
+    assert any("2 of 2" in line for line in recorder.lines)
+    for old, new in zip(before, again.report["rows"], strict=True):
+        assert new["metrics"]["auroc"]["value"] == pytest.approx(
+            old["metrics"]["auroc"]["value"], abs=1e-4
+        )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_bce_trains_both_losses_on_one_pass_each_at_its_own_rate(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    recorder = Recorder()
+    spec = CompareSpec(
+        data=str(phantoms),
+        out=str(tmp_path / "out"),
+        backbones=("tiny",),
+        loss="bce",
+        views=2,
+        image_size=64,
+        epochs=2,
+        lr="auto",
+    )
+    report = compare(spec, Resources(workers=1), recorder).report
+    assert [row["loss"] for row in report["rows"]] == ["focal", "bce"]
+    (entry,) = report["focal_minus_bce"]
+    assert entry["metrics"]["auroc"]["low"] <= entry["metrics"]["auroc"]["high"]
+    assert sum("building" in line for line in recorder.lines) == 1
+    for row, name in zip(report["rows"], ("tiny", "tiny-bce"), strict=True):
+        searched = json.loads((tmp_path / "out" / "runs" / name / "lr.json").read_text())
+        assert row["lr"] == searched["rate"]
+
+
+def test_bce_is_focal_loss_without_focus_or_balance() -> None:
+    ((focal, bce),) = plan_cases(CompareSpec(data="x", backbones=("tiny",), loss="bce"))
+    assert (focal.name, bce.name) == ("tiny", "tiny-bce")
+    assert focal.spec.model_dump(exclude={"alpha", "gamma"}) == bce.spec.model_dump(
+        exclude={"alpha", "gamma"}
+    )
+    import keras
+
+    from orchestrator.model.network import focal_loss
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (64, 1)).astype(np.float32)
+    probabilities = rng.uniform(0.02, 0.98, (64, 1)).astype(np.float32)
+    ours = focal_loss(bce.spec.alpha, bce.spec.gamma)(labels, probabilities)
+    plain = keras.losses.BinaryCrossentropy()(labels, probabilities)
+    assert 2 * float(ours) == pytest.approx(float(plain), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbones": ("vgg19", "VGG-19")}, "names VGG19 twice"),
+        ({"backbones": ("tiny", "vgg20")}, "unknown backbone 'vgg20'"),
+        ({"backbones": ("tiny",), "weights": "imagenet"}, "'imagenet' are not offered for tiny"),
+        ({"backbones": ("InceptionV3",), "image_size": 64}, "too small"),
+    ],
+)
+def test_an_impossible_comparison_is_refused_before_any_folder_is_made(
+    change: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=message):
+        compare(CompareSpec.model_validate({"data": "x"} | change), Resources(), Recorder())
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.config.specs import Resources, TrainSpec
+from orchestrator.errors import DataError, SpecError
+from orchestrator.evaluation.metrics import evaluate
+from orchestrator.model.bundle import load_info
+from orchestrator.pipelines.train.evaluated import load_evaluated
+from orchestrator.pipelines.train.train import train
+from orchestrator.runs.run_dir import RunDir
+from tests.conftest import Recorder
+from tests.pipelines.train.test_tracking import read_events
+
+pytestmark = pytest.mark.ray
+
+
+def test_training_releases_a_bundle_that_verifies(trained: SimpleNamespace) -> None:
+    info = load_info(trained.bundle)
+    assert (info.backbone, info.weights, info.size_px) == ("tiny", "none", 64)
+    assert info.threshold.rule == "youden"
+    assert set(info.metrics) == {"validation", "test"}
+    assert not (trained.bundle / "_unfinished.json").exists()
+
+
+def test_patients_images_and_file_names_stay_in_the_runs_own_report(
+    trained: SimpleNamespace,
+) -> None:
+    own, released = ((f / "report.html").read_text() for f in (trained.run, trained.bundle))
+    assert own.count("data:image/jpeg") == 1
+    assert "data:image/" not in released
+    names = [row["path"] for row in pq.read_table(trained.run / "splits.parquet").to_pylist()]
+    assert not any(name in released for name in names)
+
+
+def test_curves_are_in_tensorboard_files(trained: SimpleNamespace) -> None:
+    for name, keys in (("train", ("loss", "accuracy")), ("validation", ("val_loss", "val_auroc"))):
+        events = read_events(trained.run / "tensorboard" / name)
+        for key in keys:
+            logged = events[f"epoch_{key.removeprefix('val_')}"]
+            history = [(row["epoch"], row[key]) for row in trained.report["history"]]
+            assert [step for step, _ in logged] == [epoch for epoch, _ in history]
+            assert [value for _, value in logged] == pytest.approx([value for _, value in history])
+
+
+def test_evaluated_rows_give_the_reports_figures(trained: SimpleNamespace) -> None:
+    for split, rows in load_evaluated(RunDir(trained.run)).items():
+        stored = trained.report[split]
+        found = evaluate(rows.labels, rows.probabilities, stored["threshold"], rows.patients)
+        assert found.as_dict() == stored
+
+
+def test_metrics_of_bundle_and_report_agree(trained: SimpleNamespace) -> None:
+    stored = json.loads((trained.run / "report.json").read_text())
+    assert stored == json.loads(json.dumps(trained.report))
+    figures = load_info(trained.bundle).metrics["validation"].metrics
+    assert figures["auroc"].value == stored["validation"]["metrics"]["auroc"]["value"]
+    best = stored["history"][stored["best_epoch"] - 1]
+    assert best["val_auroc"] == max(row["val_auroc"] for row in stored["history"])
+    assert figures["auroc"].value == pytest.approx(best["val_auroc"], abs=1e-6)
+
+
+def test_splits_keep_patients_whole_and_the_audit_is_said(trained: SimpleNamespace) -> None:
+    table = pq.read_table(trained.run / "splits.parquet").to_pylist()
+    assert len(table) == 160
+    splits_of: dict[str, set[str]] = {}
+    for row in table:
+        splits_of.setdefault(row["patient_id"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in splits_of.values())
+    said = "\n".join(trained.said.lines)
+    assert "same patient" in said
+    assert "NORMAL" in said
+    assert "epoch   1" in said
+    assert said.endswith("and writing the bundle")
+
+
+def test_working_files_are_gone_after_success(trained: SimpleNamespace) -> None:
+    assert {p.name for p in trained.run.iterdir()} == {
+        "_SUCCESS",
+        "audit.json",
+        "evaluated.parquet",
+        "history.json",
+        "manifest.parquet",
+        "rejected.parquet",
+        "report.html",
+        "report.json",
+        "spec.yaml",
+        "splits.parquet",
+        "status.json",
+        "tensorboard",
+    }
+    assert json.loads((trained.run / "status.json").read_text())["status"] == "SUCCEEDED"
+
+
+def test_a_finished_bundle_is_not_overwritten_unasked(trained: SimpleNamespace) -> None:
+    spec = TrainSpec(data="x", out=str(trained.bundle), backbone="tiny", weights="none")
+    with pytest.raises(SpecError, match="holds a bundle; name another or add --overwrite"):
+        train(spec, Resources(), Recorder())
+    load_info(trained.bundle)
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    spec = TrainSpec(data="x", out=str(tmp_path), backbone="tiny", weights="none", overwrite=True)
+    with pytest.raises(SpecError, match="not empty and holds no bundle"):
+        train(spec, Resources(), Recorder())
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_proven_leakage_stops_training_before_the_backbone(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = sorted(phantoms.rglob("*.jpeg"))
+    lines = ["path,label,patient_id,split"]
+    for index, path in enumerate(files):
+        split = ("train", "val", "test")[index % 3]
+        lines.append(f"{path},{path.parent.name},same-patient-{index // 2},{split}")
+    table = tmp_path / "leaky.csv"
+    table.write_text("\n".join(lines))
+    recorder = Recorder()
+    spec = TrainSpec(data=str(table), out="b", backbone="tiny", weights="none", image_size=64)
+    with pytest.raises(DataError, match=r"leak between the splits.*--allow-leakage"):
+        train(spec, Resources(workers=1), recorder)
+    assert not any("building" in line for line in recorder.lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "resnet9000"}, "unknown backbone 'resnet9000'; expected one of"),
+        ({"weights": "offline"}, "weights 'offline' are not offered for tiny"),
+        ({"backbone": "InceptionV3", "weights": "none", "image_size": 64}, "too small"),
+    ],
+)
+def test_an_impossible_spec_is_refused_before_any_folder_is_made(
+    change: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = TrainSpec.model_validate({"data": "x", "backbone": "tiny", "weights": "none"} | change)
+    with pytest.raises(SpecError, match=message):
+        train(spec, Resources(), Recorder())
+    assert list(tmp_path.iterdir()) == []
