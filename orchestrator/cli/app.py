@@ -236,7 +236,7 @@ def train(
     from orchestrator.pipelines.train.train import train as run
 
     with open_reporter() as reporter:
-        result = run(spec, resources, reporter)
+        result = run(spec, resources, reporter, run_folder=resume and resume.absolute())
     if as_json:
         _print_json(result.report | {"bundle": str(result.bundle), "run": str(result.run)})
     else:
@@ -301,7 +301,7 @@ def score(
     from orchestrator.pipelines.score.score import score as run
 
     with open_reporter() as reporter:
-        result = run(spec, resources, reporter)
+        result = run(spec, resources, reporter, run_folder=resume and resume.absolute())
     if as_json:
         _print_json(result.report | {"out": result.published or str(result.run)})
     else:

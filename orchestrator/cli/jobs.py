@@ -209,10 +209,8 @@ def drive(
         ),
         job.kind,
     )
-    # The bundle of a training lies outside its run folder.
-    place = {"run_folder": file.absolute().parent} if job.kind == "train" else {}
     with open_reporter() as reporter:
-        run(spec, job.resources, reporter, **place)
+        run(spec, job.resources, reporter, run_folder=file.absolute().parent)
 
 
 def stop_head() -> None:

@@ -130,7 +130,7 @@ def tune(
     from orchestrator.pipelines.tune.tune import tune as run
 
     with open_reporter() as reporter:
-        result = run(spec, resources, reporter)
+        result = run(spec, resources, reporter, run_folder=resume and resume.absolute())
     if as_json:
         found = result.report | {"bundle": str(result.bundle), "run": str(result.run)}
         sys.stdout.write(json.dumps(found, indent=2, allow_nan=False) + "\n")

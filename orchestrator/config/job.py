@@ -17,7 +17,7 @@ from orchestrator.config.specs import (
 )
 from orchestrator.errors import SpecError
 
-Kind = Literal["train", "tune", "compare", "score"]
+Kind = Literal["train", "tune", "compare", "score", "find-lr"]
 
 
 class Schedule(_Form):

@@ -15,7 +15,6 @@ from orchestrator.config.specs import (
     SPECS,
     DecodeLimits,
     Resources,
-    _Form,
     _PathMarker,
 )
 from orchestrator.errors import SpecError
@@ -97,7 +96,7 @@ def build_resources(flags: Mapping[str, Any], job: Job | None = None) -> Resourc
     return _validated(Resources, {**stored, **given}, job.name if job else "command line")
 
 
-def dump_yaml(kind: str, name: str, spec: _Form, resources: Resources) -> str:
+def dump_yaml(kind: str, name: str, spec: BaseModel, resources: Resources) -> str:
     """Returns a resolved spec in the one YAML form, so that it can be run again with `-c`."""
     body = {
         "name": name,

@@ -276,4 +276,5 @@ SPECS: dict[str, type[_Form]] = {
     "tune": TuneSpec,
     "compare": CompareSpec,
     "score": ScoreSpec,
+    "find-lr": TrainSpec,  # it searches the rate of a training
 }

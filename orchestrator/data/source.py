@@ -25,6 +25,7 @@ from orchestrator.data.known.index import KnownIndex, Origin
 from orchestrator.data.manifest import Manifest, build_manifest, load_manifest, load_shard
 from orchestrator.data.shard_files import Images, part_path, read_part, table_images
 from orchestrator.errors import DataError, ImageError
+from orchestrator.runs.run_dir import DatasetFiles, RunDir
 
 DATASET_VERSION = 1
 Row = dict[str, Any]
@@ -177,11 +178,12 @@ class IngestedSource:
     """Images read back from an ingested data set.
 
     Args:
-        folder: the data set's folder, finished.
+        files: of the data set, which is whole.
+        num_shards: files of images.
         size_px: height and width of the stored images, px.
     """
 
-    folder: Path
+    files: DatasetFiles
     num_shards: int
     size_px: int
 
@@ -204,7 +206,7 @@ class IngestedSource:
 
     def load_table(self, shard: int) -> pa.Table:
         """Returns a shard's rows, `images_schema`, its image column memory-mapped."""
-        return read_part(part_path(self.folder / "images", shard))
+        return read_part(part_path(self.files.images, shard))
 
     def load_rows(self) -> pa.Table:
         """Returns all rows without their images: `MANIFEST` and `DECODED` columns, row order.
@@ -214,7 +216,7 @@ class IngestedSource:
         rows = pa.concat_tables(
             self.load_table(shard).drop_columns(["image"]) for shard in range(self.num_shards)
         )
-        stored = pq.read_schema(self.folder / "manifest.parquet")
+        stored = pq.read_schema(self.files.manifest)
         return rows.replace_schema_metadata(stored.metadata)
 
 
@@ -227,14 +229,20 @@ def open_ingested(folder: Path) -> IngestedSource | None:
     Raises:
         DataError: a data set that is unfinished or of another version.
     """
-    described = folder / "dataset.json"
-    if not described.is_file():
-        if (folder / "images" / "part-00000.arrow").is_file():
+    files = RunDir(folder).dataset
+    if not files.described.is_file():
+        if part_path(files.images, 0).is_file():
             raise DataError(
                 f"{folder} is an unfinished ingested data set; run the same `orchestrator ingest` "
                 "again to finish it"
             )
         return None
+    return load_dataset(files)
+
+
+def load_dataset(files: DatasetFiles) -> IngestedSource:
+    """Returns a data set that is whole, raising DataError where it is of another version."""
+    described = files.described
     try:
         info = json.loads(described.read_text(encoding="utf-8"))
         version, size_px, shards = info["schema_version"], info["size_px"], info["num_shards"]
@@ -242,10 +250,10 @@ def open_ingested(folder: Path) -> IngestedSource | None:
         raise DataError(f"{described} is not a data set description; ingest again") from error
     if version != DATASET_VERSION:
         raise DataError(
-            f"{folder} has data set version {version}; this program reads {DATASET_VERSION}: "
+            f"{described} is of data set version {version}; this program reads {DATASET_VERSION}: "
             "ingest again"
         )
-    return IngestedSource(folder=folder, num_shards=int(shards), size_px=int(size_px))
+    return IngestedSource(files, num_shards=int(shards), size_px=int(size_px))
 
 
 def open_manifest(data: Path, shard_rows: int) -> tuple[Manifest, IngestedSource | None]:
@@ -265,7 +273,7 @@ def open_manifest(data: Path, shard_rows: int) -> tuple[Manifest, IngestedSource
         )
     ingested = open_ingested(data) if data.is_dir() else None
     if ingested is not None:
-        return load_manifest(data / "manifest.parquet"), ingested
+        return load_manifest(ingested.files.manifest), ingested
     return build_manifest(data, shard_rows), None
 
 

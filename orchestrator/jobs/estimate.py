@@ -106,7 +106,7 @@ class Found:
         ingested = open_ingested(Path(sources[0])) if Path(sources[0]).is_dir() else None
         if ingested is not None:
             columns = ["size_bytes", "label", "split"]
-            table = pq.read_table(ingested.folder / "manifest.parquet", columns=columns)
+            table = pq.read_table(ingested.files.manifest, columns=columns)
             rows: Iterable[Any] = zip(
                 *(table.column(name).to_pylist() for name in columns), strict=True
             )

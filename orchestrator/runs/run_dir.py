@@ -1,23 +1,18 @@
-"""RunDir: every file name of a run, its status, and the writes that are whole or absent.
+"""RunDir: every file name of a run, and its status.
 
-A file appears under its final name by a rename of a finished, flushed temporary file in the same
-folder, so a reader never sees half of one. Temporary names start with `.tmp-`, working folders
-with `_`: readers of Arrow data sets pass over both.
+What is of no use once a run is finished starts with `_`; its life cycle removes it then. Readers of
+Arrow data sets pass over such names.
 """
 
-import contextlib
 import json
-import os
 import secrets
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ClusterError, OrchestratorError, SpecError
-from orchestrator.runs.atomic import digest, write_json, write_text
+from orchestrator.errors import SpecError
+from orchestrator.runs.atomic import digest, write_json
 from orchestrator.runs.states import Status
 
 
@@ -35,6 +30,23 @@ def work_folder(address: str, root: Path) -> Path:
     """
     name = address.partition("?")[0].rstrip("/").rpartition("/")[2]
     return root / f"{name or 'score'}-{digest(address)[:8]}"
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """Files of an ingested data set.
+
+    Args:
+        images: folder of the decoded images, one Arrow file a shard.
+        described: its size and counts, JSON; written when it is whole.
+        manifest: one row per file found, Parquet.
+        rejected: one row per rejected file, Parquet.
+    """
+
+    images: Path
+    described: Path
+    manifest: Path
+    rejected: Path
 
 
 @dataclass(frozen=True)
@@ -78,14 +90,18 @@ class RunDir:
         return self.path / "audit.json"
 
     @property
-    def images(self) -> Path:
-        """Decoded images of an ingested data set, one Arrow file a shard."""
-        return self.path / "images"
+    def dataset(self) -> "DatasetFiles":
+        """The ingested data set that is the run's result."""
+        return DatasetFiles(
+            self.path / "images", self.path / "dataset.json", self.manifest, self.rejected
+        )
 
     @property
-    def ingested(self) -> Path:
-        """The data set that training made for itself, a run folder of its own."""
-        return self.path / "_ingested"
+    def own_dataset(self) -> "DatasetFiles":
+        """The data set that a training makes for itself, until the run is finished."""
+        return DatasetFiles(
+            self.path / "_images", self.path / "_dataset.json", self.manifest, self.rejected
+        )
 
     @property
     def features(self) -> Path:
@@ -116,6 +132,21 @@ class RunDir:
     def listing(self) -> Path:
         """What the listing of a scoring run leaves for its workers, until the run is finished."""
         return self.path / "_listing"
+
+    @property
+    def listed_manifest(self) -> Path:
+        """The manifest of a run that hashes paths, with the paths."""
+        return self.listing / "manifest.parquet"
+
+    @property
+    def listed_known(self) -> Path:
+        """One row per file that the listing left out, Parquet."""
+        return self.listing / "known.parquet"
+
+    @property
+    def known_index(self) -> Path:
+        """What earlier runs have processed, SQLite."""
+        return self.listing / "known.sqlite"
 
     @property
     def known(self) -> Path:
@@ -156,6 +187,69 @@ class RunDir:
     def tensorboard(self) -> Path:
         """Event files of training, for TensorBoard."""
         return self.path / "tensorboard"
+
+    @property
+    def costs(self) -> Path:
+        """What the features of each compared backbone cost, JSON."""
+        return self.path / "costs.json"
+
+    @property
+    def feature_store(self) -> Path:
+        """Where a search keeps its features, JSON."""
+        return self.path / "store.json"
+
+    @property
+    def trials(self) -> Path:
+        """Trials of a search, one JSON file each."""
+        return self.path / "trials"
+
+    @property
+    def trials_table(self) -> Path:
+        """One row per trial of a search, Parquet."""
+        return self.path / "trials.parquet"
+
+    @property
+    def live_trials(self) -> Path:
+        """Run folders of trials that train on images."""
+        return self.path / "_live"
+
+    @property
+    def ray_results(self) -> Path:
+        """Ray Tune's own files."""
+        return self.path / "_ray"
+
+    @property
+    def held_out_json(self) -> Path:
+        """The winner of a search against the default configuration, JSON."""
+        return self.path / "held_out.json"
+
+    @property
+    def held_out_table(self) -> Path:
+        """One row per held-out image with its probabilities, Parquet."""
+        return self.path / "held_out.parquet"
+
+    @property
+    def best_spec(self) -> Path:
+        """The winner's training, YAML."""
+        return self.path / "best.yaml"
+
+    @property
+    def refit(self) -> "RunDir":
+        """The training of a search's winner."""
+        return RunDir(self.path / "refit")
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle that a search releases."""
+        return self.path / "model"
+
+    def case(self, name: str) -> "RunDir":
+        """Returns the training of one model of a comparison."""
+        return RunDir(self.path / "runs" / name)
+
+    def case_bundle(self, name: str) -> Path:
+        """Returns the bundle of one model of a comparison."""
+        return self.path / "models" / name
 
     @property
     def report_json(self) -> Path:
@@ -211,73 +305,3 @@ class RunDir:
     def holds_unfinished(self, spec_digest: str) -> bool:
         """Returns whether an unfinished run of this spec is in the folder."""
         return self.load_status().get("spec_digest") == spec_digest and not self.success.exists()
-
-    def start(self, spec_digest: str, *, overwrite: bool) -> bool:
-        """Claims the folder for a run of this spec.
-
-        Args:
-            spec_digest: digest of the resolved spec; an unfinished run of the same one resumes.
-            overwrite: remove a finished or different run that is in the way. A folder that is not
-                a run's is never removed.
-
-        Returns:
-            True where an unfinished run of the same spec is taken up again.
-
-        Raises:
-            SpecError: the folder holds something else.
-        """
-        resumed = False
-        if self.path.exists() and not self.path.is_dir():
-            raise SpecError(f"--out {self.path} is a file; name a folder")
-        if self.path.is_dir() and any(found != self.job for found in self.path.iterdir()):
-            known = self.load_status()
-            if not known:
-                raise SpecError(
-                    f"--out {self.path} is not empty and holds no run; name a new or empty folder"
-                )
-            resumed = self.holds_unfinished(spec_digest)
-            if not resumed and not overwrite:
-                state = "a finished run" if self.success.exists() else "a run of another spec"
-                raise SpecError(
-                    f"--out {self.path} holds {state}; name another folder or add --overwrite"
-                )
-            if not resumed:
-                shutil.rmtree(self.path)
-        self.write_status(Status.RUNNING, spec_digest=spec_digest, pid=os.getpid(), error=None)
-        return resumed
-
-    @contextlib.contextmanager
-    def recording_failure(self, flag: str = "--out") -> Iterator[None]:
-        """Stores FAILED, or STOPPED on Ctrl-C and SIGTERM, where the block ends by an exception.
-
-        Args:
-            flag: of the command, by which this folder's run goes on.
-        """
-        try:
-            yield
-        except BaseException as error:
-            # Ray's own handler of SIGTERM, by which a job is stopped, raises SystemExit.
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            text = str(error) if isinstance(error, OrchestratorError) else repr(error)
-            # A full or read-only disk must not hide the error that is on its way.
-            with contextlib.suppress(OrchestratorError):
-                self.write_status(
-                    Status.STOPPED if stopped else Status.FAILED,
-                    error="stopped by a signal" if stopped else text,
-                )
-            if stopped or isinstance(error, ClusterError):
-                # In place of a note of a run within this one: the user asked for this one.
-                error.__notes__ = [
-                    f"what is done is kept in {self.path}: {flag} {self.path} goes on"
-                ]
-            raise
-
-    def finish(self) -> None:
-        """Removes what killed writers left, then writes the status and last of all `_SUCCESS`."""
-        for left in list(self.path.rglob(".tmp-*")):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-        self.write_status(Status.SUCCEEDED)
-        write_text(self.success, "")

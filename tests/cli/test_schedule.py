@@ -11,6 +11,7 @@ from orchestrator.errors import SpecError
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import TickState
 from orchestrator.schedule.ledger import Ledger
+from tests.runs.finished import finish
 from tests.schedule.fake_cluster import dump_job
 
 
@@ -109,7 +110,7 @@ def test_a_run_that_finished_after_it_was_given_up_is_shown_as_succeeded(folder:
         write.intend("nightly", now, 1, "nightly-20260301T030000Z-1", None)
         write.end("nightly", now, 1, TickState.FAILED, "lost")
     assert "FAILED" in run("history").stdout
-    RunDir(folder / "run").finish()
+    finish(RunDir(folder / "run"))
     assert "SUCCEEDED" in run("history").stdout
     (tick,) = json.loads(run("history", "--json").stdout)["ticks"]
     assert (tick["state"], tick["reason"][-6:]) == ("SUCCEEDED", ": lost")

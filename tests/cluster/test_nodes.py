@@ -126,7 +126,7 @@ def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("part", "content"),
-    [("cluster/score.py", "another hash"), ("keras", "3.14.0")],
+    [("pipelines/score/score.py", "another hash"), ("keras", "3.14.0")],
 )
 def test_a_node_with_another_version_is_named(part: str, content: str) -> None:
     own = code_versions()

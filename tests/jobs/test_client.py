@@ -191,7 +191,7 @@ def test_insecure_allows_it_and_sends_no_token(open_head: str) -> None:
     code = (
         "import os, sys\n"
         "os.environ['RAY_AUTH_MODE'] = 'disabled'\n"
-        "from orchestrator.cluster.jobs import Jobs\n"
+        "from orchestrator.jobs.client import Jobs\n"
         "jobs = Jobs(sys.argv[1])\n"
         "sys.exit(bool(jobs._client._headers))\n"
     )

@@ -11,6 +11,7 @@ from orchestrator.jobs.view import JobView, list_jobs, view_job
 from orchestrator.runs.reconcile import look_at
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
+from tests.runs.finished import finish
 
 ID = "nightly-20260301T020000Z-1"
 
@@ -59,7 +60,7 @@ def view(cluster: Any) -> JobView:
 
 def test_a_run_that_wrote_success_is_never_shown_as_failed(run: RunDir) -> None:
     remember(run)
-    run.finish()
+    finish(run)
     for cluster in (said(Status.FAILED, 1), said(Status.STOPPED), Answers(), None):
         assert view(cluster).status is Status.SUCCEEDED
         assert view(cluster).code == 0
@@ -82,12 +83,12 @@ def test_a_run_that_was_stopped_with_its_head_is_shown_as_stopped(run: RunDir) -
 
 
 def test_what_another_run_left_in_the_folder_does_not_count(run: RunDir) -> None:
-    run.finish()
+    finish(run)
     remember(run)  # a job with overwrite, submitted over a finished run
     assert view(said(Status.PENDING)).status is Status.PENDING
     assert view(said(Status.FAILED, 3)).status is Status.FAILED
     assert view(None).status is Status.FAILED
-    run.finish()
+    finish(run)
     assert view(said(Status.FAILED, 3)).status is Status.SUCCEEDED
 
 
@@ -95,7 +96,7 @@ def test_a_later_success_belongs_to_the_later_try(run: RunDir) -> None:
     remember(run)
     run.write_status(Status.FAILED)
     remember(run, ID[:-1] + "2")
-    run.finish()
+    finish(run)
     assert view(said(Status.FAILED, 3)).status is Status.FAILED
     assert view_job(None, ID[:-1] + "2").status is Status.SUCCEEDED
 
@@ -103,7 +104,7 @@ def test_a_later_success_belongs_to_the_later_try(run: RunDir) -> None:
 def test_a_job_of_another_machine_is_told_by_the_cluster(run: RunDir) -> None:
     shown = view(said(Status.FAILED, 3, job="nightly", kind="score", run=str(run.path)))
     assert (shown.job, shown.kind, shown.run, shown.code) == ("nightly", "score", run.path, 3)
-    run.finish()
+    finish(run)
     assert view(said(Status.FAILED, 3, run=str(run.path), mark="")).status is Status.SUCCEEDED
 
 

@@ -36,12 +36,15 @@ def findings(file: Path, *arguments: str) -> tuple[list[Config], list[Config]]:
 
 
 def place(folder: Path, config: Config) -> Path:
-    """Writes a launcher file beside all that it copies."""
+    """Writes a launcher file where the shipped ones stand: all that it copies is in reach."""
     for name in ("pyproject.toml", "README.md", "requirements-cluster.lock"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "orchestrator").mkdir(exist_ok=True)
-    (folder / "cluster.yaml").write_text(yaml.safe_dump(config))
-    return folder / "cluster.yaml"
+    mounted = map(str, config.get("file_mounts", {}).values())
+    file = folder / ("deploy" if "../orchestrator" in mounted else "") / "cluster.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(yaml.safe_dump(config))
+    return file
 
 
 def fill_in(config: Config, home: Path) -> Config:

@@ -5,6 +5,7 @@ import pytest
 from orchestrator.runs.reconcile import TIMEOUT, Evidence, look_at, settle
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status, TickState
+from tests.runs.finished import finish
 
 NONE = Evidence()
 BEGAN = Evidence(status="RUNNING", mark="new")
@@ -76,7 +77,7 @@ def test_a_run_folder_is_read_as_a_run_leaves_it(tmp_path: Path) -> None:
     assert look_at(run.path) == began
     run.write_status(Status.RUNNING)
     assert look_at(run.path).mark != began.mark
-    run.finish()
+    finish(run)
     assert (look_at(run.path).succeeded, look_at(run.path).status) == (True, "SUCCEEDED")
     run.status.write_text("{")
     assert look_at(run.path).status is None

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.errors import ClusterError
 from orchestrator.runs.atomic import atomic_path, digest, write_json
 from orchestrator.runs.run_dir import RunDir, new_run_id
 from orchestrator.runs.states import Status
@@ -48,65 +48,6 @@ def test_run_ids_are_valid_job_ids_and_differ() -> None:
     assert all(i.replace("-", "").isalnum() and i.startswith("score-") for i in ids)
 
 
-def test_an_unfinished_run_of_the_same_spec_resumes(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "r")
-    assert run.start("spec1", overwrite=False) is False
-    (run.path / "work").touch()
-    assert run.start("spec1", overwrite=False) is True
-    assert (run.path / "work").exists()
-
-
-def test_another_spec_and_a_finished_run_are_refused_or_replaced(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "r")
-    run.start("spec1", overwrite=False)
-    with pytest.raises(SpecError, match="holds a run of another spec"):
-        run.start("spec2", overwrite=False)
-    run.finish()
-    with pytest.raises(SpecError, match="holds a finished run"):
-        run.start("spec1", overwrite=False)
-    assert run.start("spec1", overwrite=True) is False
-    assert not run.success.exists()
-
-
-def test_a_folder_that_is_not_a_runs_is_never_removed(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").touch()
-    with pytest.raises(SpecError, match="not empty and holds no run"):
-        RunDir(tmp_path).start("spec", overwrite=True)
-    assert (tmp_path / "thesis.txt").exists()
-    with pytest.raises(SpecError, match="is a file"):
-        RunDir(tmp_path / "thesis.txt").start("spec", overwrite=True)
-
-
-@pytest.mark.parametrize(
-    ("error", "status"), [(DataError("why"), "FAILED"), (KeyboardInterrupt(), "STOPPED")]
-)
-def test_failures_are_recorded(tmp_path: Path, error: BaseException, status: str) -> None:
-    run = RunDir(tmp_path / "r")
-    run.start("spec", overwrite=False)
-    with pytest.raises(type(error)), run.recording_failure():
-        raise error
-    assert run.load_status()["status"] == status
-    assert run.start("spec", overwrite=False) is True
-
-
-def test_the_note_names_the_run_that_was_asked_for_and_how_it_goes_on(tmp_path: Path) -> None:
-    outer, inner = RunDir(tmp_path / "search"), RunDir(tmp_path / "refit")
-    with pytest.raises(ClusterError) as alone, inner.recording_failure("--resume"):
-        raise ClusterError("lost")
-    assert alone.value.__notes__ == [
-        f"what is done is kept in {inner.path}: --resume {inner.path} goes on"
-    ]
-    with (
-        pytest.raises(ClusterError) as both,
-        outer.recording_failure(),
-        inner.recording_failure("--resume"),
-    ):
-        raise ClusterError("lost")
-    assert both.value.__notes__ == [
-        f"what is done is kept in {outer.path}: --out {outer.path} goes on"
-    ]
-
-
 def test_status_keeps_fields_and_times(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.write_status(Status.RUNNING, spec_digest="d")
@@ -114,14 +55,3 @@ def test_status_keeps_fields_and_times(tmp_path: Path) -> None:
     stored = run.load_status()
     assert (stored["status"], stored["spec_digest"]) == ("SUCCEEDED", "d")
     assert {"running_at", "succeeded_at"} <= set(stored)
-
-
-def test_a_finished_run_keeps_nothing_of_writers_that_were_killed(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run")
-    run.start("digest", overwrite=False)
-    (run.path / ".tmp-0123abcd-rejected.parquet").write_text("half")
-    run.predictions.mkdir()
-    (run.predictions / ".tmp-0123abcd-part-00000.parquet").write_text("half")
-    (run.path / ".tmp-features").mkdir()
-    run.finish()
-    assert {path.name for path in run.path.rglob("*")} == {"predictions", "status.json", "_SUCCESS"}

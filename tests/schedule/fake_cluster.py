@@ -16,6 +16,7 @@ from pathlib import Path
 from orchestrator.config.job import Job
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
+from tests.runs.finished import finish
 
 
 class FileStore:
@@ -71,7 +72,7 @@ class FileStore:
         """The driver ends and leaves in its run folder what a real run leaves."""
         run = self.run_dir(submission_id)
         if status is Status.SUCCEEDED:
-            run.finish()
+            finish(run)
         else:
             run.write_status(status)
         self.report(submission_id, status)

@@ -14,6 +14,7 @@ from orchestrator.runs.placement import place_out, place_run
 from orchestrator.runs.states import Status
 from orchestrator.schedule.job_folder import JobFolder
 from orchestrator.schedule.ledger import Ledger
+from tests.runs.finished import finish
 from tests.schedule.fake_cluster import dump_job
 from tests.schedule.world import World
 
@@ -438,7 +439,7 @@ def test_a_head_that_forgot_a_finished_run_leaves_it_succeeded(world: World) -> 
 def test_a_run_that_wrote_success_is_never_shown_as_failed(world: World) -> None:
     found = one_tick(world, retries=3)
     world.cluster.begin(found)
-    world.cluster.run_dir(found).finish()
+    finish(world.cluster.run_dir(found))
     world.cluster.report(found, Status.FAILED)  # the driver died on its way out
     world.step(2)
     assert world.states() == ["SUCCEEDED"]

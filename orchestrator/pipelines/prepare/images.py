@@ -1,6 +1,6 @@
 """The images of a training: opened or ingested, split, audited."""
 
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +12,97 @@ from orchestrator.config.workers import Session
 from orchestrator.data.audit import audit_leakage, render_audit
 from orchestrator.data.sample import sample_manifest
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
-from orchestrator.data.source import IngestedSource, open_ingested, open_manifest
+from orchestrator.data.source import IngestedSource, load_dataset, open_manifest
 from orchestrator.data.splits import class_by_split, render_class_table, split_rows
 from orchestrator.errors import DataError, SpecError
 from orchestrator.pipelines.prepare.ingest import decode_limits, ingest_manifest
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import atomic_path, digest, write_json
+from orchestrator.runs.atomic import atomic_path, write_json
 from orchestrator.runs.run_dir import RunDir
 
 _SHARD_ROWS = 64  # a shard of features is V passes over the backbone: small ones show progress
 
 
-def open_images(
+@dataclass(frozen=True)
+class Prepared:
+    """The images of a training, split and audited.
+
+    Args:
+        dataset: the decoded images.
+        rows: their rows, in the order of the manifest.
+        split: `train`, `val`, `test` or None of each row, pa.string().
+        layout: where the split comes from.
+        counts: images by split, then by class.
+        audit: the leakage audit, JSON-able.
+    """
+
+    dataset: IngestedSource
+    rows: pa.Table
+    split: pa.Array
+    layout: str
+    counts: dict[str, dict[str, int]]
+    audit: dict[str, Any]
+
+    def write(self, run: RunDir) -> None:
+        """Writes the split and the audit into a run's folder."""
+        stored = self.rows.select(["row", "path", "label", "patient_id", "sha256"])
+        with atomic_path(run.splits) as temporary:
+            pq.write_table(stored.append_column("split", self.split), temporary)
+        audit = {"layout": self.layout, "class_by_split": self.counts, "leakage": self.audit}
+        write_json(run.audit, audit)
+
+
+def prepare_images(
     spec: TrainSpec | CompareSpec | TuneSpec,
     session: Session,
     run: RunDir,
     reporter: Reporter,
     limit: int | None = None,
-) -> IngestedSource:
-    """Returns the images of a training spec as an ingested data set, ingesting them if need be.
+) -> Prepared:
+    """Opens, splits and audits the images of a spec; says what it found and stores it in the run.
 
     Args:
         spec: names the data, the image size and the seed.
         session: workers to use.
-        run: where an own data set goes.
-        reporter: told of the images.
+        run: where the tables go, and the decoded images until the run is finished.
+        reporter: told of the images, the split and the audit.
         limit: about so many of the labelled images, whole patients.
 
     Raises:
         SpecError: a limit on an ingested data set.
-        DataError: an ingested data set of another image size, or nothing to read.
+        DataError: an ingested data set of another image size, nothing to read, or proven leakage
+            that the spec does not allow.
     """
-    # A resumed run keeps the one it has: another reading would hash DICOM patients under another
+    dataset = _open_images(spec, session, run, reporter, limit)
+    rows = dataset.load_rows()
+    split = split_rows(rows, seed=spec.seed, merge_val=spec.merge_val)
+    counts = class_by_split(rows, split.names)
+    audit = audit_leakage(rows, split.names)
+    for line in [*render_class_table(counts), *render_audit(audit)]:
+        reporter.say(line)
+    prepared = Prepared(dataset, rows, split.names, split.layout, counts, audit.as_dict())
+    prepared.write(run)
+    if audit.blocking and not spec.allow_leakage:
+        raise DataError(
+            f"images leak between the splits of {spec.data} (see {run.audit}); mend the folders "
+            "or the patient ids, or add --allow-leakage"
+        )
+    return prepared
+
+
+def _open_images(
+    spec: TrainSpec | CompareSpec | TuneSpec,
+    session: Session,
+    run: RunDir,
+    reporter: Reporter,
+    limit: int | None,
+) -> IngestedSource:
+    """Returns the images as an ingested data set, ingesting them into the run if need be."""
+    own = run.own_dataset
+    # A resumed run keeps the images it has: another reading would hash DICOM patients under another
     # key, and so split them otherwise.
-    finished = open_ingested(run.ingested) if (run.ingested / "dataset.json").is_file() else None
-    if finished is not None:
-        return finished
+    if own.described.is_file():
+        return load_dataset(own)
     manifest, ingested = open_manifest(Path(spec.data), _SHARD_ROWS)
     if ingested is not None:
         if limit is not None:
@@ -64,11 +119,9 @@ def open_images(
     reporter.say(f"found {manifest.table.num_rows:,} files in {spec.data}")
     if limit is not None:
         manifest = sample_manifest(manifest, limit, seed=spec.seed, shard_rows=_SHARD_ROWS)
-        reporter.say(f"took {manifest.table.num_rows:,} of them, patients whole")
-    own = RunDir(run.ingested)
-    identity = [spec.data, spec.image_size, spec.limits.model_dump(), limit, spec.seed]
-    own.start(digest(identity), overwrite=True)
-    dataset = ingest_manifest(
+        count = f"{manifest.table.num_rows:,}"
+        reporter.say(f"sampled {count} files, keeping each patient together")
+    return ingest_manifest(
         manifest,
         own,
         spec.image_size,
@@ -77,38 +130,9 @@ def open_images(
         session,
         reporter,
     )
-    shutil.copyfile(own.manifest, run.manifest)
-    shutil.copyfile(own.rejected, run.rejected)
-    return dataset
 
 
-def split_images(
-    spec: TrainSpec | TuneSpec, rows: pa.Table, run: RunDir, reporter: Reporter
-) -> tuple[pa.Array, dict[str, dict[str, int]], dict[str, Any]]:
-    """Splits and audits, says both, stores both.
-
-    Raises:
-        DataError: proven leakage, unless the spec allows it.
-    """
-    split = split_rows(rows, seed=spec.seed, merge_val=spec.merge_val)
-    counts = class_by_split(rows, split.names)
-    audit = audit_leakage(rows, split.names)
-    for line in [*render_class_table(counts), *render_audit(audit)]:
-        reporter.say(line)
-    stored = rows.select(["row", "path", "label", "patient_id", "sha256"])
-    with atomic_path(run.splits) as temporary:
-        pq.write_table(stored.append_column("split", split.names), temporary)
-    described = audit.as_dict()
-    write_json(run.audit, {"layout": split.layout, "class_by_split": counts, "leakage": described})
-    if audit.blocking and not spec.allow_leakage:
-        raise DataError(
-            f"images leak between the splits of {spec.data} (see {run.audit}); mend the folders "
-            "or the patient ids, or add --allow-leakage"
-        )
-    return split.names, counts, described
-
-
-def _by_split(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+def by_split(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     """Images by split, then by class: what of the class-by-split table the bundle keeps."""
     return {
         split: {name: counts[split][name] for name in CLASS_NAMES}

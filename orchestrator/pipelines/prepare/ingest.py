@@ -22,7 +22,7 @@ from orchestrator.config.specs import DecodeLimits, IngestSpec, Resources, Train
 from orchestrator.config.workers import Session
 from orchestrator.data import schema
 from orchestrator.data.decode.images import Limits
-from orchestrator.data.manifest import Manifest, write_manifest
+from orchestrator.data.manifest import Manifest, load_manifest, write_manifest
 from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.data.source import (
     DATASET_VERSION,
@@ -34,8 +34,9 @@ from orchestrator.data.source import (
 from orchestrator.errors import DataError, SpecError
 from orchestrator.model.bundle import load_info, newest_bundle
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import atomic_path, digest, write_json
-from orchestrator.runs.run_dir import RunDir
+from orchestrator.runs.atomic import atomic_path, write_json
+from orchestrator.runs.life_cycle import open_run
+from orchestrator.runs.run_dir import DatasetFiles, RunDir
 
 
 @dataclass
@@ -93,22 +94,29 @@ def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[s
     manifest, ingested = open_manifest(Path(spec.input), spec.shard_rows)
     if ingested is not None:
         raise DataError(f"{spec.input} is an ingested data set already; name a folder of X-rays")
-    run = RunDir(Path(spec.out).absolute())
-    run.start(digest(spec.model_dump(exclude={"overwrite"})), overwrite=spec.overwrite)
+    folder = Path(spec.out).absolute()
+    with open_run("ingest", folder, spec, resources) as opened:
+        if not opened.completed:
+            _ingest(spec, resources, manifest, opened.run, reporter)
+    described: dict[str, Any] = json.loads(opened.run.dataset.described.read_text())
+    return described
+
+
+def _ingest(
+    spec: IngestSpec, resources: Resources, manifest: Manifest, run: RunDir, reporter: Reporter
+) -> None:
+    """Decodes into a claimed run."""
     reads, writes = [Path(spec.input)], [run.path]
-    with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
+    with open_session(resources, reads=reads, writes=writes) as session:
         ingest_manifest(
             manifest,
-            run,
+            run.dataset,
             spec.image_size,
             decode_limits(spec.limits),
             spec.patient_key_file,
             session,
             reporter,
         )
-    run.finish()
-    described: dict[str, Any] = json.loads((run.path / "dataset.json").read_text())
-    return described
 
 
 def default_image_size(models: Path) -> int:
@@ -121,18 +129,18 @@ def default_image_size(models: Path) -> int:
 
 def ingest_manifest(
     manifest: Manifest,
-    run: RunDir,
+    files: DatasetFiles,
     size_px: int,
     limits: Limits,
     patient_key_file: str | None,
     session: Session,
     reporter: Reporter,
 ) -> IngestedSource:
-    """Decodes every row of a manifest into `run`, resuming what is there, and describes it.
+    """Decodes every row of a manifest into a data set, resuming what is there, and describes it.
 
     Args:
-        manifest: the rows; written to the run first.
-        run: folder of the data set, started.
+        manifest: the rows; written first. A data set that was begun goes on with its own.
+        files: of the data set.
         size_px: height and width of the images, px.
         limits: limits on one file.
         patient_key_file: lasting key of the patient hash; a random one otherwise.
@@ -145,50 +153,53 @@ def ingest_manifest(
     Raises:
         DataError: no row could be decoded, or the stored rows do not match the manifest.
     """
-    write_manifest(manifest, run.manifest)
+    if files.manifest.exists():
+        manifest = load_manifest(files.manifest)
+    else:
+        write_manifest(manifest, files.manifest)
     key = load_patient_key(patient_key_file)
-    source = file_source(manifest, run.manifest, size_px, limits, key)
+    source = file_source(manifest, files.manifest, size_px, limits, key)
     if patient_key_file is None:
-        forget_hashed_patients(run.images, source.num_shards)
+        forget_hashed_patients(files.images, source.num_shards)
     reporter.begin("decoding", manifest.table.num_rows, "images")
     for shard in range(source.num_shards):
-        if part_path(run.images, shard).exists():
-            reporter.advance(read_part(part_path(run.images, shard)).num_rows)
+        if part_path(files.images, shard).exists():
+            reporter.advance(read_part(part_path(files.images, shard)).num_rows)
     run_shards(
         lambda: IngestStage(source, size_px, session.threads_per_worker),
         range(source.num_shards),
-        run.images,
+        files.images,
         session,
         lambda done: reporter.advance(done.num_rows),
     )
     reporter.end()
-    dataset = IngestedSource(run.path, source.num_shards, size_px)
-    describe(dataset, manifest, run)
+    dataset = IngestedSource(files, source.num_shards, size_px)
+    describe(dataset, manifest)
     return dataset
 
 
-def describe(dataset: IngestedSource, manifest: Manifest, run: RunDir) -> None:
+def describe(dataset: IngestedSource, manifest: Manifest) -> None:
     """Reconciles the data set with its manifest and writes its description and rejected rows.
 
     Raises:
         DataError: rows are missing or doubled, or no image could be decoded.
     """
-    rows = dataset.load_rows()
+    rows, files = dataset.load_rows(), dataset.files
     if not rows.column("row").equals(manifest.table.column("row")):
         raise DataError(
-            f"{run.path} holds {rows.num_rows} rows for {manifest.table.num_rows} files found; "
-            "ingest again with --overwrite"
+            f"{files.images} holds {rows.num_rows} rows for {manifest.table.num_rows} files found; "
+            "run the same command again with --overwrite"
         )
     rejected = rows.filter(pc.is_valid(rows.column("code")))
-    with atomic_path(run.rejected) as temporary:
+    with atomic_path(files.rejected) as temporary:
         pq.write_table(rejected.select(schema.REJECTED.names), temporary)
     num_decoded = rows.num_rows - rejected.num_rows
     if num_decoded == 0:
         raise DataError(
-            f"none of the {rows.num_rows} files found could be decoded; {run.rejected} says why"
+            f"none of the {rows.num_rows} files found could be decoded; {files.rejected} says why"
         )
     write_json(
-        run.path / "dataset.json",
+        files.described,
         {
             "schema_version": DATASET_VERSION,
             "size_px": dataset.size_px,

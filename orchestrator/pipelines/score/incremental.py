@@ -72,7 +72,7 @@ def place_manifest(
         spec: the run's spec.
         run: the run, started.
         models: SHA-256 of each bundle.
-        ingested: folder of the ingested data set where the input is one.
+        ingested: manifest of the ingested data set where the input is one.
         reporter: told of unfinished runs and of runs that cannot be read.
 
     Returns:
@@ -83,9 +83,9 @@ def place_manifest(
         ClusterError: the file system refused a write.
     """
     # Paths that are to be hashed stay out of the run's own table until they are.
-    path = run.listing / "manifest.parquet" if spec.hash_paths else run.manifest
-    index = KnownIndex(run.listing / "known.sqlite")
-    known = run.listing / "known.parquet"
+    path = run.listed_manifest if spec.hash_paths else run.manifest
+    index = KnownIndex(run.known_index)
+    known = run.listed_known
     if not path.exists():
         began_ns = time.time_ns()
         if ingested is not None:
@@ -101,9 +101,9 @@ def place_manifest(
     return Work(open_manifest_file(path), known, index if index.path.exists() else None)
 
 
-def copy_manifest(folder: Path, path: Path) -> None:
+def copy_manifest(source: Path, path: Path) -> None:
     """Copies the manifest of an ingested data set, whole or not at all."""
-    rewrite_manifest(open_manifest_file(folder / "manifest.parquet"), path, lambda table: table)
+    rewrite_manifest(open_manifest_file(source), path, lambda table: table)
 
 
 def commit_listed(work: Work, shards: Path, schema: pa.Schema) -> None:

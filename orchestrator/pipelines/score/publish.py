@@ -10,8 +10,6 @@ from orchestrator.data.addresses import open_folder
 from orchestrator.errors import ClusterError, DataError, SpecError
 from orchestrator.runs.run_dir import RunDir
 
-SUCCESS = b"_SUCCESS"
-
 
 def check_free(address: str) -> None:
     """Raises `SpecError` where something lies at an address already.
@@ -49,14 +47,14 @@ def publish(run: RunDir, address: str) -> None:
     files = sorted(n for n in names if not any(part.startswith(hidden) for part in n.parts))
     ours = {run.predictions.name, *(path.name for path in files), run.known.name}
     try:
-        folder.remove(SUCCESS)
+        folder.remove(run.success.name.encode())
         for found in _list(address):
             if found.split(b"/")[0].decode("utf-8", "replace") in ours:
                 folder.remove(found)
         for path in files:
             if path.name != run.status.name:
                 folder.write(str(path).encode(), (run.path / path).read_bytes())
-        folder.write(SUCCESS, b"")
+        folder.write(run.success.name.encode(), b"")
     except (OSError, pa.ArrowException) as error:
         raise ClusterError(
             f"cannot write to {address}: {str(error).strip().splitlines()[0]}; check the "

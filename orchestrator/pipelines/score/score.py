@@ -13,7 +13,6 @@ from typing import Any
 
 from orchestrator.cluster.session import open_session
 from orchestrator.cluster.shards import Stage, run_shards
-from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.addresses import check_address, is_address
@@ -36,7 +35,8 @@ from orchestrator.pipelines.score.incremental import (
 from orchestrator.pipelines.score.publish import check_free, publish
 from orchestrator.pipelines.score.stage import ScoreStage, shard_schema
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import digest, write_text
+from orchestrator.runs.atomic import digest
+from orchestrator.runs.life_cycle import OpenRun, open_run
 from orchestrator.runs.run_dir import RunDir, new_run_id, work_folder
 
 # What tables and report are made with: two seconds of imports.
@@ -58,13 +58,16 @@ class ScoreResult:
     published: str | None = None
 
 
-def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreResult:
+def score(
+    spec: ScoreSpec, resources: Resources, reporter: Reporter, *, run_folder: Path | None = None
+) -> ScoreResult:
     """Scores every image of an input and accounts for every file found.
 
     Args:
         spec: what to score, with what.
         resources: what to use of the cluster.
         reporter: told of every shard.
+        run_folder: folder of the run; the one that the spec's `out` or `out_root` gives otherwise.
 
     Returns:
         The run's folder and its report.
@@ -78,35 +81,19 @@ def score(spec: ScoreSpec, resources: Resources, reporter: Reporter) -> ScoreRes
     members = load_members(spec.model)
     check_inputs(spec.input)
     ingested = open_ingested_input(spec, members.size_px)
-    run, target = _place_run(spec)
-    spec = spec.model_copy(
-        update={"model": tuple(map(str, members.bundles)), "out": target or str(run.path)}
-    )
-    identity = spec.model_dump(exclude={"overwrite", "max_rejected_fraction"})
-    identified = digest([identity, *members.hashes])
-    if target is not None and not spec.overwrite and not run.holds_unfinished(identified):
+    folder, target = _place_run(spec, run_folder)
+    spec = spec.model_copy(update={"model": tuple(map(str, members.bundles)), "out": target})
+    decisive = spec.model_dump(exclude={"overwrite", "max_rejected_fraction"})
+    identity = digest([decisive, *members.hashes])
+    if target is not None and not spec.overwrite and not RunDir(folder).holds_unfinished(identity):
         check_free(target)
-    resumed = run.start(identified, overwrite=spec.overwrite)
-    with run.recording_failure():
-        write_text(run.spec, dump_yaml("score", run.path.name, spec, resources))
-        record_terms(spec, run, members.hashes)
-        work = place_manifest(
-            spec, run, members.hashes, ingested.folder if ingested else None, reporter
-        )
-        if resumed:
-            reporter.say(
-                f"going on with {run.path}: {work.manifest.num_rows:,} files as found then"
-            )
-        report = _score_run(spec, resources, run, work, ingested, members, reporter)
-        if target is not None:
-            publish(run, target)
-    run.finish()
-    for folder in (run.shards, run.listing):
-        shutil.rmtree(folder, ignore_errors=True)  # the tables hold all of it
-    return ScoreResult(run.path, report, target)
+    with open_run("score", folder, spec, resources, identity=identity, address=target) as opened:
+        if not opened.completed:
+            _score(spec, resources, opened, ingested, members, reporter)
+    return ScoreResult(opened.run.path, opened.load_report(), target)
 
 
-def _place_run(spec: ScoreSpec) -> tuple[RunDir, str | None]:
+def _place_run(spec: ScoreSpec, run_folder: Path | None) -> tuple[Path, str | None]:
     """Returns the folder in which a run works, and the address that it goes to, if any.
 
     Raises:
@@ -117,10 +104,34 @@ def _place_run(spec: ScoreSpec) -> tuple[RunDir, str | None]:
             f"out_root is the address {spec.out_root}; expected a folder: give an address as --out"
         )
     root = Path(spec.out_root or "runs")
-    if spec.out is not None and is_address(spec.out):
-        check_address(spec.out)
-        return RunDir(work_folder(spec.out, root).absolute()), spec.out
-    return RunDir(Path(spec.out or root / new_run_id("score")).absolute()), None
+    target = spec.out if spec.out is not None and is_address(spec.out) else None
+    if target is not None:
+        check_address(target)
+        own = work_folder(target, root)
+    else:
+        own = Path(spec.out or root / new_run_id("score"))
+    return (run_folder or own).absolute(), target
+
+
+def _score(
+    spec: ScoreSpec,
+    resources: Resources,
+    opened: OpenRun,
+    ingested: IngestedSource | None,
+    members: Members,
+    reporter: Reporter,
+) -> None:
+    """Lists, scores, reports and publishes in a claimed run."""
+    run = opened.run
+    record_terms(spec, run, members.hashes)
+    work = place_manifest(
+        spec, run, members.hashes, ingested.files.manifest if ingested else None, reporter
+    )
+    if opened.resumed:
+        reporter.say(f"going on with {run.path}: {work.manifest.num_rows:,} files as found then")
+    _score_run(spec, resources, run, work, ingested, members, reporter)
+    if spec.out is not None:
+        publish(run, spec.out)
 
 
 def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
@@ -133,14 +144,15 @@ def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
     ingested = next((source for source in found if source is not None), None)
     if ingested is None:
         return None
+    folder = ingested.files.images.parent
     if len(spec.input) > 1 or spec.only_new:
         raise DataError(
-            f"{ingested.folder} is an ingested data set; it is scored alone and without only_new: "
+            f"{folder} is an ingested data set; it is scored alone and without only_new: "
             "name folders of X-rays"
         )
     if ingested.size_px != size_px:
         raise DataError(
-            f"{ingested.folder} holds images of {ingested.size_px} px and the model takes "
+            f"{folder} holds images of {ingested.size_px} px and the model takes "
             f"{size_px} px; ingest with --image-size {size_px}"
         )
     return ingested
@@ -154,7 +166,7 @@ def _score_run(
     ingested: IngestedSource | None,
     members: Members,
     reporter: Reporter,
-) -> dict[str, Any]:
+) -> None:
     """Scores, accounts and reports inside a started run."""
     key = load_patient_key(spec.patient_key_file)
     manifest = work.manifest
@@ -184,10 +196,9 @@ def _score_run(
     # Imported here, since the first image need not wait for it; mostly done by `_import_ahead`.
     from orchestrator.pipelines.score.tables import finish_tables, write_hashed
 
-    report = finish_tables(spec, run, work, members, path_key)
+    finish_tables(spec, run, work, members, path_key)
     if path_key is not None:
         write_hashed(manifest, run.manifest, path_key)
-    return report
 
 
 def _score_shards(

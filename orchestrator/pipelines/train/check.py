@@ -29,7 +29,7 @@ def check_spec(spec: TrainSpec) -> TrainSpec:
     return spec.model_copy(update={"backbone": backbone, "weights": weights})
 
 
-def _check_workers(session: Session) -> None:
+def check_workers(session: Session) -> None:
     """Raises SpecError where the workers could not train together."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if session.gpus_per_worker > 1 or 0 < session.gpus_per_worker < 1 < session.num_workers:

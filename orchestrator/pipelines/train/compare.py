@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.session import open_session
-from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import CompareSpec, Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.shard_files import part_path, read_part
-from orchestrator.data.source import IngestedSource
 from orchestrator.errors import SpecError
 from orchestrator.evaluation.report.comparison import (
     Contender,
@@ -25,18 +23,18 @@ from orchestrator.evaluation.report.comparison import (
     render_comparison_html,
 )
 from orchestrator.pipelines.prepare.features import Backbone, compute_features
-from orchestrator.pipelines.prepare.images import open_images, split_images
+from orchestrator.pipelines.prepare.images import Prepared, prepare_images
 from orchestrator.pipelines.train.check import check_spec
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.pipelines.train.train import train
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import digest, write_json, write_text
-from orchestrator.runs.run_dir import RunDir, new_run_id
+from orchestrator.runs.atomic import write_json, write_text
+from orchestrator.runs.life_cycle import open_run
+from orchestrator.runs.run_dir import RunDir
 
 # Of the training recipe, what is the comparison's own affair.
 _NOT_PASSED_ON = {"data", "out", "overwrite", "backbones", "weights", "loss", "limit"}
 _NOT_PASSED_ON |= {"limits", "patient_key_file"}  # the images are decoded already
-_COSTS = "costs.json"
 
 
 @dataclass(frozen=True)
@@ -68,16 +66,19 @@ class Case:
 
     def run(self, comparison: RunDir) -> RunDir:
         """The model's training run."""
-        return RunDir(comparison.path / "runs" / self.name)
+        return comparison.case(self.name)
 
 
-def compare(spec: CompareSpec, resources: Resources, reporter: Reporter) -> CompareResult:
+def compare(
+    spec: CompareSpec, resources: Resources, reporter: Reporter, *, run_folder: Path | None = None
+) -> CompareResult:
     """Trains every backbone of the spec and writes one report about all.
 
     Args:
         spec: what to compare, on what.
         resources: what to use of the cluster.
         reporter: told of every step.
+        run_folder: folder of the run; `out` of the spec, or a new one under `runs/` otherwise.
 
     Returns:
         Where the comparison is, and its report.
@@ -88,20 +89,26 @@ def compare(spec: CompareSpec, resources: Resources, reporter: Reporter) -> Comp
         ClusterError: a worker, the disk or a download failed; the same command goes on later.
     """
     groups = plan_cases(spec)
-    run = RunDir(Path(spec.out or Path("runs", new_run_id("compare"))).absolute())
-    run.start(digest(spec.model_dump(exclude={"out", "overwrite"})), overwrite=spec.overwrite)
-    # With the folder, so that the stored spec goes on with this very run.
-    stored = spec.model_copy(update={"out": str(run.path)})
-    write_text(run.spec, dump_yaml("compare", run.path.name, stored, resources))
-    reads, writes = [Path(spec.data)], [run.path]
-    with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
+    folder = run_folder or (Path(spec.out) if spec.out else None)
+    with open_run("compare", folder, spec, resources) as opened:
+        if not opened.completed:
+            _compare(spec, groups, opened.run, resources, reporter)
+    return CompareResult(opened.run.path, opened.load_report())
+
+
+def _compare(
+    spec: CompareSpec,
+    groups: list[list[Case]],
+    run: RunDir,
+    resources: Resources,
+    reporter: Reporter,
+) -> None:
+    """Trains and reports in a claimed run."""
+    with open_session(resources, reads=[Path(spec.data)], writes=[run.path]) as session:
         cases = [case for group in groups for case in group]
         if not all(case.run(run).success.exists() for case in cases):
             _train_all(spec, groups, run, session, resources, reporter)
-        report = _report(spec, cases, run, session)
-    shutil.rmtree(run.ingested, ignore_errors=True)
-    run.finish()
-    return CompareResult(run.path, report)
+        _report(spec, cases, run, session)
 
 
 def plan_cases(spec: CompareSpec) -> list[list[Case]]:
@@ -139,37 +146,43 @@ def _train_all(
     reporter: Reporter,
 ) -> None:
     """Trains what is not trained yet; features of a backbone are computed once for its losses."""
-    dataset = open_images(spec, session, run, reporter, spec.limit)
-    said = _SaidOnce(reporter)
-    splits = split_images(groups[0][0].spec, dataset.load_rows(), run, said)[0].to_pylist()
+    prepared = prepare_images(spec, session, run, reporter, spec.limit)
     for number, group in enumerate(groups, 1):
         waiting = [case for case in group if not case.run(run).success.exists()]
         if not waiting:
             continue
         reporter.say(f"{number} of {len(groups)}: {group[0].name}")
         features = run.features / group[0].name
-        _compute_features(group[0].spec, dataset, splits, features, session, run, said)
+        _compute_features(group[0].spec, prepared, features, session, run, reporter)
         for case in waiting:
-            out = run.path / "models" / case.name
+            out = run.case_bundle(case.name)
             given = case.spec.model_copy(
-                # A bundle whose run was cut short before its last file is made again.
-                update={"data": str(dataset.folder), "out": str(out), "overwrite": True}
+                # What is left of an attempt that cannot be resumed is replaced.
+                update={"data": spec.data, "out": str(out), "overwrite": True}
             )
-            train(given, resources, said, run_folder=case.run(run).path, features=features)
+            folder = case.run(run).path
+            train(
+                given,
+                resources,
+                reporter,
+                run_folder=folder,
+                prepared=prepared,
+                features=features,
+            )
         shutil.rmtree(features, ignore_errors=True)
     shutil.rmtree(run.features, ignore_errors=True)
 
 
 def _compute_features(
     spec: TrainSpec,
-    dataset: IngestedSource,
-    splits: list[str | None],
+    prepared: Prepared,
     out: Path,
     session: Session,
     run: RunDir,
     reporter: Reporter,
 ) -> None:
     """Computes the features of one backbone and stores what they cost."""
+    dataset, splits = prepared.dataset, prepared.split.to_pylist()
     done = [shard for shard in range(dataset.num_shards) if part_path(out, shard).exists()]
     timed = _Timed(reporter, len(done))
     backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
@@ -183,18 +196,18 @@ def _compute_features(
         "images_per_s": rate,
         "features_s": total / rate if rate else timed.seconds,
     }
-    write_json(run.path / _COSTS, costs)
+    write_json(run.costs, costs)
 
 
 def _load_costs(run: RunDir) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((run.path / _COSTS).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(run.costs.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return found
 
 
-def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session) -> dict[str, Any]:
+def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session) -> None:
     """Builds the report from the finished runs and writes it."""
     costs = _load_costs(run)
     unknown = {"images_per_s": None, "features_s": None}
@@ -223,21 +236,6 @@ def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session)
     found = build_comparison(contenders, recipe=recipe, run=facts, seed=spec.seed)
     write_json(run.report_json, found)
     write_text(run.report_html, render_comparison_html(found, contenders))
-    return found
-
-
-class _SaidOnce:
-    """Passes on what was not said before: every run of one split says the same tables."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._said: set[str] = set()
-        self.begin, self.advance, self.end = reporter.begin, reporter.advance, reporter.end
-
-    def say(self, line: str) -> None:
-        if line not in self._said or line.startswith("epoch"):
-            self._reporter.say(line)
-        self._said.add(line)
 
 
 class _Timed:

@@ -1,21 +1,20 @@
 """`orchestrator find-lr`: a learning rate for a training, before the training."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.session import open_session
-from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.evaluation.report.rate_report import render_rate_html
 from orchestrator.pipelines.prepare.features import Backbone, compute_features
-from orchestrator.pipelines.prepare.images import open_images, split_images
+from orchestrator.pipelines.prepare.images import prepare_images
 from orchestrator.pipelines.train.check import check_spec
 from orchestrator.pipelines.train.lr_search import RateTask, search_rate
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import digest, write_json, write_text
-from orchestrator.runs.run_dir import RunDir, new_run_id
+from orchestrator.runs.atomic import write_json, write_text
+from orchestrator.runs.life_cycle import open_run
+from orchestrator.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,16 @@ class RateResult:
     report: dict[str, Any]
 
 
-def find_lr(spec: TrainSpec, resources: Resources, reporter: Reporter) -> RateResult:
+def find_lr(
+    spec: TrainSpec, resources: Resources, reporter: Reporter, *, run_folder: Path | None = None
+) -> RateResult:
     """Finds a learning rate for the head that a training would start with.
 
     Args:
         spec: the training; its own learning rate is not looked at.
         resources: what to use of the cluster.
         reporter: told of every step.
+        run_folder: folder of the run; `out` of the spec, or a new one under `runs/` otherwise.
 
     Returns:
         Where the run is, and the search.
@@ -48,30 +50,30 @@ def find_lr(spec: TrainSpec, resources: Resources, reporter: Reporter) -> RateRe
         ClusterError: a worker, the disk or a download failed; the same command goes on later.
     """
     spec = check_spec(spec.model_copy(update={"lr": "auto"}))
-    run = RunDir(Path(spec.out or Path("runs", new_run_id("find-lr"))).absolute())
-    identity = digest(spec.model_dump(exclude={"out", "overwrite"}))
-    run.start(identity, overwrite=spec.overwrite)
-    write_text(run.spec, dump_yaml("train", run.path.name, spec, resources))
+    folder = run_folder or (Path(spec.out) if spec.out else None)
+    with open_run("find-lr", folder, spec, resources) as opened:
+        if not opened.completed:
+            _find(spec, resources, opened.run, reporter)
+    return RateResult(opened.run.path, opened.load_report())
+
+
+def _find(spec: TrainSpec, resources: Resources, run: RunDir, reporter: Reporter) -> None:
+    """Searches in a claimed run and leaves the report there."""
     reads = [Path(spec.data), Path(spec.weights), Path(spec.backbone)]
-    with (
-        run.recording_failure(),
-        open_session(resources, reads=reads, writes=[run.path]) as session,
-    ):
-        dataset = open_images(spec, session, run, reporter)
-        rows = dataset.load_rows()
-        names, _, _ = split_images(spec, rows, run, reporter)
-        backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
+    with open_session(resources, reads=reads, writes=[run.path]) as session:
+        prepared = prepare_images(spec, session, run, reporter)
         compute_features(
-            dataset,
-            names.to_pylist(),
-            backbone,
+            prepared.dataset,
+            prepared.split.to_pylist(),
+            Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed),
             spec.views,
             run.features,
             session,
             reporter,
             spec.augmentation,
         )
-        found = search_rate(RateTask(spec, run.path, dataset.num_shards), session, reporter)
+        task = RateTask(spec, run.path, prepared.dataset.num_shards)
+        found = search_rate(task, session, reporter)
     report = {
         "kind": "find-lr",
         **found,
@@ -80,7 +82,3 @@ def find_lr(spec: TrainSpec, resources: Resources, reporter: Reporter) -> RateRe
     }
     write_json(run.report_json, report)
     write_text(run.report_html, render_rate_html(report))
-    for folder in (run.ingested, run.features):
-        shutil.rmtree(folder, ignore_errors=True)
-    run.finish()
-    return RateResult(run.path, report)

@@ -15,27 +15,24 @@ import pyarrow.compute as pc
 
 from orchestrator.cluster.ray_train import run_training
 from orchestrator.cluster.session import open_session
-from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.source import IngestedSource
-from orchestrator.errors import SpecError
 from orchestrator.model.bundle import INFO_FILE
 from orchestrator.model.strip import pick_samples
 from orchestrator.pipelines.prepare.features import Backbone, compute_features, prepare_backbone
-from orchestrator.pipelines.prepare.images import _by_split, open_images, split_images
+from orchestrator.pipelines.prepare.images import Prepared, by_split, prepare_images
 from orchestrator.pipelines.prepare.ingest import fingerprint
-from orchestrator.pipelines.train.check import _check_workers, check_spec
+from orchestrator.pipelines.train.check import check_spec, check_workers
 from orchestrator.pipelines.train.head_loop import train_head
 from orchestrator.pipelines.train.live_loop import LiveTask, train_network
 from orchestrator.pipelines.train.lr_search import RateTask, search_rate
 from orchestrator.pipelines.train.release import Task
 from orchestrator.pipelines.train.tracking import Tracking, open_tracking
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import digest, write_json, write_text
+from orchestrator.runs.atomic import write_json
+from orchestrator.runs.life_cycle import BundleFolder, open_run
 from orchestrator.runs.run_dir import RunDir, new_run_id
-
-_MARKER = "_unfinished.json"
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ def train(
     reporter: Reporter,
     *,
     run_folder: Path | None = None,
+    prepared: Prepared | None = None,
     features: Path | None = None,
 ) -> TrainResult:
     """Trains by the spec and releases a bundle.
@@ -67,7 +65,9 @@ def train(
         spec: what to train, on what.
         resources: what to use of the cluster.
         reporter: told of every step; the audit and the class-by-split table are said in full.
-        run_folder: folder of the run; a new one under `runs/` otherwise.
+        run_folder: folder of the run; the one that the bundle's folder names, or a new one under
+            `runs/` otherwise.
+        prepared: the images where they are decoded, split and audited already.
         features: what `compute_features` wrote for this very split; copied, not computed again.
 
     Returns:
@@ -79,63 +79,20 @@ def train(
         ClusterError: a worker, the disk or a download failed; the same command goes on later.
     """
     spec = check_spec(spec)
-    run, bundle = _claim(spec, run_folder)
-    # With the bundle's folder, so that `--resume` finds it whatever the working directory.
-    stored = spec.model_copy(update={"out": str(bundle)})
-    write_text(run.spec, dump_yaml("train", run.path.name, stored, resources))
-    reads = [Path(spec.data), Path(spec.weights), Path(spec.backbone)]
-    writes = [run.path, bundle]
-    with (
-        run.recording_failure("--resume"),  # --out is the bundle's folder
-        open_session(resources, reads=reads, writes=writes) as session,
-    ):
-        if features is not None:
-            _take_features(features, run)
-        with open_tracking(spec, run) as tracking:
-            report = _train(spec, session, run, bundle, reporter, tracking)
-    run.finish()
-    return TrainResult(bundle, run.path, report)
-
-
-def _claim(spec: TrainSpec, run_folder: Path | None) -> tuple[RunDir, Path]:
-    """Takes the bundle's folder, and takes up an unfinished run of the same spec in it.
-
-    While a run lasts the folder holds a note of where the run is; a folder with neither that note
-    nor a bundle is somebody else's and is left alone.
-    """
-    fresh = new_run_id("train")
-    bundle = Path(spec.out) if spec.out else Path("models", fresh).absolute()
-    marker = bundle / _MARKER
-    identity = digest(spec.model_dump(exclude={"out", "overwrite"}))
-    run = RunDir((run_folder or Path("runs", fresh)).absolute())
-    if bundle.is_dir() and any(bundle.iterdir()):
-        note = _read_note(marker)
-        finished = (bundle / INFO_FILE).exists()
-        if not note and not finished:
-            raise SpecError(
-                f"--out {bundle} is not empty and holds no bundle; name a new or empty folder"
-            )
-        same = note.get("spec_digest") == identity and not finished
-        if not same and not spec.overwrite:
-            state = "a bundle" if finished else "an unfinished run of another spec"
-            raise SpecError(f"--out {bundle} holds {state}; name another or add --overwrite")
-        if same:
-            run = RunDir(Path(note["run"]))
-        else:
-            shutil.rmtree(bundle)
-    elif bundle.exists() and not bundle.is_dir():
-        raise SpecError(f"--out {bundle} is a file; name a folder")
-    run.start(identity, overwrite=False)
-    write_json(marker, {"run": str(run.path), "spec_digest": identity})
-    return run, bundle
-
-
-def _read_note(marker: Path) -> dict[str, Any]:
-    try:
-        note = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) and {"run", "spec_digest"} <= set(note) else {}
+    out = Path(spec.out or Path("models", new_run_id("train"))).absolute()
+    bundle = BundleFolder(out, INFO_FILE)
+    with open_run("train", run_folder, spec, resources, bundle=bundle) as opened:
+        if not opened.completed:
+            reads = [Path(spec.data), Path(spec.weights), Path(spec.backbone)]
+            writes = [opened.run.path, bundle.path]
+            with (
+                open_session(resources, reads=reads, writes=writes) as session,
+                open_tracking(spec, opened.run) as tracking,
+            ):
+                if features is not None:
+                    _take_features(features, opened.run)
+                _train(spec, session, opened.run, out, reporter, tracking, prepared)
+    return TrainResult(out, opened.run.path, opened.load_report())
 
 
 def _take_features(features: Path, run: RunDir) -> None:
@@ -154,13 +111,16 @@ def _train(
     bundle: Path,
     reporter: Reporter,
     tracking: Tracking,
-) -> dict[str, Any]:
-    """All steps inside an open session; returns the report."""
+    prepared: Prepared | None,
+) -> None:
+    """All steps inside an open session; leaves the report in the run."""
     if spec.features == "live" or spec.finetune != "none":
-        _check_workers(session)
-    dataset = open_images(spec, session, run, reporter)
-    rows = dataset.load_rows()
-    names, counts, audit = split_images(spec, rows, run, reporter)
+        check_workers(session)
+    if prepared is None:
+        prepared = prepare_images(spec, session, run, reporter)
+    else:
+        prepared.write(run)
+    dataset, rows, names = prepared.dataset, prepared.rows, prepared.split
     backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
     if spec.features == "live":
         prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
@@ -188,8 +148,8 @@ def _train(
         lr=lr,
         num_threads=session.threads_per_worker,
         fingerprint=fingerprint(rows),
-        counts=_by_split(counts),
-        audit=audit,
+        counts=by_split(prepared.counts),
+        audit=prepared.audit,
         samples=pick_samples(dataset, rows, names, spec.seed) if _augments(spec) else None,
     )
     run.evaluating.unlink(missing_ok=True)
@@ -197,12 +157,6 @@ def _train(
     report = _fit(task, dataset, run, session, reporter, told)
     tracking.results(report)
     write_json(run.report_json, report)
-    (bundle / _MARKER).unlink(missing_ok=True)
-    for file in (run.head, run.evaluating):
-        file.unlink(missing_ok=True)
-    for folder in (run.ingested, run.features, run.checkpoints):
-        shutil.rmtree(folder, ignore_errors=True)  # the bundle and the tables are what stays
-    return report
 
 
 def _augments(spec: TrainSpec) -> bool:

@@ -148,7 +148,7 @@ def prepare_features(
 
 def find_store(run: RunDir) -> Path:
     """Returns the folder of feature sets that a run uses, also when resumed from elsewhere."""
-    note = run.path / "store.json"
+    note = run.feature_store
     if not note.exists():
         write_json(note, {"features": str(Path("runs", "features").absolute())})
     return Path(json.loads(note.read_text(encoding="utf-8"))["features"])

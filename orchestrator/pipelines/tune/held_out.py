@@ -26,7 +26,6 @@ METRICS = ("auroc", "auprc", "log_loss")
 NUM_SEEDS = 3
 # Configurations by name -> calibrated probabilities on the held-out rows, float32 [seeds, n].
 Measure = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, Any]]
-_JUDGED, _ROWS = "held_out.json", "held_out.parquet"
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,11 @@ def judge(
         `difference`: each metric of the winner minus that of the default with its interval, for
         the first seed.
     """
-    stored = run.path / _JUDGED
+    stored = run.held_out_json
     if not stored.exists():
         reporter.say("comparing the winner with the default configuration on the held-out fold")
         found = measure(configs)
-        _write_rows(run.path / _ROWS, held_out, found)
+        _write_rows(run.held_out_table, held_out, found)
         write_json(stored, _describe(spec, configs, held_out, found))
     judged: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
     return judged

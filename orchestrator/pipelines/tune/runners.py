@@ -79,12 +79,12 @@ def plan_live(
     """A Ray Train run a trial; as many at a time as have all their workers at once."""
     backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
     prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
-    folder = run.path / "_live"
+    folder = run.live_trials
     search = LiveSearch(
         spec,
         dataset,
         folder,
-        _write_division(folder / "splits.parquet", rows, names, division),
+        _write_division(RunDir(folder).splits, rows, names, division),
         run.backbone.parent,
         session,
     )

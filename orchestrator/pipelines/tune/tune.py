@@ -17,11 +17,10 @@ from orchestrator.cluster.session import open_session
 from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import SEARCHED, Resources, TuneSpec
 from orchestrator.config.workers import Session
-from orchestrator.data.source import IngestedSource
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.objectives import higher_is_better
 from orchestrator.evaluation.report.tuning import build_tuning_report, render_tuning_html
-from orchestrator.pipelines.prepare.images import open_images, split_images
+from orchestrator.pipelines.prepare.images import Prepared, prepare_images
 from orchestrator.pipelines.train.check import check_spec
 from orchestrator.pipelines.train.train import train
 from orchestrator.pipelines.tune.data import Division, divide, find_store
@@ -36,8 +35,9 @@ from orchestrator.pipelines.tune.space import (
 )
 from orchestrator.pipelines.tune.trials import FAILED, Ledger, Trial, write_trials
 from orchestrator.progress import Reporter, TableReporter
-from orchestrator.runs.atomic import digest, write_json, write_text
-from orchestrator.runs.run_dir import RunDir, new_run_id
+from orchestrator.runs.atomic import write_json, write_text
+from orchestrator.runs.life_cycle import open_run
+from orchestrator.runs.run_dir import RunDir
 
 _SHOWN = 5  # of the best trials, while the search lasts
 _MAX_GRID = 100_000
@@ -58,16 +58,19 @@ class TuneResult:
     @property
     def bundle(self) -> Path:
         """The released model."""
-        return self.run / "model"
+        return RunDir(self.run).bundle
 
 
-def tune(spec: TuneSpec, resources: Resources, reporter: Reporter) -> TuneResult:
+def tune(
+    spec: TuneSpec, resources: Resources, reporter: Reporter, *, run_folder: Path | None = None
+) -> TuneResult:
     """Searches, compares the winner with the default, and releases the winner as a bundle.
 
     Args:
         spec: what to search, on what.
         resources: what to use of the cluster.
         reporter: told of every step and every trial.
+        run_folder: folder of the run; `out` of the spec, or a new one under `runs/` otherwise.
 
     Returns:
         Where the run and its bundle are, and its report.
@@ -79,23 +82,13 @@ def tune(spec: TuneSpec, resources: Resources, reporter: Reporter) -> TuneResult
         ClusterError: a worker, the disk or a download failed; the same command goes on later.
     """
     spec = _check(spec)
-    run = RunDir(Path(spec.out or Path("runs", new_run_id("tune"))).absolute())
-    run.start(digest(spec.model_dump(exclude={"out", "overwrite"})), overwrite=spec.overwrite)
-    # With the folder, so that the stored spec goes on with this very run.
-    stored = spec.model_copy(update={"out": str(run.path)})
-    write_text(run.spec, dump_yaml("tune", run.path.name, stored, resources))
     if spec.features == "live" and resources.workers is None:
         resources = resources.model_copy(update={"workers": 1})  # of each trial
-    reads, writes = [Path(spec.data), Path(spec.weights), Path(spec.backbone)], [run.path]
-    if spec.features == "cached":
-        writes.append(find_store(run))
-        writes[-1].mkdir(parents=True, exist_ok=True)
-    with run.recording_failure(), open_session(resources, reads=reads, writes=writes) as session:
-        report = _tune(spec, resources, session, run, reporter)
-    for folder in (run.ingested, run.features, run.path / "_live", _rays(run)):
-        shutil.rmtree(folder, ignore_errors=True)
-    run.finish()
-    return TuneResult(run.path, report)
+    folder = run_folder or (Path(spec.out) if spec.out else None)
+    with open_run("tune", folder, spec, resources) as opened:
+        if not opened.completed:
+            _tune(spec, resources, opened.run, reporter)
+    return TuneResult(opened.run.path, opened.load_report())
 
 
 def _check(spec: TuneSpec) -> TuneSpec:
@@ -120,15 +113,26 @@ def _check(spec: TuneSpec) -> TuneSpec:
     return spec.model_copy(update=names)
 
 
-def _tune(
+def _tune(spec: TuneSpec, resources: Resources, run: RunDir, reporter: Reporter) -> None:
+    """Searches in a claimed run and leaves the report there."""
+    reads, writes = [Path(spec.data), Path(spec.weights), Path(spec.backbone)], [run.path]
+    if spec.features == "cached":
+        writes.append(find_store(run))
+        writes[-1].mkdir(parents=True, exist_ok=True)
+    with open_session(resources, reads=reads, writes=writes) as session:
+        report = _search_and_refit(spec, resources, session, run, reporter)
+    write_json(run.report_json, report)
+    write_text(run.report_html, render_tuning_html(report))
+
+
+def _search_and_refit(
     spec: TuneSpec, resources: Resources, session: Session, run: RunDir, reporter: Reporter
 ) -> dict[str, Any]:
     """All steps inside an open session; returns the report."""
-    dataset = open_images(spec, session, run, reporter)
-    rows = dataset.load_rows()
-    names, counts, _ = split_images(spec, rows, run, reporter)
+    prepared = prepare_images(spec, session, run, reporter)
+    dataset, rows, names = prepared.dataset, prepared.rows, prepared.split
     division = divide(rows, names, spec)
-    ledger = Ledger(run.path / "trials")
+    ledger = Ledger(run.trials)
     plan = plan_cached if spec.features == "cached" else plan_live
     searched = plan(spec, dataset, rows, names, division, session, run, reporter)
     _search(spec, searched, ledger, run, reporter)
@@ -142,16 +146,16 @@ def _tune(
         run,
         reporter,
     )
-    refit = _refit(spec, best, dataset, resources, run, reporter, searched.features)
-    write_trials(run.path / "trials.parquet", ledger.trials, SEARCHED)
-    report = build_tuning_report(
+    refit = _refit(spec, best, prepared, resources, run, reporter, searched.features)
+    write_trials(run.trials_table, ledger.trials, SEARCHED)
+    return build_tuning_report(
         trials=[vars(trial) for trial in ledger.trials],
         best=best.number,
         objective=spec.objective,
         importances=find_importances(spec, ledger.ended),
         held_out=judged,
         refit=refit,
-        splits=counts,
+        splits=prepared.counts,
         recipe=spec.model_dump(mode="json", exclude={"out", "overwrite"}),
         run={
             "run_id": run.path.name,
@@ -159,14 +163,6 @@ def _tune(
             "search_s": max(trial.ended_s or 0.0 for trial in ledger.ended),
         },
     )
-    write_json(run.report_json, report)
-    write_text(run.report_html, render_tuning_html(report))
-    return report
-
-
-def _rays(run: RunDir) -> Path:
-    """Files of Ray Tune's own."""
-    return run.path / "_ray"
 
 
 def _search(
@@ -177,7 +173,7 @@ def _search(
 
     def on_end(trial: Trial) -> None:
         # A live trial that was stopped leaves its checkpoint.
-        shutil.rmtree(run.path / "_live" / f"{trial.number:05d}", ignore_errors=True)
+        shutil.rmtree(run.live_trials / f"{trial.number:05d}", ignore_errors=True)
         told.tell(trial)
 
     try:
@@ -185,7 +181,7 @@ def _search(
             spec,
             searched.runner,
             ledger,
-            _rays(run),
+            run.ray_results,
             max(1, min(spec.max_concurrent or searched.concurrent, searched.concurrent)),
             on_end,
         )
@@ -256,7 +252,7 @@ def _held_out(rows: pa.Table, division: Division) -> HeldOut:
 def _refit(
     spec: TuneSpec,
     best: Trial,
-    dataset: IngestedSource,
+    prepared: Prepared,
     resources: Resources,
     run: RunDir,
     reporter: Reporter,
@@ -264,21 +260,19 @@ def _refit(
 ) -> dict[str, Any]:
     """Trains the best configuration on all training rows and releases it; returns its report."""
     trained = build_train_spec(spec, best.config)
-    write_text(
-        run.path / "best.yaml", dump_yaml("train", f"{run.path.name}-best"[:60], trained, resources)
-    )
+    name = f"{run.path.name}-best"[:60]
+    write_text(run.best_spec, dump_yaml("train", name, trained, resources))
     reporter.say(f"training the best configuration, of trial {best.number}, on all training rows")
-    refit = RunDir(run.path / "refit")
-    if refit.success.exists():
-        found: dict[str, Any] = json.loads(refit.report_json.read_text(encoding="utf-8"))
+    if run.refit.success.exists():
+        found: dict[str, Any] = json.loads(run.refit.report_json.read_text(encoding="utf-8"))
         return found
-    # The images are decoded already, and a bundle cut short before the run's end is made again.
-    given = trained.model_copy(
-        update={
-            "data": str(dataset.folder),
-            "out": str(run.path / "model"),
-            "overwrite": True,
-            "patient_key_file": None,
-        }
-    )
-    return train(given, resources, reporter, run_folder=refit.path, features=features).report
+    # What is left of an attempt that cannot be resumed is replaced.
+    given = trained.model_copy(update={"out": str(run.bundle), "overwrite": True})
+    return train(
+        given,
+        resources,
+        reporter,
+        run_folder=run.refit.path,
+        prepared=prepared,
+        features=features,
+    ).report

@@ -98,7 +98,7 @@ def test_no_process_to_be_had_is_an_error_of_the_cluster(
 def test_processes_end_with_the_one_that_started_them() -> None:
     code = """
 import os, signal
-from orchestrator.data.decoders import DecoderPool
+from orchestrator.data.decode.decoders import DecoderPool
 from tests.conftest import ROOT
 from tests.data.poison import decode
 from tests.conftest import ROOT

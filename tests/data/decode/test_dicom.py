@@ -457,7 +457,7 @@ def test_a_process_that_logs_everything_prints_no_header_text(canary_files, tmp_
     program = """
 import logging, pathlib, sys, traceback, warnings
 logging.basicConfig(level=logging.DEBUG)
-from orchestrator.data.images import Limits, decode
+from orchestrator.data.decode.images import Limits, decode
 for path in pathlib.Path(sys.argv[1]).iterdir():
     try:
         print(decode(path.read_bytes(), 8, Limits(), b"key"))

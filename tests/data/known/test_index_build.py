@@ -25,6 +25,7 @@ from orchestrator.data.schema import KNOWN, PREDICTIONS, REJECTED
 from orchestrator.errors import DataError
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
+from tests.runs.finished import finish
 
 TERMS = {"models": ["ab"], "engine": "auto", "precision": "f32", "decoder": 1}
 LIMITS = {"max_bytes": None}
@@ -77,7 +78,7 @@ def make_run(
         pq.write_table(pa.Table.from_pylist(known, KNOWN), run.known)
     run.write_status(Status.RUNNING, terms=terms, limits=limits)
     if finished:
-        run.finish()
+        finish(run)
     return run
 
 

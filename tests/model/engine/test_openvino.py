@@ -186,7 +186,8 @@ def test_openvino_engine_imports_no_framework(exported: Path) -> None:
 import sys
 import numpy as np
 from pathlib import Path
-from orchestrator.model import backbones, bundle, engine
+from orchestrator.model import backbones, bundle
+from orchestrator.model.engine import load as engine
 backbones.check_weights("EfficientNetB5", None)
 loaded = engine.load_engine(Path({str(exported)!r}), "openvino", 1)
 loaded.predict(np.zeros((1, 64, 64), np.uint8))
@@ -256,7 +257,7 @@ def test_first_batches_at_once_do_not_lock_each_other(exported: Path) -> None:
 import sys, threading
 import numpy as np
 from pathlib import Path
-from orchestrator.model.engine import load_engine
+from orchestrator.model.engine.load import load_engine
 sys.setswitchinterval(1e-6)
 engine = load_engine(Path({str(exported)!r}), "openvino", 8)
 start = threading.Barrier(8)

@@ -18,7 +18,9 @@ from orchestrator.errors import SpecError
 from orchestrator.model.bundle import load_info
 from orchestrator.pipelines.train.train import train
 from orchestrator.runs.run_dir import RunDir
+from orchestrator.runs.states import Status
 from tests.conftest import ROOT, Recorder
+from tests.runs.finished import finish
 
 pytestmark = pytest.mark.ray
 HEAD_EPOCHS, FINETUNE_EPOCHS = 4, 8
@@ -294,9 +296,9 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="holds no run"):
         RunDir(tmp_path).unfinished_spec()
     run = RunDir(tmp_path / "run")
-    run.start("digest", overwrite=False)
+    run.write_status(Status.FAILED)
     run.spec.write_text("name: x\n")
     assert run.unfinished_spec() == run.spec
-    run.finish()
+    finish(run)
     with pytest.raises(SpecError, match="is finished; there is nothing to resume"):
         run.unfinished_spec()

@@ -1,0 +1,257 @@
+"""The life cycle of a run: claimed, its spec stored, its work done, cleaned up, finished.
+
+Every command that makes a run goes through `open_run`, so that a command killed at any moment can
+be run again. What makes it safe is the order of the writes: a folder loses its mark of success
+before its files, a finished run is cleaned up before it gets `_SUCCESS`, and a bundle's folder
+keeps the note of its run until then.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator.config.load import dump_yaml
+from orchestrator.config.specs import Resources
+from orchestrator.errors import ClusterError, OrchestratorError, SpecError
+from orchestrator.runs.atomic import digest, write_json, write_text
+from orchestrator.runs.run_dir import RunDir, new_run_id
+from orchestrator.runs.states import Status
+
+_NOTE = "_unfinished.json"  # in a bundle's folder: where its run is
+_NOT_IDENTITY = {"out", "overwrite"}
+
+
+@dataclass(frozen=True)
+class BundleFolder:
+    """Where a training releases its bundle.
+
+    Args:
+        path: the folder, absolute.
+        released: name of the file that is there once the bundle is whole.
+    """
+
+    path: Path
+    released: str
+
+    @property
+    def note(self) -> Path:
+        """Which run works on the bundle, JSON; there until that run is finished."""
+        return self.path / _NOTE
+
+    def load_note(self) -> dict[str, Any]:
+        """Returns the note, or an empty dict where there is none."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return note if isinstance(note, dict) and {"run", "spec_digest"} <= set(note) else {}
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A claimed run.
+
+    Args:
+        run: its folder.
+        resumed: an unfinished run of the same spec is taken up again.
+        completed: all its work was done when it was killed: only the end is missing.
+    """
+
+    run: RunDir
+    resumed: bool
+    completed: bool
+
+    def load_report(self) -> dict[str, Any]:
+        """Returns the report that the work has left."""
+        report: dict[str, Any] = json.loads(self.run.report_json.read_text(encoding="utf-8"))
+        return report
+
+
+@contextlib.contextmanager
+def open_run(
+    kind: str,
+    folder: Path | None,
+    spec: BaseModel,
+    resources: Resources,
+    *,
+    identity: str | None = None,
+    bundle: BundleFolder | None = None,
+    address: str | None = None,
+) -> Iterator[OpenRun]:
+    """Claims a folder, stores the spec, and finishes the run where the block ends well.
+
+    On an exception the run is FAILED, or STOPPED on Ctrl-C and SIGTERM, and the same command goes
+    on with it later. Otherwise what starts with `_` or `.tmp-` is removed from the folder, and
+    `_SUCCESS` is written last.
+
+    Args:
+        kind: of the run, such as `score`.
+        folder: of the run; None for the one that the bundle's note names, or a new one.
+        spec: the resolved spec, with `overwrite` where it has that field.
+        resources: what the command was asked to use of the cluster.
+        identity: digest of what decides the results; that of the spec otherwise. An unfinished run
+            of the same identity is resumed.
+        bundle: folder of the bundle where the run releases one outside its own folder.
+        address: where the finished run is copied to, if anywhere.
+
+    Yields:
+        The run. Where it is `completed` the block has nothing to do.
+
+    Raises:
+        SpecError: a folder holds something else.
+        ClusterError: the file system refused a write.
+    """
+    identity = identity or identify(spec)
+    overwrite = bool(getattr(spec, "overwrite", False))
+    if bundle is not None:
+        folder = _claim_bundle(bundle, kind, folder, identity, overwrite=overwrite)
+    run = RunDir((folder or Path("runs", new_run_id(kind))).absolute())
+    opened = _claim(run, kind, identity, overwrite=overwrite)
+    # By `--out` where that is the run's folder; a bundle's or an address is another place.
+    with _recording_failure(run, "--out" if bundle is None and address is None else "--resume"):
+        if bundle is not None:
+            _write_note(bundle, run, identity)
+        # The folder is named relative to itself: a run that was moved goes on where it is.
+        out = str(bundle.path) if bundle else address or "."
+        stored = spec.model_copy(update={"out": out})
+        write_text(run.spec, dump_yaml(kind, run.path.name[:60], stored, resources))
+        yield opened
+        _finish(run)
+        if bundle is not None:
+            bundle.note.unlink(missing_ok=True)
+
+
+def identify(spec: BaseModel) -> str:
+    """Returns the digest of what decides a run's results."""
+    return digest(spec.model_dump(exclude=_NOT_IDENTITY))
+
+
+def _claim(run: RunDir, kind: str, identity: str, *, overwrite: bool) -> OpenRun:
+    """Takes a run's folder, or takes up the unfinished run of the same identity in it."""
+    if run.path.exists() and not run.path.is_dir():
+        raise SpecError(f"--out {run.path} is a file; name a folder")
+    resumed = completed = False
+    if _holds_anything(run.path, {run.job}):
+        status = run.load_status()
+        if not status:
+            raise SpecError(
+                f"--out {run.path} is not empty and holds no run; name a new or empty folder"
+            )
+        resumed = run.holds_unfinished(identity) and status.get("kind", kind) == kind
+        if not resumed and not overwrite:
+            state = "a finished run" if run.success.exists() else "a run of another spec"
+            raise SpecError(
+                f"--out {run.path} holds {state}; name another folder or add --overwrite"
+            )
+        if resumed:
+            completed = bool(status.get("completed"))
+        else:
+            # A status without an identity says that what is here is on its way out.
+            run.write_status(Status.RUNNING, spec_digest=None, completed=False)
+            _clear(run.path, run.success, {run.job, run.status})
+            run.status.unlink()
+    run.write_status(Status.RUNNING, kind=kind, spec_digest=identity, pid=os.getpid(), error=None)
+    return OpenRun(run, resumed, completed)
+
+
+def _claim_bundle(
+    bundle: BundleFolder, kind: str, folder: Path | None, identity: str, *, overwrite: bool
+) -> Path | None:
+    """Takes a bundle's folder and returns that of its run, None for a new one.
+
+    While a run lasts, the bundle's folder holds a note of where the run is. A folder with neither
+    that note nor a bundle is somebody else's and is left alone.
+    """
+    path = bundle.path
+    if path.exists() and not path.is_dir():
+        raise SpecError(f"--out {path} is a file; name a folder")
+    if not _holds_anything(path, set()):
+        return folder
+    note = bundle.load_note()
+    released = (path / bundle.released).exists()
+    if not note and not released:
+        raise SpecError(
+            f"--out {path} is not empty and holds no bundle; name a new or empty folder"
+        )
+    finished = released and (not note or RunDir(Path(note["run"])).success.exists())
+    same = note.get("spec_digest") == identity and not finished
+    if same:
+        return folder or Path(note["run"])
+    if not overwrite:
+        state = "a bundle" if finished else "an unfinished run of another spec"
+        raise SpecError(f"--out {path} holds {state}; name another or add --overwrite")
+    write_json(bundle.note, {"run": str(folder or ""), "spec_digest": None})
+    _clear(path, path / bundle.released, {bundle.note})
+    return folder
+
+
+def _write_note(bundle: BundleFolder, run: RunDir, identity: str) -> None:
+    write_json(bundle.note, {"run": str(run.path), "spec_digest": identity})
+
+
+def _holds_anything(path: Path, ignored: set[Path]) -> bool:
+    """Whether a folder holds more than what a writer that was killed has left."""
+    found = path.iterdir() if path.is_dir() else iter(())
+    return any(item not in ignored and not item.name.startswith(".tmp-") for item in found)
+
+
+@contextlib.contextmanager
+def _recording_failure(run: RunDir, flag: str) -> Iterator[None]:
+    """Stores FAILED, or STOPPED on Ctrl-C and SIGTERM, where the block ends by an exception."""
+    try:
+        yield
+    except BaseException as error:
+        # Ray's own handler of SIGTERM, by which a job is stopped, raises SystemExit.
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        text = str(error) if isinstance(error, OrchestratorError) else repr(error)
+        # A full or read-only disk must not hide the error that is on its way.
+        with contextlib.suppress(OrchestratorError):
+            run.write_status(
+                Status.STOPPED if stopped else Status.FAILED,
+                error="stopped by a signal" if stopped else text,
+            )
+        if stopped or isinstance(error, ClusterError):
+            # In place of a note of a run within this one: the user asked for this one.
+            error.__notes__ = [f"what is done is kept in {run.path}: {flag} {run.path} goes on"]
+        raise
+
+
+def _finish(run: RunDir) -> None:
+    """Removes what the work alone needed and what killed writers left; `_SUCCESS` comes last."""
+    run.write_status(Status.RUNNING, completed=True)
+    # `_` marks what is of no use after the end, in every run's folder.
+    working = [path for path in run.path.iterdir() if path.name.startswith("_")]
+    for path in [*working, *run.path.rglob(".tmp-*")]:
+        if path != run.success:
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                _remove(path)
+    run.write_status(Status.SUCCEEDED)
+    write_text(run.success, "")
+
+
+def _clear(folder: Path, first: Path, kept: set[Path]) -> None:
+    """Empties a folder but for some files, its mark of success first."""
+    try:
+        first.unlink(missing_ok=True)
+        for found in list(folder.iterdir()):
+            if found not in kept:
+                _remove(found)
+    except OSError as error:
+        raise ClusterError(
+            f"cannot remove {error.filename}: {error.strerror}; remove {folder} yourself or name "
+            "another output folder"
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
