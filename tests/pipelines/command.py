@@ -13,13 +13,16 @@ _MAIN = "from orchestrator.cli.app import main; main()"
 WORKER, DECODER, RAYLET = "ray::_Worker", "decoder_process", "raylet/raylet"
 
 
-def start(*words: object, decode_s: float = 0.0) -> subprocess.Popen[str]:
+def start(
+    *words: object, decode_s: float = 0.0, kill_at: int | None = None
+) -> subprocess.Popen[str]:
     """Starts a command whose decoders obey `hooks/sitecustomize.py`, on a local Ray of its own."""
     path = os.pathsep.join([str(_HERE / "hooks"), str(ROOT)])
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return subprocess.Popen(
         [sys.executable, "-c", _MAIN, *map(str, words)],
-        env=environment | {"PYTHONPATH": path, "DECODE_S": str(decode_s)},
+        env=environment
+        | {"PYTHONPATH": path, "DECODE_S": str(decode_s), "KILL_AT": str(kill_at or "")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
