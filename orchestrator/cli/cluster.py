@@ -22,7 +22,8 @@ def check(
     jobs: Annotated[
         Path | None,
         typer.Option(
-            "--jobs", help="Folder of the jobs it is to run; jobs beside FILE otherwise, if any."
+            "--jobs",
+            help="Folder of the jobs it is to run; jobs beside FILE, or one folder up, otherwise.",
         ),
     ] = None,
     as_json: JsonFlag = False,
@@ -33,9 +34,9 @@ def check(
 
     if jobs is not None and not jobs.is_dir():
         raise SpecError(f"--jobs {jobs} is no folder; name the folder of job files")
-    beside = file.parent / "jobs"
-    folder = jobs or (beside if beside.is_dir() else None)
-    found = check_launcher(load_launcher(file), folder)
+    launcher = load_launcher(file)
+    shipped = [folder / "jobs" for folder in list(file.absolute().parents)[:2]]
+    found = check_launcher(launcher, jobs or next(filter(Path.is_dir, shipped), None))
     if as_json:
         body = {
             "file": str(file),

@@ -36,12 +36,13 @@ def findings(file: Path, *arguments: str) -> tuple[list[Config], list[Config]]:
 
 
 def place(folder: Path, config: Config) -> Path:
-    """Writes a launcher file where the shipped ones stand: all that it copies is in reach."""
+    """Writes a launcher file where what it copies is found, below the project or in it."""
     for name in ("pyproject.toml", "README.md", "requirements-cluster.lock"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "orchestrator").mkdir(exist_ok=True)
-    mounted = map(str, config.get("file_mounts", {}).values())
-    file = folder / ("deploy" if "../orchestrator" in mounted else "") / "cluster.yaml"
+    mounts = config.get("file_mounts")
+    is_below = isinstance(mounts, dict) and "../orchestrator" in mounts.values()
+    file = folder / ("deploy/cluster.yaml" if is_below else "cluster.yaml")
     file.parent.mkdir(exist_ok=True)
     file.write_text(yaml.safe_dump(config))
     return file
@@ -304,7 +305,7 @@ def test_each_planted_fault_is_named(
     config = fill_in(yaml.safe_load((ROOT / shipped).read_text()), home)
     plant(config)
     file = place(tmp_path, config)
-    done = check(file)  # the jobs beside it
+    done = check(file)  # the jobs beside it, or one folder up
     assert done.exit_code == 2
     faults, _ = findings(file)
     named = [f for f in faults if f["where"].endswith(where) and problem in f["problem"]]
