@@ -14,6 +14,7 @@ from orchestrator.pipelines.train.compare import compare, plan_cases
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.runs.run_dir import RunDir
 from tests.conftest import Recorder
+from tests.runs.finished import cut_short
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,9 @@ def test_a_cut_short_comparison_repeats_only_what_is_missing(compared: SimpleNam
         compare(compared.spec, Resources(workers=1), Recorder())
     kept = (out / "runs" / "tiny" / "report.json").stat().st_mtime_ns
     before = json.loads((out / "report.json").read_text())["rows"]
-    (out / "_SUCCESS").unlink()
+    cut_short(RunDir(out))
     # The worst moment: the bundle is written, the run not closed.
-    (out / "runs" / "other" / "_SUCCESS").unlink()
+    cut_short(RunDir(out).case("other"))
     shutil.rmtree(out / "runs" / "other")
     recorder = Recorder()
     again = compare(compared.spec, Resources(workers=1), recorder)

@@ -245,22 +245,22 @@ def test_fine_tuning_starts_from_the_head_trained_on_cached_features(
 )
 def test_workers_that_cannot_train_together(resources: Resources, message: str) -> None:
     from orchestrator.config.workers import Session
-    from orchestrator.pipelines.train.check import _check_workers
+    from orchestrator.pipelines.train.check import check_workers
 
     gpus = resources.gpus_per_worker
     assert not isinstance(gpus, str)
     with pytest.raises(SpecError, match=message):
-        _check_workers(Session(resources.workers or 1, 1, gpus))
+        check_workers(Session(resources.workers or 1, 1, gpus))
 
 
 def test_several_workers_need_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator.config.workers import Session
-    from orchestrator.pipelines.train.check import _check_workers
+    from orchestrator.pipelines.train.check import check_workers
 
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     with pytest.raises(SpecError, match="2 workers cannot train under KERAS_BACKEND=jax"):
-        _check_workers(Session(2, 1, 0))
-    _check_workers(Session(1, 1, 0))
+        check_workers(Session(2, 1, 0))
+    check_workers(Session(1, 1, 0))
 
 
 @pytest.mark.parametrize("name", ["train-paper", "train-offline"])

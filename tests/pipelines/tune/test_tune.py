@@ -14,7 +14,9 @@ from orchestrator.model.bundle import load_info
 from orchestrator.pipelines.tune.data import describe_features, divide
 from orchestrator.pipelines.tune.tune import tune
 from orchestrator.runs.atomic import digest
+from orchestrator.runs.run_dir import RunDir
 from tests.conftest import Recorder
+from tests.runs.finished import cut_short
 
 
 class TableRecorder(Recorder):
@@ -113,7 +115,7 @@ def test_features_of_one_key_are_computed_once(
     assert not list(store.glob("part-*"))
     assert np.load(store / "augmented.npy", mmap_mode="r").dtype == np.float16
     # A run cut short at its report goes on without decoding, computing or training again.
-    (tuned.result.run / "_SUCCESS").unlink()
+    cut_short(RunDir(tuned.result.run))
     recorder = Recorder()
     tune(tuned.spec, Resources(workers=1), recorder)
     assert any("features are at hand" in line for line in recorder.lines)
