@@ -1,8 +1,9 @@
 """Reads job files and command-line flags into the forms of `specs.py` and `job.py`."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -17,6 +18,7 @@ from orchestrator.config.specs import (
     Resources,
     _PathMarker,
 )
+from orchestrator.config.yaml_file import load_yaml
 from orchestrator.errors import SpecError
 
 FormT = TypeVar("FormT", bound=BaseModel)
@@ -30,7 +32,7 @@ _FORM_NAMES = ("constrained-", "literal[")  # pydantic's, of the forms a field m
 
 
 def load_job(path: Path) -> Job:
-    """Reads a job file with the safe YAML loader; paths in it become absolute.
+    """Reads a job file; paths in it become absolute.
 
     Args:
         path: a YAML file in the one form.
@@ -39,21 +41,9 @@ def load_job(path: Path) -> Job:
         The job, its `args` still a mapping: flags may complete it.
 
     Raises:
-        SpecError: not readable, not YAML, an unknown key or a value of the wrong type.
+        SpecError: as `load_yaml` does; an unknown key or a value of the wrong type.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(
-            f"cannot read {path}: {error.strerror}; name an existing YAML file"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "not plain YAML text"
-        raise SpecError(f"{path} is not plain YAML{where}: {reason}") from error
-    if not isinstance(raw, dict):
-        raise SpecError(f"{path} holds a {type(raw).__name__}; expected keys name, kind, args")
+    raw = load_yaml(path, "keys name, kind, args")
     job = _validated(Job, raw, str(path))
     folder = path.resolve().parent
     args = dict(job.args)
@@ -115,7 +105,12 @@ def dump_job(job: Job) -> str:
 
 def resolve_path(text: str, folder: Path) -> str:
     """Returns `text` absolute, relative to `folder`; an address with a scheme stays as it is."""
-    return text if "://" in text else str((folder / Path(text).expanduser()).absolute())
+    if "://" in text:
+        return text
+    path = Path(text)
+    with contextlib.suppress(RuntimeError):  # `~name` of no user: a file of that name
+        path = path.expanduser()
+    return str((folder / path).absolute())
 
 
 def _resolve_paths(value: Any, folder: Path) -> Any:
@@ -145,16 +140,34 @@ def _validated(form: type[FormT], values: dict[str, Any], source: str) -> FormT:
         parts: dict[str, list[str]] = {}  # what is wrong -> every way to mend it
         for item in error.errors(include_url=False):
             # A field of several forms names the form in the location: "constrained-float".
-            places = [str(p) for p in item["loc"]]
-            key = ".".join(p for p in places if not p.startswith(_FORM_NAMES)) or "form"
+            places = [str(p) for p in item["loc"] if not str(p).startswith(_FORM_NAMES)]
+            key = ".".join(places)
+            message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "missing":
                 parts[f"{key} is required"] = []
             elif item["type"] == "extra_forbidden":
-                parts[f"unknown key {key}; known: {', '.join(form.model_fields)}"] = []
-            else:
+                known = ", ".join(_form_at(form, places[:-1]).model_fields)
+                parts[f"unknown key {key}; known: {known}"] = []
+            elif places:
                 shown = repr(item["input"])
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
-                message = item["msg"].removeprefix("Value error, ")
                 parts.setdefault(f"{key}={shown}: ", []).append(message)
+            else:  # of the form as a whole
+                parts[message] = []
         lines = [what + " or ".join(dict.fromkeys(messages)) for what, messages in parts.items()]
-        raise SpecError(f"{source}: " + "; ".join(lines)) from error
+        raise SpecError(_printable(f"{source}: " + "; ".join(lines))) from error
+
+
+def _printable(text: str) -> str:
+    """A message that may quote anything, with its control characters escaped, and not too long."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= 2000 else text[:1997] + "..."
+
+
+def _form_at(form: type[BaseModel], places: list[str]) -> type[BaseModel]:
+    """Class of the form that stands at a place within another."""
+    for place in places:
+        field = form.model_fields.get(place)
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        form = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), form)
+    return form

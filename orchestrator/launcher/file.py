@@ -14,15 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from orchestrator.config.yaml_file import load_yaml, parse_yaml
 from orchestrator.errors import SpecError
 
 # What stands for "yours here": RFC 5737's addresses, the ids of Amazon's examples, example files.
 _EXAMPLES = re.compile(
     r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d+(?:/\d+)?|\b\w+-0123456789abcdef\w*"
-    r"|\S*\bexample\b\S*"
+    r"|(?<!\S)\S*\bexample\b\S*"
 )
+PROVIDERS = ("local", "aws", "gcp", "azure", "vsphere", "external")
 _BRACKETS = re.compile(r"<[^<>]*>|\bTODO\b|\bCHANGE_?ME\b|\bYOUR_\w+", re.IGNORECASE)
 
 
@@ -90,8 +90,9 @@ class Launcher:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The file with the defaults that `ray up` would add."""
-        defaults = _autoscaler_file(f"{self.provider}/defaults.yaml")
-        return {**(yaml.safe_load(defaults) if defaults else {}), **self.given}
+        name = f"{self.provider}/defaults.yaml"
+        text = _autoscaler_file(name) if self.provider in PROVIDERS else None
+        return {**(parse_yaml(text, name, "defaults") if text else {}), **self.given}
 
     def section(self, name: str) -> dict[str, Any]:
         """Returns a mapping of the file; empty where it is absent or no mapping."""
@@ -170,23 +171,12 @@ class Launcher:
 
 
 def load_launcher(path: Path) -> Launcher:
-    """Reads a launcher file with the safe YAML loader.
+    """Reads a launcher file.
 
     Raises:
-        SpecError: not readable, not YAML, not a mapping, or a key that stands twice.
+        SpecError: as `load_yaml` does.
     """
-    try:
-        given = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # a SafeLoader
-    except OSError as error:
-        raise SpecError(f"cannot read {path}: {error.strerror}; name a launcher file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "not plain YAML text"
-        raise SpecError(f"{path} is not plain YAML{where}: {reason}") from error
-    if not isinstance(given, dict):
-        raise SpecError(f"{path} holds a {type(given).__name__}; expected a Ray launcher file")
-    return Launcher(path, given)
+    return Launcher(path, load_yaml(path, "a Ray cluster launcher file"))
 
 
 def launcher_schema() -> dict[str, Any]:
@@ -209,21 +199,6 @@ def whole(value: Any, otherwise: int) -> int:
     return value if isinstance(value, int) else otherwise
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """The safe loader, for which a key that stands twice is an error: YAML would drop the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Returns the mapping of a node whose keys all differ."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} stands twice", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
 def _autoscaler_file(name: str) -> str | None:
     """Text of a file of Ray's autoscaler, without importing Ray."""
     ray = find_spec("ray")
@@ -240,7 +215,7 @@ def _texts(value: Any) -> list[str]:
 def _counted(declared: Any, command: str) -> dict[str, float] | None:
     """Resources of a machine: declared, and on top of that the flags that Ray itself obeys."""
     counts = {"CPU": flag(command, "num-cpus"), "GPU": flag(command, "num-gpus")}
-    obeyed = {name: float(text) for name, text in counts.items() if text and text.isdigit()}
+    obeyed = {name: float(text) for name, text in counts.items() if text and text.isdecimal()}
     if not isinstance(declared, dict) or not declared:
         return obeyed or None
     numbers = {str(k): float(v) for k, v in declared.items() if isinstance(v, int | float)}

@@ -13,9 +13,8 @@ from typing import Any
 from orchestrator.config.load import load_job
 from orchestrator.config.workers import plan_workers
 from orchestrator.errors import SpecError
-from orchestrator.launcher.file import Finding, Launcher, unknown_keys, whole
+from orchestrator.launcher.file import PROVIDERS, Finding, Launcher, unknown_keys, whole
 
-_PROVIDERS = ("local", "aws", "gcp", "azure", "vsphere", "external")
 _LOCAL_KEYS = ("type", "head_ip", "worker_ips", "coordinator_address", "use_internal_ips")
 _RESOURCES = ("CPU", "GPU", "TPU", "memory", "object_store_memory")
 _METADATA = ("shared_storage", "head", "worker")
@@ -62,11 +61,11 @@ _EC2_KEYS = frozenset(
 
 def _provider(launcher: Launcher) -> Iterator[Finding]:
     provider = launcher.section("provider")
-    if launcher.provider not in _PROVIDERS:
+    if launcher.provider not in PROVIDERS:
         yield Finding(
             "provider.type",
             f"{launcher.provider!r} is no provider of Ray",
-            f"write one of {', '.join(_PROVIDERS)}",
+            f"write one of {', '.join(PROVIDERS)}",
         )
     if launcher.provider != "local":
         return
@@ -154,7 +153,8 @@ def _node_types(launcher: Launcher) -> Iterator[Finding]:
         if unknown:
             yield unknown_keys(f"{where}.node_config", unknown, _EC2_KEYS)
         kind = str(config.get("InstanceType", ""))
-        gpus = (body.get("resources") or {}).get("GPU", 0)
+        resources = body.get("resources")
+        gpus = resources.get("GPU") if isinstance(resources, dict) else None
         if not kind:
             yield Finding(f"{where}.node_config", "no InstanceType", "name one, such as g5.4xlarge")
         elif gpus and not re.match(r"(g\d|p\d)", kind):

@@ -5,10 +5,12 @@ other packages on every machine.
 """
 
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.load import resolve_path
 from orchestrator.launcher.file import Finding, Launcher, flag, whole
 
 _LOCALHOST = ("127.0.0.1", "localhost", "::1")
@@ -160,17 +162,17 @@ def check_token_file(launcher: Launcher) -> Iterator[Finding]:
     """Yields what is wrong with the token that this machine would hand out."""
     for remote, local in launcher.section("file_mounts").items():
         if str(remote).endswith(_TOKEN):
-            yield from _private(f"file_mounts.{remote}", Path(str(local)), _MAKE_TOKEN)
+            yield from _private(f"file_mounts.{remote}", str(local), _MAKE_TOKEN)
 
 
 def _local_files(launcher: Launcher) -> Iterator[Finding]:
     """Files of this machine that `ray up` reads."""
     key = launcher.section("auth").get("ssh_private_key")
     if key and "auth.ssh_private_key" not in launcher.examples():
-        yield from _private("auth.ssh_private_key", Path(str(key)), "ssh-keygen -t ed25519")
+        yield from _private("auth.ssh_private_key", str(key), "ssh-keygen -t ed25519")
     for remote, local in launcher.section("file_mounts").items():
-        file = launcher.path.absolute().parent / Path(str(local)).expanduser()
-        if not str(remote).endswith(_TOKEN) and not file.exists():
+        file = resolve_path(str(local), launcher.path.absolute().parent)
+        if not str(remote).endswith(_TOKEN) and _mode(file) is None:
             yield Finding(
                 f"file_mounts.{remote}",
                 f"there is no {local} beside {launcher.path.name}",
@@ -178,12 +180,20 @@ def _local_files(launcher: Launcher) -> Iterator[Finding]:
             )
 
 
-def _private(where: str, path: Path, make: str) -> Iterator[Finding]:
-    file = path.expanduser()
-    if not file.is_file():
+def _private(where: str, path: str, make: str) -> Iterator[Finding]:
+    mode = _mode(resolve_path(path, Path.cwd()))
+    if mode is None or not stat.S_ISREG(mode):
         yield Finding(where, f"there is no {path} on this machine", f"make it: {make}")
-    elif file.stat().st_mode & 0o077:
+    elif mode & 0o077:
         yield Finding(where, f"{path} is readable to others", f"run chmod 600 {path}")
+
+
+def _mode(file: str) -> int | None:
+    """Type and permissions of a file of this machine, None where it is not to be reached."""
+    try:
+        return Path(file).stat().st_mode
+    except OSError:
+        return None
 
 
 def _short(command: str) -> str:

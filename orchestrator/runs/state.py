@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+from orchestrator.config.load import resolve_path
+
 
 def state_folder() -> Path:
     """Returns the user's state folder, outside the working folder, which may be shared storage."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser().absolute() / "orchestrator"
+    return Path(resolve_path(state, Path.cwd())) / "orchestrator"

@@ -68,6 +68,13 @@ def test_an_input_is_one_path_or_several_and_is_written_back_as_it_was(tmp_path:
         build_spec(ScoreSpec, {"input": []})
 
 
+def test_a_home_of_nobody_is_a_name_like_any_other(tmp_path: Path) -> None:
+    assert build_spec(TrainSpec, {"data": "~/x"}).data == str(Path.home() / "x")
+    assert build_spec(TrainSpec, {"data": "~nobody-here/x"}).data == str(
+        Path.cwd() / "~nobody-here" / "x"
+    )
+
+
 def test_only_new_needs_the_folder_of_the_earlier_runs() -> None:
     with pytest.raises(SpecError, match=r"only_new needs out_root.*give --out-root"):
         build_spec(ScoreSpec, {"input": "x", "only_new": True})
@@ -76,8 +83,8 @@ def test_only_new_needs_the_folder_of_the_earlier_runs() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: [", "not plain YAML at line 1"),
-        ("!!python/object/apply:os.system ['true']", "not plain YAML at line 1"),
+        ("name: [", "line 1: not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "line 1: the tag .* is not taken"),
         ("- a", "holds a list; expected keys name, kind, args"),
         ("{name: a, kind: train}", "args is required"),
         ("{name: a, kind: dance, args: {}}", "kind='dance'"),
@@ -85,6 +92,15 @@ def test_only_new_needs_the_folder_of_the_earlier_runs() -> None:
         ("{name: a, kind: train, args: {epoch: 3}}", "unknown key.* epoch; train takes .*epochs"),
         ("{name: a, kind: train, args: {}, cron: x}", "unknown key cron; known: name"),
         ("{name: a, kind: train, args: {}, resources: {workers: 0}}", "workers=0"),
+        (
+            "{name: a, kind: train, args: {}, resources: {worker: 1}}",
+            "unknown key resources.worker; known: workers, cpus_per_worker, gpus_per_worker$",
+        ),
+        ("{name: a, kind: train, args: {}, schedule: {a: x}}", "schedule.a; known: cron, time"),
+        (
+            '{name: a, kind: train, args: {"x\\e[31m\\ny": 3}}',
+            r"unknown key.* x.x1b\[31m.ny; train",
+        ),
     ],
 )
 def test_a_bad_job_file_is_one_clear_line(text: str, message: str, tmp_path: Path) -> None:

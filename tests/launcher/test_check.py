@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -346,10 +347,10 @@ def test_a_key_or_token_that_others_may_read_is_a_fault(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "not plain YAML"),
-        ("- a", "holds a list"),
-        ("a: 1\na: 2", "the key a stands twice"),
-        ("a: !!python/object:os.system {}", "not plain YAML"),
+        ("a: [", "not valid YAML"),
+        ("- a", "holds a list; expected a Ray cluster launcher file"),
+        ("a: 1\na: 2", "line 2: the key 'a' stands twice"),
+        ("a: !!python/object:os.system {}", "line 1: the tag .* is not taken"),
     ],
 )
 def test_what_is_no_launcher_file_is_one_error(text: str, message: str, tmp_path: Path) -> None:
@@ -368,3 +369,24 @@ def test_no_value_of_a_wrong_kind_ends_in_a_traceback(
         config[key] = value
         done = check(place(tmp_path, config))
         assert isinstance(done.exception, SystemExit) and done.exit_code == 2, done.output
+
+
+@pytest.mark.parametrize("value", [None, [1], "x", {"GPU": [2]}, 3, "x" * 5000, "~nobody-here/x"])
+def test_no_nested_value_of_a_wrong_kind_does_either(
+    value: Any, home: Path, tmp_path: Path
+) -> None:
+    local, aws = (yaml.safe_load((ROOT / shipped).read_text()) for shipped in SHIPPED)
+    for config, keys in [
+        (local, ("provider", "type")),
+        (local, ("auth", "ssh_private_key")),
+        (local, ("file_mounts", "~/weights.h5")),
+        (local, ("metadata", "worker")),
+        (aws, ("available_node_types", "worker", "resources")),
+        (aws, ("available_node_types", "worker", "node_config")),
+    ]:
+        changed = section = deepcopy(config)
+        for key in keys[:-1]:
+            section = section[key]
+        section[keys[-1]] = value
+        done = check(place(tmp_path, changed))
+        assert done.exception is None or isinstance(done.exception, SystemExit), keys
