@@ -6,8 +6,6 @@ of them faint. NORMAL ones have hila, haze and a marker too, as the others do, s
 brightness nor any single bright spot gives the class away. They say nothing about real X-rays.
 """
 
-import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from orchestrator.data.schema import CLASS_NAMES
-from orchestrator.errors import ClusterError, DataError
+from orchestrator.errors import DataError
+from orchestrator.runs.atomic import atomic_folder
 
 _NORMAL_SHARE = 0.4
 _IMAGES_PER_PATIENT = (1, 2, 3)
@@ -74,19 +73,11 @@ def write_phantoms(folder: Path, *, num_images: int, seed: int, size_px: int = 2
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; name a new folder for the phantoms")
     num_normal = min(max(1, round(num_images * _NORMAL_SHARE)), num_images - 1)
-    temporary = folder.with_name(f".tmp-{secrets.token_hex(4)}-{folder.name}")
-    try:
+    with atomic_folder(folder) as temporary:
         for label, num_of_class in enumerate((num_normal, num_images - num_normal)):
-            (temporary / CLASS_NAMES[label]).mkdir(parents=True)
+            (temporary / CLASS_NAMES[label]).mkdir()
             for name, image in _draw_class(label, num_of_class, seed, size_px):
                 image.save(temporary / CLASS_NAMES[label] / name, quality=_JPEG_QUALITY)
-        temporary.replace(folder)
-    except OSError as error:
-        raise ClusterError(
-            f"cannot write {folder}: {error.strerror or error}; free space or name another folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _draw_class(

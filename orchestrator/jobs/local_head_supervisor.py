@@ -1,7 +1,6 @@
 """The process that watches over the local head (`head.py`): starts Ray, ends it when it is idle."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -22,6 +21,7 @@ from orchestrator.jobs.local_head import (
     try_lock,
     wait_until,
 )
+from orchestrator.runs.atomic import write_json
 
 
 def keep(idle_s: float) -> int:
@@ -46,7 +46,7 @@ def keep(idle_s: float) -> int:
             ray.terminate()
         time.sleep(0.2)
     if ray.poll() is None:
-        _write_record(files.record, Head(address, ray.pid))
+        write_json(files.record, asdict(Head(address, ray.pid)), mode=0o600)
         _end_when_idle(ray, address, idle_s)
     files.record.unlink(missing_ok=True)
     return ray.wait()
@@ -88,14 +88,6 @@ def _end_when_idle(ray: "subprocess.Popen[bytes]", address: str, idle_s: float) 
             with contextlib.suppress(subprocess.TimeoutExpired):
                 ray.wait(STOP_LIMIT_S)
             ray.kill()
-
-
-def _write_record(path: Path, head: Head) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(asdict(head), file)
-    temporary.replace(path)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -5,8 +5,6 @@ restarts, is still listed and can be tried again.
 """
 
 import json
-import os
-import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from pydantic import ValidationError
 from orchestrator.config.job import Job
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
 from orchestrator.jobs.client import check_id
+from orchestrator.runs.atomic import write_json
 from orchestrator.runs.state import state_folder
 
 
@@ -60,19 +59,13 @@ def _records_folder() -> Path:
 def write_record(record: Record) -> None:
     """Stores a record, whole or not at all, for its owner alone."""
     folder = _records_folder()
-    final = folder / f"{record.submission_id}.json"
-    temporary = folder / f".{secrets.token_hex(8)}.tmp"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(record), file)
-        temporary.replace(final)
     except OSError as error:
         raise ClusterError(
-            f"cannot write {final}: {error.strerror}; free space, or set XDG_STATE_HOME to a "
-            "folder of yours"
+            f"cannot make {folder}: {error.strerror}; set XDG_STATE_HOME to a folder of yours"
         ) from error
+    write_json(folder / f"{record.submission_id}.json", asdict(record), mode=0o600)
 
 
 def remove_record(submission_id: str) -> None:

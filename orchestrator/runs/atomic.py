@@ -2,14 +2,16 @@
 
 A file appears under its final name by a rename of a finished, flushed temporary file in the same
 folder, so a reader never sees half of one. Temporary names start with `.tmp-`: readers of Arrow
-data sets pass over them.
+data sets pass over them. A folder appears whole in the same way.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ from orchestrator.errors import ClusterError
 
 
 @contextlib.contextmanager
-def atomic_path(final: Path) -> Iterator[Path]:
+def atomic_path(final: Path, mode: int | None = None) -> Iterator[Path]:
     """Yields a temporary path that becomes `final` when the block ends without an exception.
 
     Args:
         final: the name the file gets; its folder is made.
+        mode: its permissions from the first byte on, such as 0o600; None for the user's default.
 
     Yields:
         A path in the same folder; write the whole file there.
@@ -33,29 +36,62 @@ def atomic_path(final: Path) -> Iterator[Path]:
     temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
+        if mode is not None:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(final)
     except OSError as error:
-        raise ClusterError(
-            f"cannot write {final}: {error.strerror or error}; free space or choose another "
-            "output folder, then run the same command again to continue"
-        ) from error
+        raise _refused(final, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def write_text(final: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with atomic_path(final) as temporary:
+@contextlib.contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Yields a new folder that becomes `final` when the block ends without an exception.
+
+    Args:
+        final: the name the folder gets; absent or empty until then.
+
+    Yields:
+        An empty folder beside it; write all files there.
+
+    Raises:
+        ClusterError: the file system refused the write (full, read-only, not permitted).
+    """
+    temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(final)
+    except OSError as error:
+        raise _refused(final, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refused(final: Path, error: OSError) -> ClusterError:
+    return ClusterError(
+        f"cannot write {final}: {error.strerror or error}; free space or choose another output "
+        "folder, then run the same command again to continue"
+    )
+
+
+def write_text(final: Path, text: str, mode: int | None = None) -> None:
+    """Writes a text file, whole or not at all; `mode` as for `atomic_path`."""
+    with atomic_path(final, mode) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(final: Path, value: Any) -> None:
+def write_json(final: Path, value: Any, mode: int | None = None) -> None:
     """Writes a JSON file, whole or not at all; NaN is an error, since JSON has none."""
-    write_text(final, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    # Python holds the odd bytes of a file name that is no UTF-8 as surrogates.
+    text = re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    write_text(final, text + "\n", mode)
 
 
 def sha256_file(path: Path) -> str:

@@ -19,6 +19,7 @@ from orchestrator.model.engine.base import BACKBONE_FILE, Array, Engine, resolve
 from orchestrator.model.engine.keras import keras_engine
 from orchestrator.model.engine.openvino import openvino_engine
 from orchestrator.model.keras_file import last_line, load_keras_file
+from orchestrator.runs.atomic import atomic_path
 
 if TYPE_CHECKING:
     import keras
@@ -46,9 +47,8 @@ def export_backbone(backbone: "keras.Model", folder: Path, num_threads: int | No
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / BACKBONE_FILE
     difference = export_ir(backbone, final.with_suffix(".xml"), num_threads)
-    temporary = final.with_suffix(".tmp.keras")
-    backbone.save(temporary)
-    temporary.replace(final)
+    with atomic_path(final) as temporary:
+        backbone.save(temporary)
     return difference
 
 

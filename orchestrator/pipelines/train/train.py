@@ -30,7 +30,7 @@ from orchestrator.pipelines.train.lr_search import RateTask, search_rate
 from orchestrator.pipelines.train.release import Task
 from orchestrator.pipelines.train.tracking import Tracking, open_tracking
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import write_json
+from orchestrator.runs.atomic import atomic_folder, write_json
 from orchestrator.runs.life_cycle import BundleFolder, open_run
 from orchestrator.runs.run_dir import RunDir, new_run_id
 
@@ -98,10 +98,8 @@ def train(
 def _take_features(features: Path, run: RunDir) -> None:
     """Copies finished features into a run, whole or not at all."""
     if not run.features.exists():
-        temporary = run.path / ".tmp-features"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(features, temporary)
-        temporary.rename(run.features)
+        with atomic_folder(run.features) as temporary:
+            shutil.copytree(features, temporary, dirs_exist_ok=True)
 
 
 def _train(
