@@ -132,6 +132,23 @@ REJECTED_EXAMPLES = {
 }
 
 
+def test_jpeg_ls_is_decoded_without_the_package_that_tests_write_it_with(chest, tmp_path):
+    for number, way in enumerate(["jpeg-ls", "jpeg-ls 12"]):
+        (tmp_path / f"{number}.dcm").write_bytes(write_dicom(chest, way))
+    program = """
+import pathlib, sys
+sys.modules["jpeg_ls"] = None  # an import of it fails
+from orchestrator.data.decode.images import Limits, decode
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    sys.stdout.buffer.write(decode(path.read_bytes(), 64, Limits()).pixels.tobytes())
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
+    ours = [decode(path.read_bytes(), 64, LIMITS) for path in sorted(tmp_path.iterdir())]
+    assert done.stdout == b"".join(image.pixels.tobytes() for image in ours)
+    assert len(done.stdout) == 2 * 64 * 64
+
+
 @pytest.mark.skipif(not EXAMPLES.is_dir(), reason="this pydicom comes without its examples")
 def test_pydicoms_own_examples_agree_with_pydicom_by_hand():
     num_agreed = 0
