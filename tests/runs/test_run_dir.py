@@ -1,7 +1,5 @@
 from pathlib import Path
 
-import pytest
-
 from orchestrator.runs.run_dir import RunDir, new_run_id
 from orchestrator.runs.states import Status
 

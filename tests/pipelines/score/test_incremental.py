@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 import orchestrator.pipelines.score.score as scoring
+from orchestrator import read_predictions
 from orchestrator.cli.output import score_summary
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.errors import ClusterError, DataError, SpecError
@@ -137,9 +139,19 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
     assert fates(fourth.run)["copy.jpeg"] == by_file
     assert fates(fourth.run)["new.jpeg"] == f"file in {third.run.name}"
 
+    latest = read_predictions(night.root, latest=True).set_index("path")
     # Other terms: nothing counts. Without only_new nothing is left out.
     assert counts(night.run(precision="bf16"))["scored"] == 11
-    assert counts(night.run(only_new=False))["scored"] == 11
+    whole = night.run(only_new=False)
+    assert counts(whole)["scored"] == 11
+
+    # The latest prediction of each file is what scoring all of them again gives; one is removed.
+    again = read_predictions(whole.run).set_index("path")
+    assert set(latest.index) == {*again.index, "3.jpeg"}
+    latest = latest.loc[again.index]
+    assert latest["sha256"].tolist() == again["sha256"].tolist()
+    np.testing.assert_allclose(latest["probability"], again["probability"], atol=1e-4)
+    assert set(latest["run_id"]) == {first.run.name, third.run.name}
 
 
 def test_an_unfinished_run_does_not_count_and_can_be_finished_by_itself(
