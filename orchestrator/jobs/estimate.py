@@ -16,6 +16,7 @@ from orchestrator.config.workers import Session
 from orchestrator.data.listing.inputs import list_inputs
 from orchestrator.data.source import open_ingested
 from orchestrator.data.splits import TEST_OF_POOL, VAL_OF_POOL
+from orchestrator.model.backbones import sizes_of
 from orchestrator.model.bundle import BundleInfo
 from orchestrator.model.engine.base import default_batch_size
 
@@ -30,35 +31,11 @@ _INGESTED_ROW = 300  # besides the pixels
 
 # A process: its packages, its weights twice (as read and as compiled), and for every pixel of a
 # batch the network's intermediate results. OpenVINO took 120 bytes a pixel with EfficientNet-Lite0
-# at 224 px, 185 with B5 at 150 px and 145 at 456 px; TensorFlow 300 with B5 at 150 px. Where the
-# whole network was trained it took, besides weights, gradients and moments, 1,370 with Lite0 at
-# 224 px and 8,390 with B5 at 150 px, which stands for the others.
+# at 224 px, 185 with B5 at 150 px and 145 at 456 px; TensorFlow 300 with B5 at 150 px. What
+# training the whole network takes is in the registry of backbones.
 _OPENVINO_BASE, _OPENVINO_PIXEL = 300 * MIB, 200
 _TENSORFLOW_BASE, _TENSORFLOW_PIXEL = 850 * MIB, 300
 _DECODER = 40 * MIB
-_TRAINED_PIXEL = {"efficientnet-lite0": 1400}
-_TRAINED_PIXEL_OTHERS = 8400
-
-# Parameters of each backbone without its head, and features it gives.
-BACKBONES: dict[str, tuple[int, int]] = {
-    "EfficientNetB0": (4_049_571, 1280),
-    "EfficientNetB1": (6_575_239, 1280),
-    "EfficientNetB2": (7_768_569, 1408),
-    "EfficientNetB3": (10_783_535, 1536),
-    "EfficientNetB4": (17_673_823, 1792),
-    "EfficientNetB5": (28_513_527, 2048),
-    "EfficientNetB6": (40_960_143, 2304),
-    "EfficientNetB7": (64_097_687, 2560),
-    "VGG16": (14_714_688, 512),
-    "VGG19": (20_024_384, 512),
-    "ResNet50": (23_587_712, 2048),
-    "DenseNet121": (7_037_504, 1024),
-    "DenseNet201": (18_321_984, 1920),
-    "InceptionV3": (21_802_784, 2048),
-    "efficientnet-lite0": (3_413_024, 1280),
-    "tiny": (6_200, 32),
-}
-_LARGEST = "EfficientNetB7"  # stands for a backbone of one's own
 
 
 @dataclass(frozen=True)
@@ -177,14 +154,14 @@ def predict_training(
                 f"{rows:,} files x ({size} x {size} + {_INGESTED_ROW}) B",
             )
         )
-    params = [BACKBONES.get(name, BACKBONES[_LARGEST]) for name in backbones]
+    entries = [sizes_of(name) for name in backbones]
     cached = getattr(spec, "features", "cached") == "cached"
     features = 0
     if cached:
         train = rows if found.has_splits else round(rows * (1 - TEST_OF_POOL - VAL_OF_POOL))
         views = rows + train * (spec.views - 1)
-        widths = sum(width for _, width in params)
-        features = views * 4 * max(width for _, width in params)
+        widths = sum(entry.num_features for entry in entries)
+        features = views * 4 * max(entry.num_features for entry in entries)
         predicted.append(
             Prediction(
                 "disk of features, while it runs",
@@ -192,7 +169,7 @@ def predict_training(
                 f"{views:,} views x {widths:,} features x 4 B",
             )
         )
-    weights = 4 * sum(count for count, _ in params)
+    weights = 4 * sum(entry.num_params for entry in entries)
     predicted.append(
         Prediction(
             "disk of the bundle, kept",
@@ -200,10 +177,10 @@ def predict_training(
             f"{weights // 4:,} parameters x 4 B, for Keras and for OpenVINO",
         )
     )
-    largest = 4 * max(count for count, _ in params)
+    largest = 4 * max(entry.num_params for entry in entries)
     if cached:
         predicted.append(_engine_memory(largest, None, size, found, session))
-    pixel = max(_TRAINED_PIXEL.get(name, _TRAINED_PIXEL_OTHERS) for name in backbones)
+    pixel = max(entry.training_bytes for entry in entries)
     predicted.append(_trainer_memory(spec, features, largest, pixel))
     return predicted
 
@@ -253,4 +230,4 @@ def _scoring_weights(bundle: Path | None, info: BundleInfo) -> int:
     stored = bundle / "openvino.bin" if bundle else None
     if stored is not None and stored.is_file():
         return stored.stat().st_size
-    return 4 * BACKBONES.get(info.backbone, BACKBONES[_LARGEST])[0]
+    return 4 * sizes_of(info.backbone).num_params

@@ -1,7 +1,7 @@
 """What a job file would run, on what, and what it would take of disk and memory.
 
 Nothing is started: files are listed and sized, the rest is arithmetic with the constants of
-`predict.py`, each with its basis.
+`estimate.py`, each with its basis.
 """
 
 import os

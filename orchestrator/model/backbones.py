@@ -46,37 +46,58 @@ class Backbone:
 
     Attributes:
         name: canonical name; for a network of Keras also its name in `keras.applications`.
-        native_px: image size that the published weights were trained at, px.
-        min_px: smallest size the network accepts, px.
         preprocessing: key of the preprocessing table.
+        num_params: parameters without the head.
+        num_features: features it gives an image.
         weights: kinds of weights offered, the default first; a path to a weights file is offered
             by every entry besides.
+        min_px: smallest size the network accepts, px.
+        training_bytes: memory of its fine-tuning for every pixel of a batch, besides weights,
+            gradients and moments. Measured for Lite0 at 224 px (1,370) and B5 at 150 px (8,390),
+            which stands for the others.
     """
 
     name: str
-    native_px: int
-    min_px: int
     preprocessing: Literal["own", "caffe", "torch", "inception", "lite"]
+    num_params: int
+    num_features: int
     weights: tuple[str, ...] = ("imagenet", "none")
+    min_px: int = 32
+    training_bytes: int = 8_400
 
 
 REGISTRY: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
-        *(
-            Backbone(f"EfficientNetB{index}", native_px, 32, "own")
-            for index, native_px in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
+        Backbone("EfficientNetB0", "own", 4_049_571, 1280),
+        Backbone("EfficientNetB1", "own", 6_575_239, 1280),
+        Backbone("EfficientNetB2", "own", 7_768_569, 1408),
+        Backbone("EfficientNetB3", "own", 10_783_535, 1536),
+        Backbone("EfficientNetB4", "own", 17_673_823, 1792),
+        Backbone("EfficientNetB5", "own", 28_513_527, 2048),
+        Backbone("EfficientNetB6", "own", 40_960_143, 2304),
+        Backbone("EfficientNetB7", "own", 64_097_687, 2560),
+        Backbone("VGG16", "caffe", 14_714_688, 512),
+        Backbone("VGG19", "caffe", 20_024_384, 512),
+        Backbone("ResNet50", "caffe", 23_587_712, 2048),
+        Backbone("DenseNet121", "torch", 7_037_504, 1024),
+        Backbone("DenseNet201", "torch", 18_321_984, 1920),
+        Backbone("InceptionV3", "inception", 21_802_784, 2048, min_px=75),
+        Backbone(
+            "efficientnet-lite0", "lite", 3_413_024, 1280, ("offline", "none"), training_bytes=1_400
         ),
-        Backbone("VGG16", 224, 32, "caffe"),
-        Backbone("VGG19", 224, 32, "caffe"),
-        Backbone("ResNet50", 224, 32, "caffe"),
-        Backbone("DenseNet121", 224, 32, "torch"),
-        Backbone("DenseNet201", 224, 32, "torch"),
-        Backbone("InceptionV3", 299, 75, "inception"),
-        Backbone("efficientnet-lite0", 224, 32, "lite", ("offline", "none")),
-        Backbone("tiny", 64, 16, "inception", ("none",)),
+        Backbone("tiny", "inception", 6_200, 32, ("none",), min_px=16),
     )
 }
+
+
+def sizes_of(name: str) -> Backbone:
+    """Returns the entry whose sizes to plan with: the largest for a backbone of one's own.
+
+    Args:
+        name: canonical name, or the path of a `.keras` file.
+    """
+    return REGISTRY.get(name) or max(REGISTRY.values(), key=lambda entry: entry.num_params)
 
 
 def canonical_name(name: str) -> str:
