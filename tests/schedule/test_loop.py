@@ -553,7 +553,7 @@ def test_a_spoilt_file_leaves_the_last_good_version_in_force(world: World) -> No
     world.step()
     (world.jobs / "nightly.yaml").write_text("name: [")
     world.step()
-    assert any("not plain YAML" in line for line in world.said)
+    assert any("nightly.yaml, line 1: not valid YAML" in line for line in world.said)
     world.go_to(2026, 3, 1, 1)
     world.drain()
     assert world.states() == ["SUCCEEDED"]
