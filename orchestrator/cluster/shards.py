@@ -7,7 +7,6 @@ shard and a restart of the whole command all harmless, since a stage gives equal
 shards. Which rows a table must hold is the caller's to reconcile.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -49,14 +48,10 @@ class ShardDone:
     Args:
         shard: its number.
         num_rows: rows in its file.
-        num_rejected: rows whose `code` is set.
-        seconds: time the stage took.
     """
 
     shard: int
     num_rows: int
-    num_rejected: int
-    seconds: float
 
 
 def run_shards(
@@ -98,21 +93,17 @@ class _Worker:
         import ray
 
         check_code(f"the node {ray.util.get_node_ip_address()}", code_versions(), code)
-        return ShardDone(_STARTING, 0, 0, 0.0)
+        return ShardDone(_STARTING, 0)
 
     def run(self, shard: int, following: int | None) -> ShardDone:
         """Computes one shard and commits its file; `following` is the one it gets next."""
-        started = time.perf_counter()
         if self._stage is None:
             self._stage = self._make_stage()
         if isinstance(self._stage, LookingAhead):
             self._stage.expect(following)
         table = self._stage(shard)
         write_part(part_path(self._out, shard), table)
-        rejected = 0
-        if "code" in table.column_names:
-            rejected = table.num_rows - table.column("code").null_count
-        return ShardDone(shard, table.num_rows, rejected, time.perf_counter() - started)
+        return ShardDone(shard, table.num_rows)
 
 
 @dataclass

@@ -111,7 +111,7 @@ def open_run(
     identity = identity or identify(spec)
     overwrite = bool(getattr(spec, "overwrite", False))
     if bundle is not None:
-        folder = _claim_bundle(bundle, kind, folder, identity, overwrite=overwrite)
+        folder = _claim_bundle(bundle, folder, identity, overwrite=overwrite)
     run = RunDir((folder or Path("runs", new_run_id(kind))).absolute())
     opened = _claim(run, kind, identity, overwrite=overwrite)
     # By `--out` where that is the run's folder; a bundle's or an address is another place.
@@ -162,7 +162,7 @@ def _claim(run: RunDir, kind: str, identity: str, *, overwrite: bool) -> OpenRun
 
 
 def _claim_bundle(
-    bundle: BundleFolder, kind: str, folder: Path | None, identity: str, *, overwrite: bool
+    bundle: BundleFolder, folder: Path | None, identity: str, *, overwrite: bool
 ) -> Path | None:
     """Takes a bundle's folder and returns that of its run, None for a new one.
 

@@ -32,7 +32,6 @@ class Lease:
     """Leadership, as taken: worth nothing once the ledger holds a greater token."""
 
     token: int
-    holder: str
     duration_s: float
 
 
@@ -198,7 +197,7 @@ class Ledger:
                 "UPDATE lease SET token = ?, holder = ?, expires_at = ?",
                 (token + 1, holder, stamp + duration_s),
             )
-        return Lease(token + 1, holder, duration_s)
+        return Lease(token + 1, duration_s)
 
     def renew(self, lease: Lease, now: datetime) -> None:
         """Holds the lead for another `lease.duration_s`; raises `Superseded` where it is lost."""
