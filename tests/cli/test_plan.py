@@ -122,7 +122,7 @@ def test_all_files_are_checked_though_the_first_is_wrong(folder: Path) -> None:
         "error",
     ]
     assert "the name b is jobs/b.yaml's" in lines[2]
-    assert "not plain YAML" in lines[3]
+    assert "line 1: not valid YAML" in lines[3]
 
 
 def test_no_job_file_is_an_error(folder: Path) -> None:

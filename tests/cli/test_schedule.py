@@ -121,7 +121,7 @@ def test_a_wrong_file_is_told_and_the_others_are_shown(folder: Path) -> None:
     done = run("list")
     assert "nightly" in done.stdout
     assert "warning: " in done.stderr
-    assert "spoilt.yaml is not plain YAML" in done.stderr
+    assert "spoilt.yaml, line 1: not valid YAML" in done.stderr
     assert json.loads(run("list", "--json").stdout)["jobs"]
     assert "cannot list" in refused("list", "--jobs", "nowhere")
 
