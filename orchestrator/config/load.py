@@ -114,8 +114,19 @@ def dump_job(job: Job) -> str:
 
 
 def resolve_path(text: str, folder: Path) -> str:
-    """Returns `text` absolute, relative to `folder`; an address with a scheme stays as it is."""
-    return text if "://" in text else str((folder / Path(text).expanduser()).absolute())
+    """Returns `text` absolute; an address with a scheme stays as it is.
+
+    Args:
+        text: a path or an address; `~` and leading `..` are resolved.
+        folder: what a relative path is relative to, absolute and without links.
+    """
+    if "://" in text:
+        return text
+    path = Path(text).expanduser()
+    # Only those at the start: further on, `..` after a link leads elsewhere.
+    while path.parts[:1] == ("..",):
+        path, folder = Path(*path.parts[1:]), folder.parent
+    return str(folder / path)
 
 
 def _resolve_paths(value: Any, folder: Path) -> Any:
