@@ -12,7 +12,7 @@ from orchestrator.config.load import (
     load_job,
     resolve_path,
 )
-from orchestrator.config.specs import CompareSpec, Resources, ScoreSpec, TrainSpec
+from orchestrator.config.specs import SPECS, CompareSpec, Resources, ScoreSpec, TrainSpec
 from orchestrator.errors import SpecError
 from tests.conftest import ROOT
 
@@ -210,3 +210,20 @@ def test_backbones_come_as_a_list_or_as_one_text() -> None:
         assert spec.backbones == ("vgg19", "ResNet50")
     with pytest.raises(SpecError, match="backbones"):
         build_spec(CompareSpec, {"data": "x", "backbones": []})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_shipped_job_names_what_the_demo_leaves_and_nothing_outside_the_project(
+    file: Path,
+) -> None:
+    job = load_job(file)
+    assert job.name == file.stem
+    spec = build_spec(SPECS[job.kind], {}, job)
+    paths = [value for value in job.args.values() if isinstance(value, str) and "/" in value]
+    assert paths
+    assert all(Path(path).is_relative_to(ROOT / "demo") for path in paths)
+    named = spec.model_dump()
+    assert {named.get("data"), named.get("input")} & {
+        str(ROOT / "demo" / "phantoms"),
+        str(ROOT / "demo" / "unseen"),
+    }
