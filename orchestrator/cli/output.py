@@ -24,6 +24,7 @@ _SHOWN = (
 _TABLE_IV_METRICS = ("accuracy", "precision", "recall", "auroc", "f1")
 _TABLE_IV = ("", "accuracy", "precision", "recall", "AUC", "F1", "val. acc.")
 _WORTH = ("auroc", "accuracy", "recall", "specificity")
+_WIDTH = 140  # of the widest table, four differences with their intervals: a row is one line
 
 
 def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -34,7 +35,7 @@ def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
     for row in rows:
         table.add_row(*row)
     sink = io.StringIO()
-    Console(file=sink, width=104, markup=False).print(table)
+    Console(file=sink, width=_WIDTH, markup=False).print(table)
     return "\n".join(line.rstrip() for line in sink.getvalue().rstrip().splitlines())
 
 

@@ -104,13 +104,21 @@ def dump_job(job: Job) -> str:
 
 
 def resolve_path(text: str, folder: Path) -> str:
-    """Returns `text` absolute, relative to `folder`; an address with a scheme stays as it is."""
+    """Returns `text` absolute; an address with a scheme stays as it is.
+
+    Args:
+        text: a path or an address; `~` and leading `..` are resolved.
+        folder: what a relative path is relative to, absolute and without links.
+    """
     if "://" in text:
         return text
     path = Path(text)
     with contextlib.suppress(RuntimeError):  # `~name` of no user: a file of that name
         path = path.expanduser()
-    return str((folder / path).absolute())
+    # Only those at the start: further on, `..` after a link leads elsewhere.
+    while path.parts[:1] == ("..",):
+        path, folder = Path(*path.parts[1:]), folder.parent
+    return str(folder / path)
 
 
 def _resolve_paths(value: Any, folder: Path) -> Any:

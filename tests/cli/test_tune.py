@@ -24,7 +24,7 @@ def test_alone_it_reads_the_job_file_and_says_how_to_name_a_folder(
         raise run() or AssertionError
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "tune.yaml").write_text((JOBS / "tune.yaml").read_text())
-    with pytest.raises(DataError, match=r"kermany224 does not exist; name your folder of X-rays"):
+    with pytest.raises(DataError, match=r"demo/phantoms does not exist; name your folder"):
         raise run() or AssertionError
     with pytest.raises(DataError, match=r"nowhere does not exist; .* check the path"):
         raise run("nowhere") or AssertionError

@@ -5,8 +5,14 @@ import pytest
 import yaml
 
 from orchestrator.config.job import Job
-from orchestrator.config.load import build_resources, build_spec, dump_yaml, load_job
-from orchestrator.config.specs import CompareSpec, Resources, ScoreSpec, TrainSpec
+from orchestrator.config.load import (
+    build_resources,
+    build_spec,
+    dump_yaml,
+    load_job,
+    resolve_path,
+)
+from orchestrator.config.specs import SPECS, CompareSpec, Resources, ScoreSpec, TrainSpec
 from orchestrator.errors import SpecError
 from tests.conftest import ROOT
 
@@ -29,10 +35,27 @@ def test_flags_win_over_the_file_and_paths_resolve_against_each(
         )
     )
     spec = build_spec(TrainSpec, {"out": "c", "gamma": 1.0, "lr": None}, job)
-    assert Path(spec.data) == tmp_path / "jobs" / ".." / "x"
+    assert spec.data == str(tmp_path / "x")
     assert spec.out == str(tmp_path / "c")
     assert (spec.lr, spec.gamma) == (0.5, 1.0)
     assert spec.weights == str(tmp_path / "jobs" / "w.h5")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x", "/a/b/x"),
+        (".", "/a/b"),
+        ("..", "/a"),
+        ("../x", "/a/x"),
+        ("../../../x", "/x"),
+        ("link/../x", "/a/b/link/../x"),  # where a link leads only the system knows
+        ("/x/../y", "/x/../y"),
+        ("s3://bucket/../x", "s3://bucket/../x"),
+    ],
+)
+def test_a_path_is_shown_without_the_folders_it_leaves(text: str, expected: str) -> None:
+    assert resolve_path(text, Path("/a/b")) == expected
 
 
 def test_limits_of_file_and_flags_are_joined(tmp_path: Path) -> None:
@@ -203,3 +226,20 @@ def test_backbones_come_as_a_list_or_as_one_text() -> None:
         assert spec.backbones == ("vgg19", "ResNet50")
     with pytest.raises(SpecError, match="backbones"):
         build_spec(CompareSpec, {"data": "x", "backbones": []})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_shipped_job_names_what_the_demo_leaves_and_nothing_outside_the_project(
+    file: Path,
+) -> None:
+    job = load_job(file)
+    assert job.name == file.stem
+    spec = build_spec(SPECS[job.kind], {}, job)
+    paths = [value for value in job.args.values() if isinstance(value, str) and "/" in value]
+    assert paths
+    assert all(Path(path).is_relative_to(ROOT / "demo") for path in paths)
+    named = spec.model_dump()
+    assert {named.get("data"), named.get("input")} & {
+        str(ROOT / "demo" / "phantoms"),
+        str(ROOT / "demo" / "unseen"),
+    }
