@@ -9,8 +9,8 @@ workers import it.
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from orchestrator.cluster.worker_context import WorkerContext
 from orchestrator.config.workers import Session
 from orchestrator.errors import ClusterError, OrchestratorError
 
@@ -71,8 +72,8 @@ def _set_tf_config(addresses: list[str], index: int) -> None:
 
 
 def run_training(
-    loop: Callable[[dict[str, Any]], Any],
-    config: dict[str, Any],
+    loop: Callable[..., Any],
+    arguments: tuple[Any, ...],
     storage: Path,
     num_workers: int,
     session: Session,
@@ -85,8 +86,8 @@ def run_training(
     the same storage.
 
     Args:
-        loop: runs in every worker with `config`.
-        config: picklable settings of the loop.
+        loop: runs in every worker: called with its `WorkerContext`, then `arguments`.
+        arguments: pickled.
         storage: folder of the checkpoints, reachable by every worker.
         num_workers: workers of the group.
         session: their size.
@@ -97,8 +98,8 @@ def run_training(
         ClusterError: the run failed with anything else.
     """
     trainer = DataParallelTrainer(
-        _returning_errors(loop),
-        train_loop_config=config,
+        # Not as `train_loop_config`, which Ray's dashboard may show: arguments name images.
+        lambda: _run_loop(loop, arguments),
         backend_config=WorkerGroupConfig(),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
@@ -151,25 +152,36 @@ def _polled(on_poll: Callable[[], None]) -> Iterator[None]:
         on_poll()
 
 
-def _returning_errors(
-    loop: Callable[[dict[str, Any]], Any],
-) -> Callable[[dict[str, Any]], Any]:
-    """Makes a lone worker return the errors a user can mend: Ray Train would run it again.
+def _run_loop(loop: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Runs in a worker: the loop, in the context that Ray Train gives it.
 
-    One of several raises them: its peers wait for it in a collective until Ray ends the group.
+    A lone worker returns the errors that a user can mend: Ray Train would run it again. One of
+    several raises them: its peers wait for it in a collective until Ray ends the group.
     """
+    import ray.train
 
-    def wrapped(config: dict[str, Any]) -> Any:
-        import ray.train
-
+    context, last = ray.train.get_context(), ray.train.get_checkpoint()
+    with last.as_directory() if last else nullcontext() as folder:
+        worker = WorkerContext(
+            rank=context.get_world_rank(),
+            size=context.get_world_size(),
+            checkpoint=Path(folder) if folder else None,
+            report=_report,
+        )
         try:
-            return loop(config)
+            return loop(worker, *arguments)
         except OrchestratorError as error:
-            if ray.train.get_context().get_world_size() > 1:
+            if worker.size > 1:
                 raise
             return error
 
-    return wrapped
+
+def _report(row: Mapping[str, float], checkpoint: Path | None = None) -> None:
+    """Reports an epoch to Ray Train."""
+    import ray.train
+
+    stored = ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None
+    ray.train.report(dict(row), checkpoint=stored)
 
 
 def _raised_by_worker(error: TrainingFailedError) -> OrchestratorError | None:

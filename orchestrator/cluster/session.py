@@ -86,6 +86,21 @@ def node_resources() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
+def query_nodes(address: str) -> list[dict[str, float]]:
+    """Returns the resources of each live node of a cluster that is joined for this question alone.
+
+    Raises:
+        ClusterError: the cluster does not answer.
+    """
+    import ray
+
+    connect(address)
+    try:
+        return node_resources()
+    finally:
+        ray.shutdown()
+
+
 def connect(
     address: str | None,
     num_cpus: int | None = None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.session import connect, node_resources
+from orchestrator.cluster.session import query_nodes
 from orchestrator.config.job import Job
 from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import SPECS
@@ -86,13 +86,7 @@ def find_nodes(launcher: Path | None, address: str | None) -> Nodes:
         return Nodes("this machine", [{"CPU": float(cpus), "GPU": float(num_gpus)}])
     if address.startswith(("http://", "https://")):
         return Nodes(address, _dashboard_nodes(address))
-    import ray
-
-    connect(address)
-    try:
-        return Nodes(address, node_resources())
-    finally:
-        ray.shutdown()
+    return Nodes(address, query_nodes(address))
 
 
 def _dashboard_nodes(address: str) -> list[dict[str, float]]:

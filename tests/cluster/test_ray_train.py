@@ -1,11 +1,14 @@
+import os
+import signal
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ray import cloudpickle
 
 from orchestrator.cluster.ray_train import run_training
+from orchestrator.cluster.worker_context import WorkerContext
 from orchestrator.config.workers import Session
 from orchestrator.errors import DataError
 
@@ -13,14 +16,26 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
-def refuse_on_the_last(config: dict[str, Any]) -> None:
+def refuse_on_the_last(worker: WorkerContext, marks: Path) -> None:
     """One worker meets an error of the user's; the others wait for it at a barrier."""
-    import ray.train
-
-    Path(config["marks"], f"{ray.train.get_context().get_world_rank()}").touch()
-    if ray.train.get_context().get_world_rank() == ray.train.get_context().get_world_size() - 1:
+    (marks / str(worker.rank)).touch()
+    if worker.rank == worker.size - 1:
         raise DataError("received x; expected y; do z")
-    ray.train.report({})
+    worker.report({})
+
+
+def count_to_three(worker: WorkerContext, marks: Path) -> list[str]:
+    """Reports a checkpoint a count; the first process dies at two."""
+    counts = (worker.checkpoint / "counts").read_text().split() if worker.checkpoint else []
+    while len(counts) < 3:
+        counts.append(f"{len(counts) + 1}")
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "counts").write_text(" ".join(counts))
+            worker.report({"count": len(counts)}, Path(folder))
+        if len(counts) == 2 and not (marks / "died").exists():
+            (marks / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return [*counts, f"rank {worker.rank} of {worker.size}"]
 
 
 @pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -31,7 +46,7 @@ def test_an_error_of_one_worker_ends_all_and_arrives_as_it_was(
     with pytest.raises(DataError) as caught:
         run_training(
             refuse_on_the_last,
-            {"marks": str(tmp_path)},
+            (tmp_path,),
             tmp_path / "storage",
             num_workers,
             session,
@@ -40,3 +55,16 @@ def test_an_error_of_one_worker_ends_all_and_arrives_as_it_was(
     assert type(caught.value) is DataError
     assert str(caught.value) == "received x; expected y; do z"
     assert len(list(tmp_path.glob("[01]"))) == num_workers
+
+
+def test_a_worker_that_died_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    found = run_training(
+        count_to_three,
+        (tmp_path,),
+        tmp_path / "storage",
+        1,
+        Session(1, 1.0, 0.0),
+        lambda: None,
+    )
+    assert (tmp_path / "died").exists()
+    assert found == ["1", "2", "3", "rank 0 of 1"]

@@ -12,11 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.cluster.one_shot import run_calls
 from orchestrator.cluster.shards import Stage, run_shards
 from orchestrator.config.workers import Session
 from orchestrator.data.shard_files import part_path, read_part, table_images
 from orchestrator.data.source import IngestedSource
-from orchestrator.errors import DataError, OrchestratorError
+from orchestrator.errors import DataError
 from orchestrator.pipelines.prepare.feature_set import is_packed, open_features
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import atomic_path
@@ -199,7 +200,13 @@ def prepare_backbone(
     """
     if not (folder / "backbone.keras").exists():
         reporter.say(f"building {backbone.name} with {backbone.weights} weights")
-        run_once(_export_backbone if engines else _save_backbone, session, backbone, folder)
+        run_calls(
+            _export_backbone if engines else _save_backbone,
+            [(backbone, folder, session.threads_per_worker)],
+            task="building the backbone",
+            num_cpus=session.cpus_per_worker,
+            num_gpus=session.gpus_per_worker,
+        )
 
 
 def load_features(
@@ -259,22 +266,3 @@ def _save_backbone(backbone: Backbone, folder: Path, threads: int) -> None:
     model = build_backbone(backbone.name, backbone.weights, backbone.size_px, seed=backbone.seed)
     with atomic_path(folder / "backbone.keras") as temporary:
         model.save(temporary)
-
-
-def run_once(function: Any, session: Session, *args: Any) -> Any:
-    """Runs one function in a worker process and returns what it returned."""
-    import ray
-
-    # max_calls: the process goes away with the framework it loaded, and its memory.
-    task = ray.remote(
-        num_cpus=session.cpus_per_worker,
-        num_gpus=session.gpus_per_worker,
-        max_retries=1,
-        max_calls=1,
-    )(function)
-    try:
-        return ray.get(task.remote(*args, session.threads_per_worker))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OrchestratorError):
-            raise error.cause from None
-        raise

@@ -1,4 +1,4 @@
-"""What a Ray Train worker does to train the head on cached features."""
+"""What a training worker does to train the head on cached features."""
 
 import json
 import tempfile
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.cluster.worker_context import WorkerContext
 from orchestrator.pipelines.prepare.features import load_features
 from orchestrator.pipelines.train.release import Part, Task, Trained, load_parts, release
 from orchestrator.runs.atomic import atomic_path, write_json
@@ -18,22 +19,20 @@ if TYPE_CHECKING:
     from orchestrator.model.fit import Fit
 
 
-def train_head(config: dict[str, Any]) -> dict[str, Any]:
-    """Trains the head and releases the bundle; the loop of a one-worker Ray Train run.
+def train_head(worker: WorkerContext, task: Task) -> dict[str, Any]:
+    """Trains the head and releases the bundle; the loop of a one-worker training.
 
     Args:
-        config: {"task": Task}.
+        worker: the only worker.
+        task: the run.
 
     Returns:
         The training report; an empty one where fine-tuning is to follow, which starts from the
         head left in the run.
     """
-    import ray.train
-
     from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, KerasStep, compile_model
     from orchestrator.model.network import build_head
 
-    task: Task = config["task"]
     spec, run = task.spec, RunDir(task.run)
     parts = load_parts(run)
     train, val = parts["train"], parts["val"]
@@ -43,12 +42,10 @@ def train_head(config: dict[str, Any]) -> dict[str, Any]:
     compile_model(head, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
     plan = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
     fit = Fit(head, KerasStep(head, spec.batch_size), plan)
-    resumed = ray.train.get_checkpoint()
-    if resumed is not None:
-        with resumed.as_directory() as folder:
-            fit.load(Path(folder))
+    if worker.checkpoint is not None:
+        fit.load(worker.checkpoint)
     batches = ArrayBatches(views, train.labels, spec.batch_size, spec.seed)
-    history = fit.run(batches, val_features, val.labels, epoch_reporter(fit, run))
+    history = fit.run(batches, val_features, val.labels, epoch_reporter(fit, run, worker))
     if spec.finetune != "none":
         write_head(run, head, history)
         return {}
@@ -84,28 +81,30 @@ def write_head(run: RunDir, head: Any, history: list[dict[str, float]]) -> None:
 
 
 def epoch_reporter(
-    fit: "Fit", run: RunDir, rank: int = 0, notes: Mapping[str, str] = MappingProxyType({})
+    fit: "Fit",
+    run: RunDir,
+    worker: WorkerContext,
+    notes: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[dict[str, float]], None]:
     """Returns what every worker calls after each epoch: history and checkpoint, by rank 0.
 
     Args:
         fit: the training.
         run: where the history goes.
-        rank: this worker's number; all must call, since Ray Train waits for all.
+        worker: this worker.
         notes: more files of the checkpoint, name -> text.
     """
-    import ray.train
 
     def on_epoch(row: dict[str, float]) -> None:
-        if rank:
-            ray.train.report(row)
+        if worker.rank:
+            worker.report(row)
             return
         write_json(run.history, fit.state.history)
-        with tempfile.TemporaryDirectory() as folder:
-            fit.save(Path(folder))
-            for name, text in notes.items():
-                (Path(folder) / name).write_text(text, encoding="utf-8")
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(row, checkpoint=checkpoint)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            fit.save(folder)
+            for file, text in notes.items():
+                (folder / file).write_text(text, encoding="utf-8")
+            worker.report(row, folder)
 
     return on_epoch

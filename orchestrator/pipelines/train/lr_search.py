@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from orchestrator.cluster.one_shot import run_calls
 from orchestrator.config.specs import TrainSpec
 from orchestrator.config.workers import Session
-from orchestrator.pipelines.prepare.features import load_features, run_once
+from orchestrator.pipelines.prepare.features import load_features
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json
 from orchestrator.runs.run_dir import RunDir
@@ -52,7 +53,14 @@ def search_rate(task: RateTask, session: Session, reporter: Reporter) -> dict[st
     stored = RunDir(task.run).rate
     if not stored.exists():
         reporter.say("searching a learning rate")
-        write_json(stored, run_once(_search, session, task))
+        (searched,) = run_calls(
+            _search,
+            [(task,)],
+            task="searching a learning rate",
+            num_cpus=session.cpus_per_worker,
+            num_gpus=session.gpus_per_worker,
+        )
+        write_json(stored, searched)
     found: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
     reporter.say(
         f"learning rate {found['rate']:.2g}, best of {len(found['trials'])} trials of "
@@ -61,7 +69,7 @@ def search_rate(task: RateTask, session: Session, reporter: Reporter) -> dict[st
     return found
 
 
-def _search(task: RateTask, threads: int) -> dict[str, Any]:
+def _search(task: RateTask) -> dict[str, Any]:
     """What the worker does: the range test and the trials on the training rows' features."""
     from orchestrator.model.lr_finder import find_head_rate
 

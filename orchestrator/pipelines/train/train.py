@@ -25,7 +25,7 @@ from orchestrator.pipelines.prepare.images import Prepared, by_split, prepare_im
 from orchestrator.pipelines.prepare.ingest import fingerprint
 from orchestrator.pipelines.train.check import check_spec, check_workers
 from orchestrator.pipelines.train.head_loop import train_head
-from orchestrator.pipelines.train.live_loop import LiveTask, train_network
+from orchestrator.pipelines.train.live_loop import train_network
 from orchestrator.pipelines.train.lr_search import RateTask, search_rate
 from orchestrator.pipelines.train.release import Task
 from orchestrator.pipelines.train.tracking import Tracking, open_tracking
@@ -175,14 +175,12 @@ def _fit(
     report: dict[str, Any] = {}
     if task.spec.features == "cached" and not run.head.exists():
         reporter.say("starting the training worker")
-        report = run_training(
-            train_head, {"task": task}, run.checkpoints / "head", 1, session, told.poll
-        )
+        report = run_training(train_head, (task,), run.checkpoints / "head", 1, session, told.poll)
     if not report:
         reporter.say(f"starting {session.num_workers} training worker(s)")
         report = run_training(
             train_network,
-            {"live": LiveTask(task, dataset)},
+            (task, dataset),
             run.checkpoints / "network",
             session.num_workers,
             session,

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.cluster.one_shot import run_calls
 from orchestrator.config.specs import TrainSpec, TuneSpec
-from orchestrator.errors import ClusterError
 from orchestrator.evaluation.metrics import paired_difference, point_metrics
 from orchestrator.pipelines.tune.head_training import Fold, HeadTraining, SearchTask, limit_process
 from orchestrator.progress import Reporter
@@ -98,20 +98,13 @@ def measure_cached(
     Returns:
         Of each configuration the calibrated probabilities, float32 [seeds, n].
     """
-    import ray
-
-    # max_calls: the process goes away with the framework it loaded.
-    remote = ray.remote(num_cpus=1, max_retries=1, max_calls=1)(_measure)
-    waiting = {
-        name: remote.remote(task, fold, dict(config), rows) for name, config in configs.items()
-    }
-    try:
-        return {name: ray.get(reference) for name, reference in waiting.items()}
-    except ray.exceptions.RayError as error:
-        raise ClusterError(
-            "training for the held-out fold failed: "
-            f"{str(error).strip().splitlines()[-1]}; run the same command again to continue"
-        ) from error
+    found = run_calls(
+        _measure,
+        [(task, fold, dict(config), rows) for config in configs.values()],
+        task="training for the held-out fold",
+        num_cpus=task.num_threads,
+    )
+    return dict(zip(configs, found, strict=True))
 
 
 def _measure(task: SearchTask, fold: Fold, config: dict[str, float], rows: Any) -> Any:

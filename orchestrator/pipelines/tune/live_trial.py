@@ -17,14 +17,15 @@ import numpy as np
 from ray.tune import Trainable
 
 from orchestrator.cluster.ray_train import run_training
+from orchestrator.cluster.worker_context import WorkerContext
 from orchestrator.config.specs import TuneSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.source import IngestedSource
 from orchestrator.errors import OrchestratorError
 from orchestrator.evaluation.calibration import fit_calibration
 from orchestrator.evaluation.objectives import OBJECTIVES
-from orchestrator.pipelines.train.live_loop import LiveTask, fit_network, trained_network
-from orchestrator.pipelines.train.release import Task, load_parts
+from orchestrator.pipelines.train.live_loop import fit_network, trained_network
+from orchestrator.pipelines.train.release import Task
 from orchestrator.pipelines.tune.cached_trial import SCORE, describe_error
 from orchestrator.pipelines.tune.space import build_train_spec
 from orchestrator.runs.run_dir import RunDir
@@ -87,7 +88,7 @@ def train_live(
     )
     found: dict[str, Any] = run_training(
         _train,
-        {"live": LiveTask(task, search.dataset), "judge": judge},
+        (task, search.dataset, judge),
         run.checkpoints / "network",
         search.session.num_workers,
         search.session,
@@ -97,13 +98,14 @@ def train_live(
     return found
 
 
-def _train(config: dict[str, Any]) -> dict[str, Any]:
-    """The loop of the Ray Train run."""
-    worker, history, best_epoch = fit_network(config["live"])
+def _train(
+    worker: WorkerContext, task: Task, dataset: IngestedSource, judge: bool
+) -> dict[str, Any]:
+    """What each worker of the training does."""
+    live, history, best_epoch = fit_network(worker, task, dataset)
     found: dict[str, Any] = {"history": history, "best_epoch": best_epoch}
-    if config["judge"] and not worker.rank:
-        trained = trained_network(worker)
-        parts = load_parts(RunDir(config["live"].task.run))
+    if judge and not worker.rank:
+        trained, parts = trained_network(live), live.parts
         calibration = fit_calibration(trained.logits(parts["val"]), parts["val"].labels)
         found["probabilities"] = calibration.apply(trained.logits(parts["test"]))
     return found

@@ -1,0 +1,55 @@
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+
+from orchestrator.cluster.one_shot import run_calls
+from orchestrator.errors import ClusterError, DataError
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def square(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
+def refuse() -> None:
+    raise DataError("received x; expected y; do z")
+
+
+def break_down() -> None:
+    raise ZeroDivisionError("no number")
+
+
+def die_once(mark: Path) -> str:
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def test_each_call_has_a_process_of_its_own_which_ends_with_it() -> None:
+    found = run_calls(square, [(2,), (3,), (4,)], task="squaring")
+    assert [value for value, _ in found] == [4, 9, 16]
+    assert len({pid for _, pid in found}) == 3
+
+
+def test_an_error_of_a_call_arrives_as_it_was() -> None:
+    with pytest.raises(DataError) as caught:
+        run_calls(refuse, [()], task="squaring")
+    assert type(caught.value) is DataError
+    assert str(caught.value) == "received x; expected y; do z"
+
+
+def test_a_fault_of_a_call_names_the_task_and_what_to_do() -> None:
+    message = "squaring failed: ZeroDivisionError: no number; run the same command again"
+    with pytest.raises(ClusterError, match=message):
+        run_calls(break_down, [()], task="squaring")
+
+
+def test_a_call_whose_process_dies_is_made_again(tmp_path: Path) -> None:
+    assert run_calls(die_once, [(tmp_path / "mark",)], task="squaring") == ["done"]
