@@ -1,8 +1,10 @@
-"""The import rules of the package: who may import ray, keras, and whom."""
+"""What the import contracts in `pyproject.toml` cannot say, and that they do fail where broken."""
 
 import ast
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,66 +14,67 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "orchestrator"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Layer -> layers it may import. A layer is a folder, or a module at the top.
-ALLOWED = {
-    "errors": set(),
-    "run_dir": {"errors"},
-    "spec": {"errors", "schedule.ticks"},  # a cron expression is checked where the file is read
-    "progress": set(),
-    "state": set(),
-    "terminal": {"progress"},
-    "data": {"errors", "run_dir", "spec", "progress"},
-    "evaluation": {"errors", "data.schema"},
-    "model": {"data", "evaluation", "errors", "run_dir", "spec", "progress"},
-    "cluster": {"model", "data", "evaluation", "errors", "run_dir", "spec", "progress", "state"},
-    "schedule": {"errors", "run_dir", "spec", "progress"},
-    # What joins the cluster and the schedule, which do not know each other.
-    "job_view": {"cluster", "schedule", "errors", "run_dir"},
-    "job_run": {"job_view", "cluster", "schedule", "errors", "run_dir", "spec"},
-    "cluster_store": {"cluster", "schedule", "errors", "run_dir", "spec"},
+# Of Ray, what a room may import besides `cluster/`, which may import all of it.
+PARTS_OF_RAY = {
+    "pipelines/tune": ("ray.tune",),
+    "jobs": ("ray.dashboard.utils", "ray.exceptions", "ray.job_submission", "ray.util.state"),
 }
 
 
-def imports_of(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    found = set()
-    for node in ast.walk(tree):
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            yield node.module
 
 
-def layer_of(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0] if len(parts) > 1 else path.stem
+@pytest.mark.parametrize(("room", "parts"), PARTS_OF_RAY.items())
+def test_a_room_imports_its_own_parts_of_ray(room: str, parts: tuple[str, ...]) -> None:
+    found = {
+        name
+        for path in (PACKAGE / room).rglob("*.py")
+        for name in imports_of(path)
+        if name.split(".")[0] == "ray"
+    }
+    assert found, f"{room} imports nothing of ray; take it off the list"
+    assert not [name for name in found if not f"{name}.".startswith(tuple(f"{p}." for p in parts))]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_one_way(path: Path) -> None:
-    layer = layer_of(path)
-    if layer.endswith("cli") or layer in ("__init__", "__main__"):
-        return
-    for name in imports_of(path):
-        if not name.startswith("orchestrator.") or name == "orchestrator.__version__":
-            continue
-        parts = name.split(".")[1:]
-        if parts[0] == layer:
-            continue
-        dotted = ".".join(parts[:2])
-        assert parts[0] in ALLOWED[layer] or dotted in ALLOWED[layer], f"{path} imports {name}"
+def lint(folder: Path) -> "subprocess.CompletedProcess[str]":
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_import_contracts_are_kept() -> None:
+    done = lint(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
-    ("package", "only_in"),
-    [("ray", "cluster"), ("keras", "model"), ("tensorflow", "model")],
+    ("module", "planted", "broken"),
+    [
+        ("data/schema.py", "orchestrator.cli.terminal", "Rooms import downward only"),
+        ("pipelines/train/release.py", "orchestrator.jobs.view", "Rooms import downward only"),
+        ("data/limits.py", "orchestrator.data.decode.images", "No circle among"),
+        ("cluster/shards.py", "keras.ops", "in model/ alone"),
+        ("pipelines/train/train.py", "ray.train", "Ray in cluster/"),
+    ],
 )
-def test_heavy_packages_have_one_importer(package: str, only_in: str) -> None:
-    for path in MODULES:
-        if any(name.split(".")[0] == package for name in imports_of(path)):
-            assert layer_of(path) == only_in, f"{path} imports {package}"
+def test_a_planted_import_breaks_its_contract(
+    module: str, planted: str, broken: str, tmp_path: Path
+) -> None:
+    package = tmp_path / "orchestrator"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "templates"))
+    with (package / module).open("a") as file:
+        file.write(f"\n\ndef planted() -> None:\n    import {planted}\n")
+
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+
+    done = lint(tmp_path)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if broken in line and "BROKEN" in line]
 
 
 def test_no_module_is_named_utils() -> None:

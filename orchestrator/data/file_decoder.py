@@ -7,10 +7,10 @@ import hashlib
 import os
 from dataclasses import dataclass
 
-from orchestrator.data.addresses import is_address, open_folder
 from orchestrator.data.decode.files import read_file
 from orchestrator.data.decode.images import DecodedImage, Limits, decode
 from orchestrator.data.known.index import KnownIndex, Origin
+from orchestrator.data.listing.addresses import is_address, open_folder
 
 Decoded = DecodedImage | Origin
 

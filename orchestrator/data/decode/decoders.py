@@ -21,7 +21,6 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from orchestrator.data.decode import decoder_process
-from orchestrator.data.file_decoder import Decoded
 from orchestrator.data.limits import rejection
 from orchestrator.errors import ClusterError
 
@@ -34,7 +33,7 @@ _STEP_S = 1.0
 _EXIT_S = 5.0
 
 
-Decode = Callable[[Any], Decoded]
+Decode = Callable[[Any], Any]
 
 
 class _ProcessLost(Exception):
@@ -48,7 +47,7 @@ class _ProcessLost(Exception):
 @dataclass
 class _Task:
     file: Any
-    future: Future[Decoded] = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
     num_attempts: int = 0
 
 
@@ -69,7 +68,7 @@ class DecoderPool:
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
-    def submit(self, file: Any) -> Future[Decoded]:
+    def submit(self, file: Any) -> Future[Any]:
         """Queues a file, from one thread at a time.
 
         Args:
@@ -220,7 +219,7 @@ def _blame(hand: deque[_Task], lost: _ProcessLost) -> None:
         hand.popleft().future.set_exception(rejection(lost.code, str(lost)))
 
 
-def _settle(task: _Task, answer: Decoded | Exception) -> None:
+def _settle(task: _Task, answer: Any) -> None:
     if isinstance(answer, Exception):
         task.future.set_exception(answer)
     else:

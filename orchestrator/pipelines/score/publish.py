@@ -6,7 +6,7 @@ for `_SUCCESS` sees all of a run or none of it.
 
 import pyarrow as pa
 
-from orchestrator.data.addresses import open_folder
+from orchestrator.data.listing.addresses import open_folder
 from orchestrator.errors import ClusterError, DataError, SpecError
 from orchestrator.runs.run_dir import RunDir
 

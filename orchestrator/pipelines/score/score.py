@@ -15,7 +15,7 @@ from orchestrator.cluster.session import open_session
 from orchestrator.cluster.shards import Stage, run_shards
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
-from orchestrator.data.addresses import check_address, is_address
+from orchestrator.data.listing.addresses import check_address, is_address
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
