@@ -18,7 +18,7 @@ import pyarrow as pa
 from orchestrator.cluster.nodes import check_code, code_versions
 from orchestrator.cluster.session import possible_nodes
 from orchestrator.config.workers import Session, count_fitting
-from orchestrator.data.shard_files import part_path, write_part
+from orchestrator.data.shard_files import part_path, read_part, write_part
 from orchestrator.errors import ClusterError, OrchestratorError
 
 _MAX_ATTEMPTS = 3
@@ -41,25 +41,12 @@ class LookingAhead(Protocol):
         """Names the shard after the next one, None where it is not known."""
 
 
-@dataclass(frozen=True)
-class ShardDone:
-    """One committed shard.
-
-    Args:
-        shard: its number.
-        num_rows: rows in its file.
-    """
-
-    shard: int
-    num_rows: int
-
-
 def run_shards(
     make_stage: Callable[[], Stage],
     shards: Iterable[int],
     out: Path,
     session: Session,
-    on_done: Callable[[ShardDone], None],
+    on_rows: Callable[[int], None],
 ) -> None:
     """Computes every shard that has no committed file yet.
 
@@ -69,15 +56,22 @@ def run_shards(
         shards: the shards to have when this returns.
         out: folder of the results, reachable by every worker under this path.
         session: workers to use.
-        on_done: called in this process after each commit, in order of completion.
+        on_rows: called in this process with the number of rows of each shard: of those that are
+            committed already first, then after each commit, in order of completion.
 
     Raises:
         OrchestratorError: what the stage raised, as it was.
         ClusterError: a shard's worker died three times, or the stage failed with anything else.
     """
-    missing = [shard for shard in shards if not part_path(out, shard).exists()]
+    missing = []
+    for shard in shards:
+        path = part_path(out, shard)
+        if path.exists():
+            on_rows(read_part(path).num_rows)
+        else:
+            missing.append(shard)
     if missing:
-        _Pool(make_stage, out, session).run(missing, on_done)
+        _Pool(make_stage, out, session).run(missing, on_rows)
 
 
 class _Worker:
@@ -88,22 +82,27 @@ class _Worker:
         self._out = out
         self._stage: Stage | None = None
 
-    def ready(self, code: dict[str, str]) -> ShardDone:
+    def ready(self, code: dict[str, str]) -> int:
         """Answers once the worker has its place in the cluster, on a node with the same code."""
         import ray
 
         check_code(f"the node {ray.util.get_node_ip_address()}", code_versions(), code)
-        return ShardDone(_STARTING, 0)
+        return 0
 
-    def run(self, shard: int, following: int | None) -> ShardDone:
-        """Computes one shard and commits its file; `following` is the one it gets next."""
+    def run(self, shard: int, following: int | None) -> int:
+        """Computes one shard, commits its file and returns its number of rows.
+
+        Args:
+            shard: its number.
+            following: the shard that this worker gets next.
+        """
         if self._stage is None:
             self._stage = self._make_stage()
         if isinstance(self._stage, LookingAhead):
             self._stage.expect(following)
         table = self._stage(shard)
         write_part(part_path(self._out, shard), table)
-        return ShardDone(shard, table.num_rows)
+        return int(table.num_rows)
 
 
 @dataclass
@@ -130,7 +129,7 @@ class _Pool:
     session: Session
     attempts: dict[int, int] = field(default_factory=dict)
 
-    def run(self, shards: list[int], on_done: Callable[[ShardDone], None]) -> None:
+    def run(self, shards: list[int], on_rows: Callable[[int], None]) -> None:
         import ray
 
         waiting = deque(shards)
@@ -156,17 +155,17 @@ class _Pool:
                     self._check_room()
                 for reference in done:
                     member = busy.pop(reference)
-                    result = self._collect(reference, member.shard)
-                    if result is None:  # the process is gone: others take what it had
+                    num_rows = self._collect(reference, member.shard)
+                    if num_rows is None:  # the process is gone: others take what it had
                         waiting.extendleft(member.take_shards())
                         self._check_room()
                         missing.append(member)
                         continue
                     idle.append(member)
-                    if result.shard == _STARTING:
+                    if member.shard == _STARTING:
                         self.attempts.pop(_STARTING, None)
                     else:
-                        on_done(result)
+                        on_rows(num_rows)
         finally:
             for member in crew:
                 if member.worker is not None:
@@ -206,12 +205,12 @@ class _Pool:
         }
         return ray.remote(_Worker).options(**options).remote(self.make_stage, self.out)
 
-    def _collect(self, reference: Any, shard: int) -> ShardDone | None:
-        """Returns a shard's result, or None where its worker died and may be replaced."""
+    def _collect(self, reference: Any, shard: int) -> int | None:
+        """Returns a shard's number of rows, or None where its worker died and may be replaced."""
         import ray
 
         try:
-            result: ShardDone = ray.get(reference)
+            num_rows: int = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, OrchestratorError):
@@ -232,4 +231,4 @@ class _Pool:
                     "workers more memory or fewer threads, and run the same command again"
                 ) from error
             return None
-        return result
+        return num_rows

@@ -160,13 +160,14 @@ def predict_training(
     if cached:
         train = rows if found.has_splits else round(rows * (1 - TEST_OF_POOL - VAL_OF_POOL))
         views = rows + train * (spec.views - 1)
-        widths = sum(entry.num_features for entry in entries)
-        features = views * 4 * max(entry.num_features for entry in entries)
+        # A comparison has the features of one backbone at a time.
+        width = max(entry.num_features for entry in entries)
+        features = views * 4 * width
         predicted.append(
             Prediction(
                 "disk of features, while it runs",
-                views * 4 * widths,
-                f"{views:,} views x {widths:,} features x 4 B",
+                2 * features,
+                f"{views:,} views x {width:,} features x 4 B, as computed and packed or copied",
             )
         )
     weights = 4 * sum(entry.num_params for entry in entries)

@@ -105,7 +105,7 @@ class RunDir:
 
     @property
     def features(self) -> Path:
-        """Backbone features, one Arrow file a shard."""
+        """The exported backbone and its features, packed."""
         return self.path / "_features"
 
     @property

@@ -150,7 +150,7 @@ def test_disk_of_a_training_follows_from_images_views_and_network(
     predicted = amounts(job)
     assert predicted["disk of decoded images, while it runs"] == 160 * (224 * 224 + 300)
     # A pool: 70% are trained on, in three views; the others have one.
-    assert predicted["disk of features, while it runs"] == (160 + 2 * 112) * 1280 * 4
+    assert predicted["disk of features, while it runs"] == 2 * (160 + 2 * 112) * 1280 * 4
     assert predicted["disk of the bundle, kept"] == 2 * 4 * 3_413_024
     memory = predicted["memory of a training process"]
     path = write_job(folder, "t", "train", args | {"weights": "offline", "finetune": "all"})
@@ -158,10 +158,10 @@ def test_disk_of_a_training_follows_from_images_views_and_network(
     assert amounts(job)["memory of a training process"] > 2 * memory
 
 
-def test_a_comparison_takes_the_features_of_every_backbone(folder: Path, phantoms: Path) -> None:
+def test_a_comparison_takes_the_features_of_one_backbone(folder: Path, phantoms: Path) -> None:
     args = {"data": str(phantoms), "backbones": ["VGG19", "ResNet50"], "limit": 40}
     (job,) = planned(str(write_job(folder, "c", "compare", args)))["jobs"]
-    assert amounts(job)["disk of features, while it runs"] == 40 * (512 + 2048) * 4
+    assert amounts(job)["disk of features, while it runs"] == 2 * 40 * 2048 * 4
 
 
 def test_plan_says_what_would_run_on_what(folder: Path, phantoms: Path) -> None:

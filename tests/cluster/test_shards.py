@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from ray import cloudpickle
 
-from orchestrator.cluster.shards import ShardDone, run_shards
+from orchestrator.cluster.shards import run_shards
 from orchestrator.config.workers import Session
 from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.errors import ClusterError, DataError
@@ -20,14 +20,14 @@ SESSION = Session(num_workers=2, cpus_per_worker=1.0, gpus_per_worker=0.0)
 
 
 class Square:
-    """Squares the shard's number, and leaves a mark each time it is called."""
+    """Squares the shard's number in one row more than that, and leaves a mark at each call."""
 
     def __init__(self, marks: Path) -> None:
         self.marks = marks
 
     def __call__(self, shard: int) -> pa.Table:
         (self.marks / f"{shard}-{time.time_ns()}").touch()
-        return pa.table({"value": [shard * shard]})
+        return pa.table({"value": [shard * shard] * (shard + 1)})
 
 
 class DiesOnce(Square):
@@ -57,18 +57,16 @@ class Breaks:
         raise ZeroDivisionError("secret")
 
 
-def run(stage: object, out: Path, shards: range = range(5)) -> list[ShardDone]:
-    done: list[ShardDone] = []
-    run_shards(lambda: stage, shards, out, SESSION, done.append)
-    return done
+def run(stage: object, out: Path, shards: range = range(5)) -> list[int]:
+    told: list[int] = []
+    run_shards(lambda: stage, shards, out, SESSION, told.append)
+    return told
 
 
 def test_every_shard_is_computed_once_and_told_once(tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
-    done = run(Square(marks), tmp_path / "out")
-    assert sorted(d.shard for d in done) == [0, 1, 2, 3, 4]
-    assert {d.num_rows for d in done} == {1}
+    assert sorted(run(Square(marks), tmp_path / "out")) == [1, 2, 3, 4, 5]
     assert sorted(m.name.split("-")[0] for m in marks.iterdir()) == list("01234")
     values = [read_part(part_path(tmp_path / "out", s))["value"][0].as_py() for s in range(5)]
     assert values == [0, 1, 4, 9, 16]
@@ -77,19 +75,20 @@ def test_every_shard_is_computed_once_and_told_once(tmp_path: Path) -> None:
     ]
 
 
-def test_committed_shards_are_not_computed_again(tmp_path: Path) -> None:
+def test_committed_shards_are_told_first_and_not_computed_again(tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
     run(Square(marks), tmp_path / "out")
     part_path(tmp_path / "out", 3).unlink()
-    assert [d.shard for d in run(Square(marks), tmp_path / "out")] == [3]
+    assert run(Square(marks), tmp_path / "out") == [1, 2, 3, 5, 4]
+    assert len(list(marks.glob("3-*"))) == 2
+    assert len(list(marks.iterdir())) == 6
 
 
 def test_a_shard_whose_worker_dies_is_computed_by_another(tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
-    done = run(DiesOnce(marks), tmp_path / "out")
-    assert sorted(d.shard for d in done) == [0, 1, 2, 3, 4]
+    assert sorted(run(DiesOnce(marks), tmp_path / "out")) == [1, 2, 3, 4, 5]
     assert len(list(marks.glob("2-*"))) == 2
 
 

@@ -107,12 +107,10 @@ def open_features(folder: Path) -> FeatureSet:
 def pack_features(
     folder: Path, num_shards: int, augmented: IntArray, plain: IntArray, views: int
 ) -> None:
-    """Turns the shards that `compute_features` wrote into packed features, shard by shard.
-
-    The shards are removed; whoever reads features knows both forms.
+    """Turns the shards of features into packed features, shard by shard, and removes the shards.
 
     Args:
-        folder: of the shards.
+        folder: of the shards, and of the result.
         num_shards: shards of the data set.
         augmented: int64, rows that have all views.
         plain: int64, rows that have the plain view alone.

@@ -3,6 +3,7 @@
 The backbone is built and exported once; workers load the export, not the framework that made it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ import pyarrow.compute as pc
 
 from orchestrator.cluster.one_shot import run_calls
 from orchestrator.cluster.shards import Stage, run_shards
+from orchestrator.config.specs import TrainSpec, TuneSpec
 from orchestrator.config.workers import Session
-from orchestrator.data.shard_files import part_path, read_part, table_images
+from orchestrator.data.shard_files import table_images
 from orchestrator.data.source import IngestedSource
-from orchestrator.errors import DataError
-from orchestrator.pipelines.prepare.feature_set import is_packed, open_features
+from orchestrator.pipelines.prepare.feature_set import is_packed, pack_features
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import atomic_path
 
@@ -42,7 +43,7 @@ class FeatureStage:
     """
 
     dataset: IngestedSource
-    splits: list[str | None]
+    splits: Sequence[str | None]
     backbone: Path
     views: int
     seed: int
@@ -99,46 +100,24 @@ def _feature_table(parts: list[tuple[Any, int, Any]], width: int, dtype: str) ->
     )
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """What to export before the first image.
-
-    Args:
-        name: registry name or path of a `.keras` feature extractor.
-        weights: kind of weights, or a path.
-        size_px: height and width of the images, px.
-        seed: of random weights.
-    """
-
-    name: str
-    weights: str
-    size_px: int
-    seed: int
-
-
 def compute_features(
+    spec: TrainSpec | TuneSpec,
     dataset: IngestedSource,
-    splits: list[str | None],
-    backbone: Backbone,
-    views: int,
+    splits: Sequence[str | None],
     out: Path,
     session: Session,
     reporter: Reporter,
-    augmentation: str = "paper",
-    dtype: str = "float32",
 ) -> None:
-    """Computes the features of every used row into `out`, resuming what is there.
+    """Computes the features of every used row into a packed feature set, resuming what is there.
 
     Args:
-        dataset: decoded images, at the backbone's size.
-        splits: split of every row, None where it is not used.
-        backbone: what computes the features.
-        views: views of a training row, the plain image included; other rows have one.
-        out: folder of the result: the exported backbone and one Arrow file a shard.
+        spec: names backbone, weights, views, augmentation and seed.
+        dataset: decoded images, at the spec's size.
+        splits: split of every row, None where it is not used; rows of "train" get all views, the
+            others the plain one.
+        out: folder of the result: the exported backbone, and what `open_features` opens.
         session: workers to use.
         reporter: told of each shard.
-        augmentation: a recipe of `model.augment`.
-        dtype: "float16" or "float32", of the stored features.
 
     Raises:
         OrchestratorError: the backbone's weights are not to be had, or a worker failed.
@@ -146,7 +125,7 @@ def compute_features(
     if is_packed(out):
         return
     exported = out / "backbone"
-    prepare_backbone(backbone, exported, session, reporter)
+    prepare_backbone(spec, exported, session, reporter)
     engine = feature_engine(session)
 
     def make_stage() -> Stage:
@@ -154,27 +133,20 @@ def compute_features(
             dataset,
             splits,
             exported,
-            views,
-            backbone.seed,
-            augmentation,
+            spec.views,
+            spec.seed,
+            spec.augmentation,
             session.threads_per_worker,
             engine,
-            dtype,
+            spec.feature_dtype if isinstance(spec, TuneSpec) else "float32",
         )
 
-    train_rows = sum(split == "train" for split in splits)
-    used_rows = sum(split is not None for split in splits)
-    reporter.begin("features", used_rows + (views - 1) * train_rows, "images")
-    for shard in range(dataset.num_shards):
-        if part_path(out, shard).exists():
-            reporter.advance(read_part(part_path(out, shard)).num_rows)
-    run_shards(
-        make_stage,
-        range(dataset.num_shards),
-        out,
-        session,
-        lambda done: reporter.advance(done.num_rows),
-    )
+    split = np.array([name or "" for name in splits])
+    augmented = np.flatnonzero(split == "train")
+    plain = np.flatnonzero((split != "train") & (split != ""))
+    reporter.begin("features", spec.views * len(augmented) + len(plain), "images")
+    run_shards(make_stage, range(dataset.num_shards), out, session, reporter.advance)
+    pack_features(out, dataset.num_shards, augmented, plain, spec.views)
     reporter.end()
 
 
@@ -184,12 +156,17 @@ def feature_engine(session: Session) -> str:
 
 
 def prepare_backbone(
-    backbone: Backbone, folder: Path, session: Session, reporter: Reporter, *, engines: bool = True
+    spec: TrainSpec | TuneSpec,
+    folder: Path,
+    session: Session,
+    reporter: Reporter,
+    *,
+    engines: bool = True,
 ) -> None:
     """Builds the backbone in a worker process and writes it, unless it is there.
 
     Args:
-        backbone: what to build.
+        spec: names backbone, weights, image size and the seed of random weights.
         folder: where to write it.
         session: size of the worker.
         reporter: told when it is built.
@@ -199,70 +176,27 @@ def prepare_backbone(
         OrchestratorError: the backbone's weights are not to be had.
     """
     if not (folder / "backbone.keras").exists():
-        reporter.say(f"building {backbone.name} with {backbone.weights} weights")
+        reporter.say(f"building {spec.backbone} with {spec.weights} weights")
+        backbone = (spec.backbone, spec.weights, spec.image_size, spec.seed)
         run_calls(
-            _export_backbone if engines else _save_backbone,
-            [(backbone, folder, session.threads_per_worker)],
+            _write_backbone,
+            [(*backbone, folder, session.threads_per_worker if engines else None)],
             task="building the backbone",
             num_cpus=session.cpus_per_worker,
             num_gpus=session.gpus_per_worker,
         )
 
 
-def load_features(
-    folder: Path, num_shards: int, rows: npt.NDArray[np.int64], views: int
-) -> FloatArray:
-    """Reads features back in the order of `rows`.
-
-    Args:
-        folder: where `compute_features` wrote.
-        num_shards: shards of the data set.
-        rows: int64 [N], manifest rows.
-        views: views wanted of each row, counted from the plain image.
-
-    Returns:
-        float32 [views, N, D].
-
-    Raises:
-        DataError: a wanted view is not there, or is there twice.
-    """
-    if is_packed(folder):
-        return open_features(folder).take(rows, views)
-    place = {int(row): index for index, row in enumerate(rows)}
-    out: FloatArray | None = None
-    filled = np.zeros((views, len(rows)), np.int8)
-    for shard in range(num_shards):
-        table = read_part(part_path(folder, shard))
-        width = table.schema.field("feature").type.list_size
-        if out is None:
-            out = np.empty((views, len(rows), width), np.float32)
-        index = np.array([place.get(row, -1) for row in table.column("row").to_pylist()], np.int64)
-        view = table.column("view").to_numpy().astype(np.int64)
-        wanted = (index >= 0) & (view < views)
-        flat = table.column("feature").combine_chunks().flatten().to_numpy()
-        out[view[wanted], index[wanted]] = flat.reshape(-1, width)[wanted]
-        np.add.at(filled, (view[wanted], index[wanted]), 1)
-    if out is None or not (filled == 1).all():
-        raise DataError(
-            f"{folder} lacks or doubles {int((filled != 1).sum())} features; remove it and run the "
-            "same command again"
-        )
-    return out
-
-
-def _export_backbone(backbone: Backbone, folder: Path, threads: int) -> None:
-    """Builds the backbone and writes it for the feature workers."""
+def _write_backbone(
+    name: str, weights: str, size_px: int, seed: int, folder: Path, export_threads: int | None
+) -> None:
+    """Builds a backbone and writes it: for training, and for feature workers where exported."""
     from orchestrator.model.backbones import build_backbone
     from orchestrator.model.engine.export import export_backbone
 
-    model = build_backbone(backbone.name, backbone.weights, backbone.size_px, seed=backbone.seed)
-    export_backbone(model, folder, threads)
-
-
-def _save_backbone(backbone: Backbone, folder: Path, threads: int) -> None:
-    """Builds the backbone and writes it for training on images."""
-    from orchestrator.model.backbones import build_backbone
-
-    model = build_backbone(backbone.name, backbone.weights, backbone.size_px, seed=backbone.seed)
+    model = build_backbone(name, weights, size_px, seed=seed)
+    if export_threads is not None:
+        export_backbone(model, folder, export_threads)
+        return
     with atomic_path(folder / "backbone.keras") as temporary:
         model.save(temporary)

@@ -162,15 +162,12 @@ def ingest_manifest(
     if patient_key_file is None:
         forget_hashed_patients(files.images, source.num_shards)
     reporter.begin("decoding", manifest.table.num_rows, "images")
-    for shard in range(source.num_shards):
-        if part_path(files.images, shard).exists():
-            reporter.advance(read_part(part_path(files.images, shard)).num_rows)
     run_shards(
         lambda: IngestStage(source, size_px, session.threads_per_worker),
         range(source.num_shards),
         files.images,
         session,
-        lambda done: reporter.advance(done.num_rows),
+        reporter.advance,
     )
     reporter.end()
     dataset = IngestedSource(files, source.num_shards, size_px)

@@ -17,7 +17,7 @@ from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.addresses import check_address, is_address
 from orchestrator.data.listing.inputs import check_inputs
-from orchestrator.data.shard_files import part_path, read_part
+from orchestrator.data.shard_files import part_path
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
 from orchestrator.errors import DataError, SpecError
 from orchestrator.pipelines.prepare.ingest import (
@@ -231,15 +231,12 @@ def _score_shards(
     # While the workers start, imports cost no time.
     threading.Thread(target=_import_ahead, name="import", daemon=True).start()
     reporter.begin("scoring", work.manifest.num_rows, "images")
-    for shard in range(source.num_shards):
-        if part_path(run.shards, shard).exists():
-            reporter.advance(read_part(part_path(run.shards, shard)).num_rows)
     run_shards(
         make_stage,
         range(source.num_shards),
         run.shards,
         session,
-        lambda done: reporter.advance(done.num_rows),
+        reporter.advance,
     )
     reporter.end()
 

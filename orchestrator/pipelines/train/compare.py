@@ -15,14 +15,14 @@ from typing import Any
 from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import CompareSpec, Resources, TrainSpec
 from orchestrator.config.workers import Session
-from orchestrator.data.shard_files import part_path, read_part
+from orchestrator.data.shard_files import part_path
 from orchestrator.errors import SpecError
 from orchestrator.evaluation.report.comparison import (
     Contender,
     build_comparison,
     render_comparison_html,
 )
-from orchestrator.pipelines.prepare.features import Backbone, compute_features
+from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
 from orchestrator.pipelines.train.check import check_spec
 from orchestrator.pipelines.train.evaluated import load_evaluated
@@ -185,16 +185,14 @@ def _compute_features(
     dataset, splits = prepared.dataset, prepared.split.to_pylist()
     done = [shard for shard in range(dataset.num_shards) if part_path(out, shard).exists()]
     timed = _Timed(reporter, len(done))
-    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
-    compute_features(dataset, splits, backbone, spec.views, out, session, timed, spec.augmentation)
-    if len(done) == dataset.num_shards:
+    compute_features(spec, dataset, splits, out, session, timed)
+    if timed.num_new_shards == 0:
         return
-    total = sum(read_part(part_path(out, shard)).num_rows for shard in range(dataset.num_shards))
     rate = timed.images_per_s
     costs = _load_costs(run)
     costs[spec.backbone] = {
         "images_per_s": rate,
-        "features_s": total / rate if rate else timed.seconds,
+        "features_s": timed.num_images / rate if rate else timed.seconds,
     }
     write_json(run.costs, costs)
 
@@ -267,6 +265,16 @@ class _Timed:
     def end(self) -> None:
         self.seconds = time.perf_counter() - self._began
         self._reporter.end()
+
+    @property
+    def num_new_shards(self) -> int:
+        """Shards that were committed meanwhile."""
+        return len(self._times) - self._skip if self._times else 0
+
+    @property
+    def num_images(self) -> int:
+        """Images of all shards, those that were there before included."""
+        return sum(self._counts)
 
     @property
     def images_per_s(self) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.evaluation.report.rate_report import render_rate_html
-from orchestrator.pipelines.prepare.features import Backbone, compute_features
+from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import prepare_images
 from orchestrator.pipelines.train.check import check_spec
 from orchestrator.pipelines.train.lr_search import RateTask, search_rate
@@ -62,18 +62,9 @@ def _find(spec: TrainSpec, resources: Resources, run: RunDir, reporter: Reporter
     reads = [Path(spec.data), Path(spec.weights), Path(spec.backbone)]
     with open_session(resources, reads=reads, writes=[run.path]) as session:
         prepared = prepare_images(spec, session, run, reporter)
-        compute_features(
-            prepared.dataset,
-            prepared.split.to_pylist(),
-            Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed),
-            spec.views,
-            run.features,
-            session,
-            reporter,
-            spec.augmentation,
-        )
-        task = RateTask(spec, run.path, prepared.dataset.num_shards)
-        found = search_rate(task, session, reporter)
+        splits = prepared.split.to_pylist()
+        compute_features(spec, prepared.dataset, splits, run.features, session, reporter)
+        found = search_rate(RateTask(spec, run.path), session, reporter)
     report = {
         "kind": "find-lr",
         **found,

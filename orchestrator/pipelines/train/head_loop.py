@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.cluster.worker_context import WorkerContext
-from orchestrator.pipelines.prepare.features import load_features
+from orchestrator.pipelines.prepare.feature_set import open_features
 from orchestrator.pipelines.train.release import Part, Task, Trained, load_parts, release
 from orchestrator.runs.atomic import atomic_path, write_json
 from orchestrator.runs.run_dir import RunDir
@@ -36,7 +36,7 @@ def train_head(worker: WorkerContext, task: Task) -> dict[str, Any]:
     spec, run = task.spec, RunDir(task.run)
     parts = load_parts(run)
     train, val = parts["train"], parts["val"]
-    views = load_features(run.features, task.num_shards, train.rows, spec.views)
+    views = open_features(run.features).take(train.rows, spec.views)
     val_features = _plain_features(task, val)
     head = build_head(views.shape[-1], spec.dropout, seed=spec.seed)
     compile_model(head, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
@@ -70,7 +70,7 @@ def _trained(task: Task, head: Any) -> Trained:
 
 
 def _plain_features(task: Task, part: Part) -> Any:
-    return load_features(RunDir(task.run).features, task.num_shards, part.rows, 1)[0]
+    return open_features(RunDir(task.run).features).take(part.rows)[0]
 
 
 def write_head(run: RunDir, head: Any, history: list[dict[str, float]]) -> None:

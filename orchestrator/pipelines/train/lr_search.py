@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from orchestrator.cluster.one_shot import run_calls
 from orchestrator.config.specs import TrainSpec
 from orchestrator.config.workers import Session
-from orchestrator.pipelines.prepare.features import load_features
+from orchestrator.pipelines.prepare.feature_set import open_features
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json
 from orchestrator.runs.run_dir import RunDir
@@ -28,12 +28,10 @@ class RateTask:
     Args:
         spec: the training's spec.
         run: folder of the run, its split and features done.
-        num_shards: shards of the feature data set.
     """
 
     spec: TrainSpec
     run: Path
-    num_shards: int
 
 
 def search_rate(task: RateTask, session: Session, reporter: Reporter) -> dict[str, Any]:
@@ -78,7 +76,7 @@ def _search(task: RateTask) -> dict[str, Any]:
     train = table.filter(pc.equal(table.column("split"), "train"))
     rows, labels = (train.column(name).to_numpy() for name in ("row", "label"))
     found = find_head_rate(
-        load_features(run.features, task.num_shards, rows, spec.views),
+        open_features(run.features).take(rows, spec.views),
         labels,
         dropout=spec.dropout,
         batch_size=spec.batch_size,

@@ -43,7 +43,6 @@ class Task:
         spec: the resolved spec.
         run: folder of the run.
         bundle: folder of the bundle to write.
-        num_shards: shards of the feature data set.
         alpha: focal weight of PNEUMONIA, a number.
         lr: learning rate of the head, a number.
         num_threads: compute threads.
@@ -56,7 +55,6 @@ class Task:
     spec: TrainSpec
     run: Path
     bundle: Path
-    num_shards: int
     alpha: float
     lr: float
     num_threads: int

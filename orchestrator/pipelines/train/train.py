@@ -20,7 +20,7 @@ from orchestrator.config.workers import Session
 from orchestrator.data.source import IngestedSource
 from orchestrator.model.bundle import INFO_FILE
 from orchestrator.model.strip import pick_samples
-from orchestrator.pipelines.prepare.features import Backbone, compute_features, prepare_backbone
+from orchestrator.pipelines.prepare.features import compute_features, prepare_backbone
 from orchestrator.pipelines.prepare.images import Prepared, by_split, prepare_images
 from orchestrator.pipelines.prepare.ingest import fingerprint
 from orchestrator.pipelines.train.check import check_spec, check_workers
@@ -119,29 +119,18 @@ def _train(
     else:
         prepared.write(run)
     dataset, rows, names = prepared.dataset, prepared.rows, prepared.split
-    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
     if spec.features == "live":
-        prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
+        prepare_backbone(spec, run.backbone.parent, session, reporter, engines=False)
     elif not run.head.exists():
-        compute_features(
-            dataset,
-            names.to_pylist(),
-            backbone,
-            spec.views,
-            run.features,
-            session,
-            reporter,
-            spec.augmentation,
-        )
+        compute_features(spec, dataset, names.to_pylist(), run.features, session, reporter)
     labels = rows.column("label").filter(pc.equal(names, "train")).to_numpy()
-    searched = RateTask(spec, run.path, dataset.num_shards)
+    searched = RateTask(spec, run.path)
     lr = search_rate(searched, session, reporter)["rate"] if spec.lr == "auto" else spec.lr
     task = Task(
         # Without the address of a tracking store, which may hold a password.
         spec=spec.model_copy(update={"mlflow": None, "lr": lr}),
         run=run.path,
         bundle=bundle,
-        num_shards=dataset.num_shards,
         alpha=float(np.mean(labels == 0)) if spec.alpha == "auto" else spec.alpha,
         lr=lr,
         num_threads=session.threads_per_worker,

@@ -23,8 +23,8 @@ from orchestrator.config.workers import Session
 from orchestrator.data.decode.images import DECODER_VERSION
 from orchestrator.data.source import IngestedSource
 from orchestrator.data.splits import fold_rows
-from orchestrator.pipelines.prepare.feature_set import IntArray, is_packed, pack_features
-from orchestrator.pipelines.prepare.features import Backbone, compute_features, feature_engine
+from orchestrator.pipelines.prepare.feature_set import IntArray, is_packed
+from orchestrator.pipelines.prepare.features import compute_features, feature_engine
 from orchestrator.pipelines.tune.head_training import Fold
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import digest, sha256_file, write_json
@@ -33,6 +33,7 @@ from orchestrator.runs.run_dir import RunDir
 HELD_OUT_FOLDS = 5  # one of so many folds of the training rows is held out of the search
 # What features depend on besides their key's other parts.
 _SOURCES = (
+    "pipelines/prepare/feature_set.py",
     "pipelines/prepare/features.py",
     "model/augment.py",
     "model/backbones.py",
@@ -122,25 +123,13 @@ def prepare_features(
     if is_packed(folder):
         reporter.say(f"features are at hand: {folder}")
         return folder
-    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
     splits: list[str | None] = [None] * rows.num_rows
     for part, name in ((division.augmented, "train"), (division.plain, "val")):
         for row in part:
             splits[row] = name
     with _locked(folder):
         write_json(folder / "features.json", described)
-        compute_features(
-            dataset,
-            splits,
-            backbone,
-            spec.views,
-            folder,
-            session,
-            reporter,
-            spec.augmentation,
-            spec.feature_dtype,
-        )
-        pack_features(folder, dataset.num_shards, division.augmented, division.plain, spec.views)
+        compute_features(spec, dataset, splits, folder, session, reporter)
     size = sum(path.stat().st_size for path in folder.glob("*.npy"))
     reporter.say(f"features kept for other searches ({size / 1e6:,.0f} MB): {folder}")
     return folder

@@ -77,7 +77,6 @@ def train_live(
         spec=spec,
         run=run.path,
         bundle=run.path,
-        num_shards=search.dataset.num_shards,
         alpha=config["alpha"],
         lr=float(spec.lr),
         num_threads=search.session.threads_per_worker,

@@ -14,7 +14,7 @@ from orchestrator.cluster.session import node_resources
 from orchestrator.config.specs import Resources, TuneSpec
 from orchestrator.config.workers import Session, plan_workers
 from orchestrator.data.source import IngestedSource
-from orchestrator.pipelines.prepare.features import Backbone, prepare_backbone
+from orchestrator.pipelines.prepare.features import prepare_backbone
 from orchestrator.pipelines.tune.cached_trial import CachedTrial
 from orchestrator.pipelines.tune.data import Division, find_store, prepare_features
 from orchestrator.pipelines.tune.head_training import Fold, SearchTask
@@ -77,8 +77,7 @@ def plan_live(
     reporter: Reporter,
 ) -> Plan:
     """A Ray Train run a trial; as many at a time as have all their workers at once."""
-    backbone = Backbone(spec.backbone, spec.weights, spec.image_size, spec.seed)
-    prepare_backbone(backbone, run.backbone.parent, session, reporter, engines=False)
+    prepare_backbone(spec, run.backbone.parent, session, reporter, engines=False)
     folder = run.live_trials
     search = LiveSearch(
         spec,

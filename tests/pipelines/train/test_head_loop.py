@@ -14,6 +14,7 @@ from orchestrator.cluster.worker_context import ReportEpoch, WorkerContext
 from orchestrator.config.specs import TrainSpec
 from orchestrator.data.shard_files import part_path, write_part
 from orchestrator.model.bundle import load_info
+from orchestrator.pipelines.prepare.feature_set import pack_features
 from orchestrator.pipelines.train.head_loop import train_head
 from orchestrator.pipelines.train.release import Task
 from orchestrator.runs.run_dir import RunDir
@@ -66,6 +67,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stored = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel().astype(np.float32)), 32)
     view = pa.array(np.zeros(len(rows)), pa.int16())
     write_part(part_path(run.features, 0), pa.table({"row": rows, "view": view, "feature": stored}))
+    pack_features(run.features, 1, rows[:40], rows[40:], views=1)
     run.backbone.parent.mkdir()
     build_backbone("tiny", "none", 64).save(run.backbone)
     return run.path
@@ -78,7 +80,6 @@ def build_task(prepared: Path, folder: Path, **changes: object) -> Task:
         spec=spec.model_copy(update=changes),
         run=folder / "run",
         bundle=folder / "bundle",
-        num_shards=1,
         alpha=0.5,
         lr=0.003,
         num_threads=1,
