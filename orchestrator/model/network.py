@@ -5,7 +5,10 @@ simple. Training loops are in `fit.py`.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from orchestrator.errors import SpecError
 from orchestrator.model.backbones import seeded
@@ -116,6 +119,16 @@ def logit_model(network: "keras.Model") -> "keras.Model":
     import keras
 
     return keras.Model(network.input, network.get_layer("logit").output, name="logit_model")
+
+
+def focal_alpha(alpha: float | Literal["auto"], labels: npt.ArrayLike) -> float:
+    """Returns the focal weight of PNEUMONIA that a spec asks for.
+
+    Args:
+        alpha: the weight itself; "auto" for the share of NORMAL in the labels, as in the paper.
+        labels: int [N], of the training rows, 0 NORMAL, 1 PNEUMONIA.
+    """
+    return float(np.mean(np.asarray(labels) == 0)) if alpha == "auto" else alpha
 
 
 def focal_loss(

@@ -9,6 +9,7 @@ from orchestrator.model.network import (
     build_head,
     build_network,
     copy_head,
+    focal_alpha,
     focal_loss,
     logit_model,
 )
@@ -125,3 +126,9 @@ def test_focal_loss_out_of_range() -> None:
         focal_loss(1.0, 2.0)
     with pytest.raises(SpecError, match=r"focal gamma -1\.0 is out of range"):
         focal_loss(0.5, -1.0)
+
+
+def test_alpha_auto_is_the_share_of_normal_as_in_the_paper() -> None:
+    labels = np.array([0] * 1341 + [1] * 3875, np.int8)
+    assert focal_alpha("auto", labels) == pytest.approx(1341 / 5216)
+    assert focal_alpha(0.3, labels) == 0.3

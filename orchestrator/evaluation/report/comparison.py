@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.errors import DataError
 from orchestrator.evaluation.metrics import paired_difference
 from orchestrator.evaluation.report import overlays
@@ -41,21 +43,6 @@ PAPER: dict[str, dict[str, float]] = {
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Scored rows of one split, in the order of the data set.
-
-    Attributes:
-        labels: int8 [N].
-        probabilities: float [N], calibrated.
-        patients: [N], None where not known.
-    """
-
-    labels: npt.NDArray[Any]
-    probabilities: npt.NDArray[Any]
-    patients: npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
 class Contender:
     """One trained model of a comparison.
 
@@ -63,14 +50,16 @@ class Contender:
         backbone: canonical name.
         loss: "focal" or "bce".
         report: its training report, as `build_training_report` gives it.
-        rows: "validation", and "test" where there is one.
+        rows: those of "validation", and of "test" where there is one.
+        probabilities: float [N] of each, calibrated, in the order of the rows.
         cost: JSON-able: features_s, images_per_s, training_s; None where not known.
     """
 
     backbone: str
     loss: str
     report: Mapping[str, Any]
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, LabelledRows]
+    probabilities: Mapping[str, npt.NDArray[Any]]
     cost: Mapping[str, Any]
 
     @property
@@ -102,7 +91,7 @@ def build_comparison(
     judged_on = "test" if contenders[0].report.get("test") else "validation"
     first = contenders[0].rows[judged_on]
     for contender in contenders:
-        if list(contender.rows[judged_on].labels) != list(first.labels):
+        if not np.array_equal(contender.rows[judged_on].rows, first.rows):
             raise DataError(
                 f"{contender.title} was measured on other {judged_on} images than "
                 f"{contenders[0].title}; remove the comparison's folder and run it again"
@@ -147,14 +136,13 @@ def _difference(
     first: Contender, second: Contender, judged_on: str, metric: str, seed: int
 ) -> dict[str, Any]:
     """A metric of the first minus that of the second on the same images, with its interval."""
-    ours, theirs = first.rows[judged_on], second.rows[judged_on]
-    thresholds = (first.report["threshold"], second.report["threshold"])
+    rows = first.rows[judged_on]
     return paired_difference(
-        ours.labels,
-        ours.probabilities,
-        theirs.probabilities,
-        thresholds,
-        ours.patients,
+        rows.labels,
+        first.probabilities[judged_on],
+        second.probabilities[judged_on],
+        (first.report["threshold"], second.report["threshold"]),
+        rows.patients,
         metric,
         seed=seed,
     ).as_dict()
@@ -230,7 +218,9 @@ def render_comparison_html(report: Mapping[str, Any], contenders: Sequence[Conte
     for loss, title in LOSS_TITLES.items():
         group = [contender for contender in contenders if contender.loss == loss]
         if group:
-            curves = [(c.backbone, *_curve(c.rows[judged_on])) for c in group]
+            curves = [
+                (c.backbone, c.rows[judged_on].labels, c.probabilities[judged_on]) for c in group
+            ]
             rows = [row for row in report["rows"] if row["loss"] == loss]
             groups.append(
                 {
@@ -268,10 +258,6 @@ def render_comparison_html(report: Mapping[str, Any], contenders: Sequence[Conte
         recipe_facts=list_facts(report["recipe"]),
         run_facts=list_facts(report["run"]),
     )
-
-
-def _curve(rows: Rows) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    return rows.labels, rows.probabilities
 
 
 def _view(row: Mapping[str, Any]) -> dict[str, Any]:

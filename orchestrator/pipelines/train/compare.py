@@ -221,7 +221,7 @@ def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session)
         }
         report = json.loads(own.report_json.read_text(encoding="utf-8"))
         contenders.append(
-            Contender(case.spec.backbone, case.loss, report, load_evaluated(own), cost)
+            Contender(case.spec.backbone, case.loss, report, *load_evaluated(own), cost)
         )
     facts = {
         "run_id": run.path.name,

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.evaluation.report.comparison import Rows
+from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.runs.atomic import atomic_path
 from orchestrator.runs.run_dir import RunDir
 
@@ -25,13 +26,13 @@ _SCHEMA = pa.schema(
 
 
 def write_evaluated(
-    run: RunDir, parts: Mapping[str, Any], probabilities: Mapping[str, Any]
+    run: RunDir, parts: Mapping[str, LabelledRows], probabilities: Mapping[str, Any]
 ) -> None:
     """Writes the rows on which a run was evaluated.
 
     Args:
         run: the run.
-        parts: split -> its `Part`.
+        parts: split -> its rows.
         probabilities: split -> float32 [n], calibrated, in the part's order.
     """
     tables = [
@@ -51,16 +52,20 @@ def write_evaluated(
         pq.write_table(pa.concat_tables(tables), temporary)
 
 
-def load_evaluated(run: RunDir) -> dict[str, Rows]:
-    """Returns what `write_evaluated` wrote: "validation", and "test" where there is one."""
+def load_evaluated(
+    run: RunDir,
+) -> tuple[dict[str, LabelledRows], dict[str, npt.NDArray[np.float32]]]:
+    """Returns what `write_evaluated` wrote: rows, and probabilities in their order.
+
+    Both by "validation", and "test" where there is one.
+    """
     table = pq.read_table(run.evaluated)
-    found = {}
-    for split, title in _TITLES.items():
-        part = table.filter(pc.equal(table.column("split"), split))
-        if part.num_rows:
-            found[title] = Rows(
-                part.column("label").to_numpy(),
-                part.column("probability").to_numpy(),
-                np.array(part.column("patient_id").to_pylist(), object),
-            )
-    return found
+    parts = {
+        title: table.filter(pc.equal(table.column("split"), split))
+        for split, title in _TITLES.items()
+    }
+    parts = {title: part for title, part in parts.items() if part.num_rows}
+    return (
+        {title: LabelledRows.of(part) for title, part in parts.items()},
+        {title: part.column("probability").to_numpy() for title, part in parts.items()},
+    )

@@ -10,7 +10,7 @@ from orchestrator.evaluation.report.rate_report import render_rate_html
 from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import prepare_images
 from orchestrator.pipelines.train.check import check_spec
-from orchestrator.pipelines.train.lr_search import RateTask, search_rate
+from orchestrator.pipelines.train.lr_search import search_rate
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.life_cycle import open_run
@@ -64,7 +64,7 @@ def _find(spec: TrainSpec, resources: Resources, run: RunDir, reporter: Reporter
         prepared = prepare_images(spec, session, run, reporter)
         splits = prepared.split.to_pylist()
         compute_features(spec, prepared.dataset, splits, run.features, session, reporter)
-        found = search_rate(RateTask(spec, run.path), session, reporter)
+        found = search_rate(spec, run, session, reporter)
     report = {
         "kind": "find-lr",
         **found,

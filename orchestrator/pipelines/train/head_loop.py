@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.cluster.worker_context import WorkerContext
+from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.pipelines.prepare.feature_set import open_features
-from orchestrator.pipelines.train.release import Part, Task, Trained, load_parts, release
+from orchestrator.pipelines.train.release import Trained, load_parts, release
+from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
 from orchestrator.runs.atomic import atomic_path, write_json
 from orchestrator.runs.run_dir import RunDir
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.model.fit import Fit
 
 
-def train_head(worker: WorkerContext, task: Task) -> dict[str, Any]:
+def train_head(worker: WorkerContext, task: ReleaseTask) -> dict[str, Any]:
     """Trains the head and releases the bundle; the loop of a one-worker training.
 
     Args:
@@ -33,13 +35,14 @@ def train_head(worker: WorkerContext, task: Task) -> dict[str, Any]:
     from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, KerasStep, compile_model
     from orchestrator.model.network import build_head
 
-    spec, run = task.spec, RunDir(task.run)
+    training = task.training
+    spec, run = training.spec, RunDir(training.run)
     parts = load_parts(run)
     train, val = parts["train"], parts["val"]
     views = open_features(run.features).take(train.rows, spec.views)
-    val_features = _plain_features(task, val)
+    val_features = _plain_features(run, val)
     head = build_head(views.shape[-1], spec.dropout, seed=spec.seed)
-    compile_model(head, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
+    compile_model(head, lr=training.lr, alpha=training.alpha, gamma=spec.gamma, seed=spec.seed)
     plan = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
     fit = Fit(head, KerasStep(head, spec.batch_size), plan)
     if worker.checkpoint is not None:
@@ -49,10 +52,10 @@ def train_head(worker: WorkerContext, task: Task) -> dict[str, Any]:
     if spec.finetune != "none":
         write_head(run, head, history)
         return {}
-    return release(task, parts, _trained(task, head), history, fit.best_epoch)
+    return release(task, parts, _trained(training, head), history, fit.best_epoch)
 
 
-def _trained(task: Task, head: Any) -> Trained:
+def _trained(task: TrainingTask, head: Any) -> Trained:
     """The whole network with this head; logits of the head on cached features."""
     from orchestrator.model.keras_file import load_keras_file
     from orchestrator.model.network import build_network, copy_head, logit_model
@@ -62,15 +65,15 @@ def _trained(task: Task, head: Any) -> Trained:
     copy_head(head, network)
     to_logit = logit_model(head)
 
-    def logits(part: Part) -> Any:
-        features = _plain_features(task, part)
+    def logits(part: LabelledRows) -> Any:
+        features = _plain_features(run, part)
         return to_logit.predict(features, batch_size=spec.batch_size, verbose=0)[:, 0]
 
     return Trained(network, head.count_params(), logits)
 
 
-def _plain_features(task: Task, part: Part) -> Any:
-    return open_features(RunDir(task.run).features).take(part.rows)[0]
+def _plain_features(run: RunDir, part: LabelledRows) -> Any:
+    return open_features(run.features).take(part.rows)[0]
 
 
 def write_head(run: RunDir, head: Any, history: list[dict[str, float]]) -> None:

@@ -12,13 +12,15 @@ import numpy as np
 
 from orchestrator.cluster.worker_context import WorkerContext
 from orchestrator.config.specs import TrainSpec
+from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.shard_files import Images
 from orchestrator.data.shifts import SHIFTS
 from orchestrator.data.source import IngestedSource
 from orchestrator.data.store import ImageStore, StoredImages
 from orchestrator.model.slices import batch_counts
 from orchestrator.pipelines.train.head_loop import epoch_reporter
-from orchestrator.pipelines.train.release import Part, Task, Trained, load_parts, release
+from orchestrator.pipelines.train.release import Trained, load_parts, release
+from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
 from orchestrator.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -41,14 +43,16 @@ class _LiveRun:
     """
 
     worker: WorkerContext
-    task: Task
-    parts: dict[str, Part]
+    task: TrainingTask
+    parts: dict[str, LabelledRows]
     store: ImageStore
     network: Any
     make_step: "Callable[[Any, int, int], Step]"
 
 
-def train_network(worker: WorkerContext, task: Task, dataset: IngestedSource) -> dict[str, Any]:
+def train_network(
+    worker: WorkerContext, task: ReleaseTask, dataset: IngestedSource
+) -> dict[str, Any]:
     """Trains on images and releases the bundle; the loop of a training of one or more workers.
 
     Args:
@@ -59,20 +63,20 @@ def train_network(worker: WorkerContext, task: Task, dataset: IngestedSource) ->
     Returns:
         The training report, from rank 0; empty from the others.
     """
-    live, history, best_epoch = fit_network(worker, task, dataset)
+    live, history, best_epoch = fit_network(worker, task.training, dataset)
     if worker.rank:
         return {}
     return release(task, live.parts, trained_network(live), history, best_epoch)
 
 
 def fit_network(
-    worker: WorkerContext, task: Task, dataset: IngestedSource
+    worker: WorkerContext, task: TrainingTask, dataset: IngestedSource
 ) -> tuple[_LiveRun, list[dict[str, float]], int]:
     """Trains on images, from the worker's checkpoint where there is one.
 
     Args:
         worker: this worker.
-        task: the run.
+        task: what to train.
         dataset: its images, at the training size.
 
     Returns:
@@ -114,7 +118,7 @@ def _prepare(live: _LiveRun, stage: str, history: list[dict[str, float]]) -> "Fi
     from orchestrator.model.fit import Fit, FitConfig, FitState, compile_model
 
     task, network = live.task, live.network
-    spec, num_train = task.spec, len(live.parts["train"].rows)
+    spec, num_train = task.spec, len(live.parts["train"])
     if stage == "head":
         compile_model(network, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
         config = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
@@ -166,7 +170,7 @@ def _run(live: _LiveRun, stage: str, fit: "Fit") -> list[dict[str, float]]:
     return fit.run(batches, StoredImages(live.store, val.rows), val.labels, report)
 
 
-def _build(task: Task, precision: str) -> Any:
+def _build(task: TrainingTask, precision: str) -> Any:
     """The network as training starts from it, its backbone frozen."""
     from orchestrator.model.engine.keras import set_policy
     from orchestrator.model.keras_file import load_keras_file
@@ -205,14 +209,14 @@ def trained_network(live: _LiveRun) -> Trained:
     model = scoring_model(network, task.spec.test_time_views)
     engine = build_engine(model, task.num_threads, task.spec.batch_size)
 
-    def logits(part: Part, shift: Callable[[Images], Images] | None = None) -> Any:
+    def logits(part: LabelledRows, shift: Callable[[Images], Images] | None = None) -> Any:
         blocks = []
-        for start in range(0, len(part.rows), engine.batch_size):
+        for start in range(0, len(part), engine.batch_size):
             images = live.store.take(part.rows[start : start + engine.batch_size])
             blocks.append(engine.logits(shift(images) if shift else images))
         return np.concatenate(blocks)
 
-    def shifted_logits(part: Part) -> Any:
+    def shifted_logits(part: LabelledRows) -> Any:
         return np.stack([logits(part, shift) for shift in SHIFTS.values()])
 
     num_trainable = sum(int(np.prod(v.shape)) for v in live.network.trainable_variables)

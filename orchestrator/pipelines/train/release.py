@@ -5,14 +5,13 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.config.specs import TrainSpec
+from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.evaluation.calibration import (
     Calibration,
@@ -27,50 +26,13 @@ from orchestrator.evaluation.report.training_report import (
 )
 from orchestrator.model import bundle
 from orchestrator.model.bundle_writer import write_bundle
-from orchestrator.model.strip import MAX_VIEWS, Samples, draw_strip
+from orchestrator.model.strip import MAX_VIEWS, draw_strip
 from orchestrator.pipelines.train.evaluated import write_evaluated
+from orchestrator.pipelines.train.task import ReleaseTask
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.run_dir import RunDir
 
 _VERSIONED = ("xray-orchestrator", "keras", "tensorflow", "openvino", "numpy", "ray")
-
-
-@dataclass(frozen=True)
-class Task:
-    """All that a worker needs; pickled.
-
-    Args:
-        spec: the resolved spec.
-        run: folder of the run.
-        bundle: folder of the bundle to write.
-        alpha: focal weight of PNEUMONIA, a number.
-        lr: learning rate of the head, a number.
-        num_threads: compute threads.
-        fingerprint: digest of the training data.
-        counts: images by split, then by class.
-        audit: the leakage audit, JSON-able.
-        samples: images for the report's strip; None where training sees no augmented view.
-    """
-
-    spec: TrainSpec
-    run: Path
-    bundle: Path
-    alpha: float
-    lr: float
-    num_threads: int
-    fingerprint: str
-    counts: dict[str, dict[str, int]]
-    audit: dict[str, Any]
-    samples: Samples | None
-
-
-@dataclass(frozen=True)
-class Part:
-    """The rows of one split."""
-
-    rows: Any
-    labels: Any
-    patients: Any
 
 
 @dataclass(frozen=True)
@@ -87,27 +49,22 @@ class Trained:
 
     network: Any
     num_trainable: int
-    logits: Callable[[Part], Any]
-    shifted_logits: Callable[[Part], Any] | None = None
+    logits: Callable[[LabelledRows], Any]
+    shifted_logits: Callable[[LabelledRows], Any] | None = None
 
 
-def load_parts(run: RunDir) -> dict[str, Part]:
+def load_parts(run: RunDir) -> dict[str, LabelledRows]:
     """Returns the rows of each split of a run."""
     table = pq.read_table(run.splits)
-    parts = {}
-    for name in ("train", "val", "test"):
-        chosen = table.filter(pa.compute.equal(table.column("split"), name))
-        parts[name] = Part(
-            chosen.column("row").to_numpy(),
-            chosen.column("label").to_numpy(),
-            np.array(chosen.column("patient_id").to_pylist(), object),
-        )
-    return parts
+    return {
+        name: LabelledRows.of(table.filter(pc.equal(table.column("split"), name)))
+        for name in ("train", "val", "test")
+    }
 
 
 def release(
-    task: Task,
-    parts: dict[str, Part],
+    task: ReleaseTask,
+    parts: dict[str, LabelledRows],
     trained: Trained,
     history: list[dict[str, float]],
     best_epoch: int,
@@ -124,14 +81,14 @@ def release(
     Returns:
         The training report.
     """
-    spec, run = task.spec, RunDir(task.run)
+    spec, run = task.training.spec, RunDir(task.training.run)
     write_json(run.evaluating, best_epoch)
     val = parts["val"]
     val_logits = trained.logits(val)
     calibration = fit_calibration(val_logits, val.labels)
     probabilities = {"val": calibration.apply(val_logits)}
     threshold = _choose_threshold(spec.threshold, val, trained, calibration, probabilities["val"])
-    if len(parts["test"].rows):
+    if len(parts["test"]):
         probabilities["test"] = calibration.apply(trained.logits(parts["test"]))
     evaluations = {
         name: evaluate(parts[name].labels, p, threshold.value, parts[name].patients, seed=spec.seed)
@@ -190,13 +147,13 @@ def release(
         trained.network,
         info,
         extra={"report.html": page(_without_paths(report))},
-        num_threads=task.num_threads,
+        num_threads=task.training.num_threads,
     )
     return report
 
 
 def _choose_threshold(
-    rule: str, val: Part, trained: Trained, calibration: Calibration, probabilities: Any
+    rule: str, val: LabelledRows, trained: Trained, calibration: Calibration, probabilities: Any
 ) -> Threshold:
     """The operating point on validation images, or on these and their shifted copies pooled."""
     if rule != "youden-shifted" or trained.shifted_logits is None:
@@ -207,12 +164,13 @@ def _choose_threshold(
     return Threshold(choose_threshold(labels, pooled, "youden").value, rule)
 
 
-def _strip(task: Task) -> str | None:
+def _strip(task: ReleaseTask) -> str | None:
     """The report's strip of augmented views, for the run's own folder: it shows patients."""
     if task.samples is None:
         return None
-    num_views = MAX_VIEWS if task.spec.views == 1 else min(task.spec.views - 1, MAX_VIEWS)
-    return draw_strip(task.samples, num_views, task.spec.seed, task.spec.augmentation)
+    spec = task.training.spec
+    num_views = MAX_VIEWS if spec.views == 1 else min(spec.views - 1, MAX_VIEWS)
+    return draw_strip(task.samples, num_views, spec.seed, spec.augmentation)
 
 
 def _without_paths(report: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 
 from orchestrator.cluster.ray_train import run_training
@@ -19,6 +18,7 @@ from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.source import IngestedSource
 from orchestrator.model.bundle import INFO_FILE
+from orchestrator.model.network import focal_alpha
 from orchestrator.model.strip import pick_samples
 from orchestrator.pipelines.prepare.features import compute_features, prepare_backbone
 from orchestrator.pipelines.prepare.images import Prepared, by_split, prepare_images
@@ -26,8 +26,8 @@ from orchestrator.pipelines.prepare.ingest import fingerprint
 from orchestrator.pipelines.train.check import check_spec, check_workers
 from orchestrator.pipelines.train.head_loop import train_head
 from orchestrator.pipelines.train.live_loop import train_network
-from orchestrator.pipelines.train.lr_search import RateTask, search_rate
-from orchestrator.pipelines.train.release import Task
+from orchestrator.pipelines.train.lr_search import search_rate
+from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
 from orchestrator.pipelines.train.tracking import Tracking, open_tracking
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import atomic_folder, write_json
@@ -124,16 +124,17 @@ def _train(
     elif not run.head.exists():
         compute_features(spec, dataset, names.to_pylist(), run.features, session, reporter)
     labels = rows.column("label").filter(pc.equal(names, "train")).to_numpy()
-    searched = RateTask(spec, run.path)
-    lr = search_rate(searched, session, reporter)["rate"] if spec.lr == "auto" else spec.lr
-    task = Task(
-        # Without the address of a tracking store, which may hold a password.
-        spec=spec.model_copy(update={"mlflow": None, "lr": lr}),
-        run=run.path,
+    lr = search_rate(spec, run, session, reporter)["rate"] if spec.lr == "auto" else spec.lr
+    task = ReleaseTask(
+        TrainingTask(
+            # Without the address of a tracking store, which may hold a password.
+            spec=spec.model_copy(update={"mlflow": None, "lr": lr}),
+            run=run.path,
+            alpha=focal_alpha(spec.alpha, labels),
+            lr=lr,
+            num_threads=session.threads_per_worker,
+        ),
         bundle=bundle,
-        alpha=float(np.mean(labels == 0)) if spec.alpha == "auto" else spec.alpha,
-        lr=lr,
-        num_threads=session.threads_per_worker,
         fingerprint=fingerprint(rows),
         counts=by_split(prepared.counts),
         audit=prepared.audit,
@@ -153,7 +154,7 @@ def _augments(spec: TrainSpec) -> bool:
 
 
 def _fit(
-    task: Task,
+    task: ReleaseTask,
     dataset: IngestedSource,
     run: RunDir,
     session: Session,
@@ -162,7 +163,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Trains the head on cached features, then what is trained on images; returns the report."""
     report: dict[str, Any] = {}
-    if task.spec.features == "cached" and not run.head.exists():
+    if task.training.spec.features == "cached" and not run.head.exists():
         reporter.say("starting the training worker")
         report = run_training(train_head, (task,), run.checkpoints / "head", 1, session, told.poll)
     if not report:

@@ -81,27 +81,30 @@ def divide(rows: pa.Table, names: pa.Array, spec: TuneSpec) -> Division:
         DataError: too few patients.
     """
     split = np.array([name or "" for name in names.to_pylist()])
-    labels = rows.column("label")
     train, val, test = (np.flatnonzero(split == name) for name in ("train", "val", "test"))
     part = fold_rows(rows, train, HELD_OUT_FOLDS, spec.seed)
     held_out, search = train[part == 0], train[part != 0]
 
-    def build(train_rows: IntArray, val_rows: IntArray) -> Fold:
-        return Fold(
-            train_rows,
-            labels.take(pa.array(train_rows)).to_numpy(),
-            val_rows,
-            labels.take(pa.array(val_rows)).to_numpy(),
-        )
-
     if spec.folds == 1:
-        return Division(
-            (build(search, val),), held_out, augmented=train, plain=np.concatenate([val, test])
-        )
+        plain = np.concatenate([val, test])
+        return Division((build_fold(rows, search, val),), held_out, augmented=train, plain=plain)
     both = np.sort(np.concatenate([search, val]))
     fold = fold_rows(rows, both, spec.folds, spec.seed)
-    folds = tuple(build(both[fold != k], both[fold == k]) for k in range(spec.folds))
+    folds = tuple(build_fold(rows, both[fold != k], both[fold == k]) for k in range(spec.folds))
     return Division(folds, held_out, augmented=np.concatenate([train, val]), plain=test)
+
+
+def build_fold(rows: pa.Table, train: IntArray, val: IntArray) -> Fold:
+    """Returns a fold with the labels of its rows.
+
+    Args:
+        rows: of the data set, in row order.
+        train: int64, rows to train on.
+        val: int64, rows to choose by.
+    """
+    labels = rows.column("label")
+    train_labels, val_labels = (labels.take(pa.array(part)).to_numpy() for part in (train, val))
+    return Fold(train, train_labels, val, val_labels)
 
 
 def prepare_features(

@@ -6,7 +6,6 @@ yardstick for what the configuration changes.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ import pyarrow.parquet as pq
 
 from orchestrator.cluster.one_shot import run_calls
 from orchestrator.config.specs import TrainSpec, TuneSpec
+from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.evaluation.metrics import paired_difference, point_metrics
+from orchestrator.model.network import focal_alpha
 from orchestrator.pipelines.tune.head_training import Fold, HeadTraining, SearchTask, limit_process
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import atomic_path, write_json
@@ -28,25 +29,10 @@ NUM_SEEDS = 3
 Measure = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The rows that no trial saw.
-
-    Args:
-        rows: int64 [n], manifest rows.
-        labels: int8 [n].
-        patients: [n], None where not known.
-    """
-
-    rows: Any
-    labels: Any
-    patients: Any
-
-
 def default_config(fold: Fold, finetune: str) -> dict[str, float]:
     """Returns the settings that `train` would use by itself on these rows."""
     spec = TrainSpec(data="")
-    alpha = float(np.mean(fold.train_labels == 0)) if spec.alpha == "auto" else spec.alpha
+    alpha = focal_alpha(spec.alpha, fold.train_labels)
     lr = float(spec.lr) if finetune == "none" else spec.finetune_lr
     return {"lr": lr, "alpha": alpha, "gamma": spec.gamma, "dropout": spec.dropout}
 
@@ -54,7 +40,7 @@ def default_config(fold: Fold, finetune: str) -> dict[str, float]:
 def judge(
     spec: TuneSpec,
     configs: Mapping[str, Mapping[str, float]],
-    held_out: HeldOut,
+    held_out: LabelledRows,
     measure: Measure,
     run: RunDir,
     reporter: Reporter,
@@ -64,7 +50,7 @@ def judge(
     Args:
         spec: the search.
         configs: `winner` and `default`.
-        held_out: what to measure on.
+        held_out: the rows that no trial saw, to measure on.
         measure: trains them.
         run: keeps the result.
         reporter: told of it.
@@ -127,7 +113,7 @@ def _measure(task: SearchTask, fold: Fold, config: dict[str, float], rows: Any) 
 def _describe(
     spec: TuneSpec,
     configs: Mapping[str, Mapping[str, float]],
-    held_out: HeldOut,
+    held_out: LabelledRows,
     found: Mapping[str, Any],
 ) -> dict[str, Any]:
     labels, patients = held_out.labels, held_out.patients
@@ -157,7 +143,7 @@ def _describe(
     return described
 
 
-def _write_rows(final: Path, held_out: HeldOut, found: Mapping[str, Any]) -> None:
+def _write_rows(final: Path, held_out: LabelledRows, found: Mapping[str, Any]) -> None:
     table = pa.table(
         {
             "row": pa.array(held_out.rows, pa.int64()),

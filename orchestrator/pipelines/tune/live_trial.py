@@ -25,7 +25,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.evaluation.calibration import fit_calibration
 from orchestrator.evaluation.objectives import OBJECTIVES
 from orchestrator.pipelines.train.live_loop import fit_network, trained_network
-from orchestrator.pipelines.train.release import Task
+from orchestrator.pipelines.train.task import TrainingTask
 from orchestrator.pipelines.tune.cached_trial import SCORE, describe_error
 from orchestrator.pipelines.tune.space import build_train_spec
 from orchestrator.runs.run_dir import RunDir
@@ -73,17 +73,12 @@ def train_live(
         shutil.copytree(search.backbone, run.backbone.parent, dirs_exist_ok=True)
         shutil.copyfile(search.splits, run.splits)
     spec = build_train_spec(search.spec, config)
-    task = Task(
+    task = TrainingTask(
         spec=spec,
         run=run.path,
-        bundle=run.path,
         alpha=config["alpha"],
         lr=float(spec.lr),
         num_threads=search.session.threads_per_worker,
-        fingerprint="",
-        counts={},
-        audit={},
-        samples=None,
     )
     found: dict[str, Any] = run_training(
         _train,
@@ -98,7 +93,7 @@ def train_live(
 
 
 def _train(
-    worker: WorkerContext, task: Task, dataset: IngestedSource, judge: bool
+    worker: WorkerContext, task: TrainingTask, dataset: IngestedSource, judge: bool
 ) -> dict[str, Any]:
     """What each worker of the training does."""
     live, history, best_epoch = fit_network(worker, task, dataset)

@@ -16,7 +16,7 @@ from orchestrator.config.workers import Session, plan_workers
 from orchestrator.data.source import IngestedSource
 from orchestrator.pipelines.prepare.features import prepare_backbone
 from orchestrator.pipelines.tune.cached_trial import CachedTrial
-from orchestrator.pipelines.tune.data import Division, find_store, prepare_features
+from orchestrator.pipelines.tune.data import Division, build_fold, find_store, prepare_features
 from orchestrator.pipelines.tune.head_training import Fold, SearchTask
 from orchestrator.pipelines.tune.held_out import Measure, measure_cached
 from orchestrator.pipelines.tune.live_trial import LiveSearch, LiveTrial, train_live
@@ -123,10 +123,4 @@ def training_fold(rows: pa.Table, names: pa.Array, division: Division) -> Fold:
     split = np.array([name or "" for name in names.to_pylist()])
     train = np.setdiff1d(np.flatnonzero(split == "train"), division.held_out)
     val = np.flatnonzero(split == "val")
-    labels = rows.column("label")
-    return Fold(
-        train,
-        labels.take(pa.array(train)).to_numpy(),
-        val,
-        labels.take(pa.array(val)).to_numpy(),
-    )
+    return build_fold(rows, train, val)

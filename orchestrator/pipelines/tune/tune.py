@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from orchestrator.cluster.session import open_session
 from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import SEARCHED, Resources, TuneSpec
 from orchestrator.config.workers import Session
+from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.objectives import higher_is_better
 from orchestrator.evaluation.report.tuning import build_tuning_report, render_tuning_html
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
 from orchestrator.pipelines.train.check import check_spec
 from orchestrator.pipelines.train.train import train
-from orchestrator.pipelines.tune.data import Division, divide, find_store
-from orchestrator.pipelines.tune.held_out import HeldOut, default_config, judge
+from orchestrator.pipelines.tune.data import divide, find_store
+from orchestrator.pipelines.tune.held_out import default_config, judge
 from orchestrator.pipelines.tune.runners import Plan, plan_cached, plan_live, training_fold
 from orchestrator.pipelines.tune.search import run_search
 from orchestrator.pipelines.tune.space import (
@@ -141,7 +141,7 @@ def _search_and_refit(
     judged = judge(
         spec,
         {"winner": best.config, "default": default},
-        _held_out(rows, division),
+        LabelledRows.of(rows.take(pa.array(division.held_out))),
         searched.measure,
         run,
         reporter,
@@ -238,15 +238,6 @@ def _choose(spec: TuneSpec, ledger: Ledger) -> Trial:
         why = f"the first failed with {errors[0]}" if errors else "the time budget was over before"
         raise DataError(f"no trial ended well: {why}; change the ranges or the budget")
     return ranked[0]
-
-
-def _held_out(rows: pa.Table, division: Division) -> HeldOut:
-    chosen = rows.take(pa.array(division.held_out))
-    return HeldOut(
-        division.held_out,
-        chosen.column("label").to_numpy(),
-        np.array(chosen.column("patient_id").to_pylist(), object),
-    )
 
 
 def _refit(

@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.errors import DataError
 from orchestrator.evaluation.metrics import evaluate, paired_difference
 from orchestrator.evaluation.report.comparison import (
     COLUMNS,
     PAPER,
     Contender,
-    Rows,
     build_comparison,
     paper_notes,
     render_comparison_html,
@@ -16,23 +18,23 @@ from orchestrator.evaluation.report.comparison import (
 RNG = np.random.default_rng(0)
 LABELS = (RNG.random(240) < 0.7).astype(np.int8)
 PATIENTS = np.array([f"p{number // 2}" for number in range(240)], object)
+ROWS = LabelledRows(np.arange(240), LABELS, PATIENTS)
 THRESHOLD = 0.6
 
 
-def rows_of(skill: float, seed: int) -> Rows:
+def probabilities_of(skill: float, seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(0, 1, LABELS.size)
-    probabilities = 1 / (1 + np.exp(-(skill * (2 * LABELS - 1) + noise)))
-    return Rows(LABELS, probabilities.astype(np.float32), PATIENTS)
+    return (1 / (1 + np.exp(-(skill * (2 * LABELS - 1) + noise)))).astype(np.float32)
 
 
 def contender(
     backbone: str, skill: float, seed: int, loss: str = "focal", test: bool = True
 ) -> Contender:
     splits = ("validation", "test") if test else ("validation",)
-    rows = {split: rows_of(skill, seed + place) for place, split in enumerate(splits)}
+    probabilities = {n: probabilities_of(skill, seed + place) for place, n in enumerate(splits)}
     found = {
-        split: evaluate(part.labels, part.probabilities, THRESHOLD, part.patients).as_dict()
-        for split, part in rows.items()
+        split: evaluate(LABELS, values, THRESHOLD, PATIENTS).as_dict()
+        for split, values in probabilities.items()
     }
     report = {
         "validation": found["validation"],
@@ -45,7 +47,7 @@ def contender(
         "model": {"weights": "none", "num_parameters": 20_000_000, "num_trainable": 1_000_000},
     }
     cost = {"features_s": 12.0, "images_per_s": 41.5, "training_s": 20.0}
-    return Contender(backbone, loss, report, rows, cost)
+    return Contender(backbone, loss, report, dict.fromkeys(splits, ROWS), probabilities, cost)
 
 
 def build(contenders: list[Contender]) -> dict:
@@ -93,10 +95,8 @@ def test_the_best_is_the_highest_auroc_and_others_are_paired_with_it() -> None:
         ("VGG19", "EfficientNetB5"),
         ("tiny<b>", "EfficientNetB5"),
     ]
-    first, best = MODELS[0].rows["test"], MODELS[1].rows["test"]
-    expected = paired_difference(
-        LABELS, first.probabilities, best.probabilities, (0.6, 0.6), PATIENTS, "auroc", seed=0
-    )
+    first, best = (model.probabilities["test"] for model in MODELS[:2])
+    expected = paired_difference(LABELS, first, best, (0.6, 0.6), PATIENTS, "auroc", seed=0)
     assert found[0]["auroc"] == expected.as_dict()
     assert found[0]["auroc"]["high"] < 0
 
@@ -153,8 +153,8 @@ def test_without_test_images_the_page_says_what_validation_is_worth() -> None:
 
 def test_models_of_other_images_are_not_compared() -> None:
     other = contender("tiny", 1.0, 5)
-    part = other.rows["test"]
-    rows = {**other.rows, "test": Rows(1 - part.labels, part.probabilities, part.patients)}
-    swapped = Contender(other.backbone, other.loss, other.report, rows, other.cost)
+    # As many, with the same labels.
+    rows = {**other.rows, "test": replace(ROWS, rows=ROWS.rows + 1)}
+    swapped = replace(other, rows=rows)
     with pytest.raises(DataError, match="measured on other test images"):
         build([contender("VGG19", 1.0, 1), swapped])

@@ -16,7 +16,7 @@ from orchestrator.data.shard_files import part_path, write_part
 from orchestrator.model.bundle import load_info
 from orchestrator.pipelines.prepare.feature_set import pack_features
 from orchestrator.pipelines.train.head_loop import train_head
-from orchestrator.pipelines.train.release import Task
+from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
 from orchestrator.runs.run_dir import RunDir
 
 EPOCHS = 4
@@ -73,16 +73,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path
 
 
-def build_task(prepared: Path, folder: Path, **changes: object) -> Task:
+def build_task(prepared: Path, folder: Path, **changes: object) -> ReleaseTask:
     shutil.copytree(prepared, folder / "run")
     spec = TrainSpec(data="x", backbone="tiny", weights="none", image_size=64, epochs=EPOCHS)
-    return Task(
-        spec=spec.model_copy(update=changes),
-        run=folder / "run",
+    return ReleaseTask(
+        TrainingTask(
+            spec=spec.model_copy(update=changes),
+            run=folder / "run",
+            alpha=0.5,
+            lr=0.003,
+            num_threads=1,
+        ),
         bundle=folder / "bundle",
-        alpha=0.5,
-        lr=0.003,
-        num_threads=1,
         fingerprint="0",
         counts={"train": {"NORMAL": 20, "PNEUMONIA": 20}},
         audit={
@@ -124,7 +126,10 @@ def test_a_loop_that_was_killed_goes_on_to_the_same_weights(prepared: Path, tmp_
     train_head(alone(reports, checkpoint), killed)
 
     assert reports.epochs == [3, 4]
-    with np.load(RunDir(calm.run).head) as ours, np.load(RunDir(killed.run).head) as theirs:
+    with (
+        np.load(RunDir(calm.training.run).head) as ours,
+        np.load(RunDir(killed.training.run).head) as theirs,
+    ):
         assert ours.files == theirs.files
         for name in ours.files:
             np.testing.assert_array_equal(ours[name], theirs[name])

@@ -1,0 +1,48 @@
+"""What the driver hands to the workers of a training; pickled."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.specs import TrainSpec
+from orchestrator.model.strip import Samples
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What to train.
+
+    Args:
+        spec: the resolved spec.
+        run: folder of the run, its split made.
+        alpha: focal weight of PNEUMONIA, a number.
+        lr: learning rate of the head, a number.
+        num_threads: compute threads of a worker.
+    """
+
+    spec: TrainSpec
+    run: Path
+    alpha: float
+    lr: float
+    num_threads: int
+
+
+@dataclass(frozen=True)
+class ReleaseTask:
+    """What to train, and what else the released bundle and its report say.
+
+    Args:
+        training: what to train.
+        bundle: folder of the bundle to write.
+        fingerprint: digest of the training data.
+        counts: images by split, then by class.
+        audit: the leakage audit, JSON-able.
+        samples: images for the report's strip; None where training sees no augmented view.
+    """
+
+    training: TrainingTask
+    bundle: Path
+    fingerprint: str
+    counts: dict[str, dict[str, int]]
+    audit: dict[str, Any]
+    samples: Samples | None
