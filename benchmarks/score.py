@@ -48,8 +48,10 @@ def make_images(source: Path, folder: Path, count: int) -> None:
 def make_bundle(folder: Path, backbone: str, size_px: int) -> None:
     """Writes a bundle of an untrained network."""
     from orchestrator.data.schema import CLASS_NAMES
+    from orchestrator.evaluation.calibration import Calibration, Threshold
     from orchestrator.model import bundle
     from orchestrator.model.backbones import build_backbone
+    from orchestrator.model.bundle_writer import write_bundle
     from orchestrator.model.network import build_network
 
     weights = "offline" if backbone == "efficientnet-lite0" else "none"
@@ -62,15 +64,15 @@ def make_bundle(folder: Path, backbone: str, size_px: int) -> None:
         weights=weights,
         num_parameters=network.count_params(),
         num_trainable=0,
-        threshold=bundle.Operating(value=0.5, rule="fixed"),
-        calibration=bundle.Calibration(),
+        threshold=Threshold(0.5, "fixed"),
+        calibration=Calibration(),
         metrics={},
         data=bundle.TrainingData(fingerprint="", counts={}),
         training={},
         seed=0,
         versions={},
     )
-    bundle.write_bundle(folder, network, info)
+    write_bundle(folder, network, info)
 
 
 def time_product(images: Path, model: Path, size_px: int, precision: str) -> Timed:

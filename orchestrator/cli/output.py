@@ -9,18 +9,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-_SHOWN = (
-    ("accuracy", "accuracy"),
-    ("sensitivity", "sensitivity (recall)"),
-    ("specificity", "specificity"),
-    ("ppv", "PPV (precision)"),
-    ("npv", "NPV"),
-    ("f1", "F1"),
-    ("auroc", "AUROC"),
-    ("auprc", "AUPRC"),
-    ("log_loss", "log loss"),
-    ("brier", "Brier score"),
+from orchestrator.evaluation.wording import (
+    METRIC_TITLES,
+    NO_FIGURE,
+    format_difference,
+    format_difference_range,
+    format_figure,
+    format_range,
+    metric_title,
 )
+
 _TABLE_IV_METRICS = ("accuracy", "precision", "recall", "auroc", "f1")
 _TABLE_IV = ("", "accuracy", "precision", "recall", "AUC", "F1", "val. acc.")
 _WORTH = ("auroc", "accuracy", "recall", "specificity")
@@ -100,9 +98,12 @@ def tune_summary(result: Any) -> str:
     parts = [f"best trial {best['number']} ({counts}): validation {objective} {best['value']:.4f}"]
     rows = [
         (
-            metric,
-            *(_three(held_out[name]["metrics"][metric][0]) for name in ("winner", "default")),
-            _signed(difference),
+            metric_title(metric),
+            *(
+                format_figure(held_out[name]["metrics"][metric][0])
+                for name in ("winner", "default")
+            ),
+            _difference(difference),
         )
         for metric, difference in held_out["difference"].items()
     ]
@@ -162,10 +163,11 @@ def compare_summary(result: Any) -> str:
     parts += report["notes"]
     if report["focal_minus_bce"]:
         worth = [
-            (entry["backbone"], *(_signed(entry["metrics"][key]) for key in _WORTH))
+            (entry["backbone"], *(_difference(entry["metrics"][key]) for key in _WORTH))
             for entry in report["focal_minus_bce"]
         ]
-        parts.append(text_table("Focal loss minus binary cross-entropy", ("", *_WORTH), worth))
+        header = ("", *map(metric_title, _WORTH))
+        parts.append(text_table("Focal loss minus binary cross-entropy", header, worth))
     costs = [
         (
             row["backbone"] if len(losses) == 1 else f"{row['backbone']} {row['loss']}",
@@ -185,42 +187,32 @@ def _table_iv_rows(
     """Three lines a backbone: its figures, their intervals, and the paper's figures."""
     for row in rows:
         shown = [row["metrics"][name] for name in _TABLE_IV_METRICS] + [row["validation_accuracy"]]
-        yield (row["backbone"], *(_three(item["value"]) for item in shown))
-        bounds = (
-            "" if item["low"] is None else f"{item['low']:.3f}–{item['high']:.3f}" for item in shown
-        )
-        yield ("  interval", *bounds)
+        yield (row["backbone"], *(format_figure(item["value"]) for item in shown))
+        yield ("  interval", *(format_range(item) for item in shown))
         theirs = paper.get(row["backbone"])
         if theirs:
             figures = [f"{theirs[name]:.3f}" for name in _TABLE_IV_METRICS]
             yield ("  paper", *figures, f"{theirs['validation_accuracy']:.4f}")
 
 
-def _three(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _signed(item: Mapping[str, Any]) -> str:
-    if item["value"] is None or item["low"] is None:
-        return "–"
-    return f"{item['value']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
+def _difference(interval: Mapping[str, Any]) -> str:
+    bounds = format_difference_range(interval)
+    return f"{format_difference(interval['value'])} [{bounds}]" if bounds else NO_FIGURE
 
 
 def _cost(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f}"
+    return NO_FIGURE if value is None else f"{value:,.1f}"
 
 
 def metrics_table(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns metrics with their intervals, one a line."""
     rows = []
-    for name, shown in _SHOWN:
+    for name, shown in METRIC_TITLES.items():
         item = metrics[name]
         if item["value"] is None:
             rows.append((shown, "undefined", item.get("note") or ""))
             continue
-        low, high = item["low"], item["high"]
-        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
-        rows.append((shown, f"{item['value']:.3f}", interval))
+        rows.append((shown, format_figure(item["value"]), format_range(item)))
     return text_table(title, ("", "value", "95% interval"), rows)
 
 

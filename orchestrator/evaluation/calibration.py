@@ -3,10 +3,12 @@
 Both are chosen on validation rows alone. Calibration never changes the order of images.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from scipy.special import expit
 
 from orchestrator.errors import DataError, SpecError
@@ -17,14 +19,17 @@ _MAXIMISED = ("youden", "accuracy", "f1")
 # The slope is in units of the logits' own spread. Below the lower bound logits carry no
 # information, and the bound keeps the curve rising whatever the labels say.
 _MIN_SLOPE, _MAX_SLOPE = 1e-2, 1e3
+_ABOVE_ALL = float(np.nextafter(np.float32(1), np.float32(2)))  # a threshold that calls no image
+# These two are stored in bundles, which may come from elsewhere.
+_STORED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STORED)
 class Calibration:
     """probability = sigmoid(slope * logit + intercept), slope > 0."""
 
-    slope: float
-    intercept: float
+    slope: Annotated[float, Field(gt=0)] = 1.0
+    intercept: float = 0.0
 
     def apply(self, logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Returns calibrated probabilities of PNEUMONIA.
@@ -40,11 +45,14 @@ class Calibration:
         return probabilities.astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STORED)
 class Threshold:
-    """PNEUMONIA is called where probability >= value; `rule` says how the value was chosen."""
+    """PNEUMONIA is called where probability >= value; `rule` says how the value was chosen.
 
-    value: float
+    The probability is the calibrated one.
+    """
+
+    value: Annotated[float, Field(ge=0, le=_ABOVE_ALL)]
     rule: str
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.errors import DataError, SpecError
@@ -67,13 +69,16 @@ _DENOMINATOR = {
 }
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Interval:
-    """A figure with the bounds of its 95% interval; None where undefined, `note` says why."""
+    """A figure with the bounds of its 95% interval; None where undefined, `note` says why.
+
+    Stored in bundles, which may come from elsewhere.
+    """
 
     value: float | None
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
     note: str | None = None
 
     def as_dict(self) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator import __version__
 from orchestrator.errors import BundleError, SpecError
+from orchestrator.evaluation.calibration import Calibration, Threshold
+from orchestrator.evaluation.metrics import Interval
+from orchestrator.evaluation.wording import INTENDED_USE
 from orchestrator.model.keras_file import check_keras_file, load_keras_file
 from orchestrator.runs.atomic import digest, sha256_file
 
@@ -32,10 +35,6 @@ IR_FILE = "openvino.xml"
 IR_WEIGHTS_FILE = "openvino.bin"
 CARD_FILE = "README.md"
 REQUIRED_FILES = (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE, CARD_FILE)
-INTENDED_USE = (
-    "Research on chest X-ray classification and triage of research data. Not a diagnostic "
-    "device: it must not be used to decide on the care of a patient."
-)
 
 _LISTABLE = frozenset({".keras", ".xml", ".bin", ".md", ".json", ".html", ".svg", ".yaml"})
 # Files that some library would run code from; none belongs in a bundle, listed or not.
@@ -56,35 +55,12 @@ class FileEntry(_Form):
     size_bytes: Annotated[int, Field(ge=0)]
 
 
-class Operating(_Form):
-    """The threshold on calibrated probability: PNEUMONIA where probability >= value."""
-
-    value: Annotated[float, Field(ge=0, le=1)]
-    rule: str
-
-
-class Calibration(_Form):
-    """probability = sigmoid(slope * logit + intercept)."""
-
-    slope: Annotated[float, Field(gt=0)] = 1.0
-    intercept: float = 0.0
-
-
-class Figure(_Form):
-    """A metric with its 95% interval; None where the data do not define it, `note` says why."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    note: str | None = None
-
-
 class Metrics(_Form):
     """How the classifier did on one split."""
 
     num_images: Annotated[int, Field(ge=0)]
     num_patients: Annotated[int, Field(ge=0)] | None = None
-    metrics: dict[str, Figure]
+    metrics: dict[str, Interval]
 
 
 class TrainingData(_Form):
@@ -109,7 +85,7 @@ class BundleInfo(_Form):
     weights: str
     num_parameters: Annotated[int, Field(ge=0)]
     num_trainable: Annotated[int, Field(ge=0)]
-    threshold: Operating
+    threshold: Threshold
     calibration: Calibration
     test_time_views: Literal[1, 3] = 1  # whose mean logit is calibrated; see `views.py`
     metrics: dict[str, Metrics]  # split name -> figures; validation, and test where there is one

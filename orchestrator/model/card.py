@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from orchestrator.model.bundle import BundleInfo, Figure
+from orchestrator.evaluation.wording import METRIC_TITLES, format_figure, format_range
 
-_SHOWN = ("auroc", "auprc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "brier")
+if TYPE_CHECKING:
+    from orchestrator.evaluation.metrics import Interval
+    from orchestrator.model.bundle import BundleInfo
 
 
 def render_card(info: "BundleInfo") -> str:
@@ -66,10 +67,10 @@ def _metrics(info: "BundleInfo") -> str:
     """Figures with intervals, a column for each split."""
     if not info.metrics:
         return "Not measured."
-    names = [name for name in _SHOWN if any(name in m.metrics for m in info.metrics.values())]
     rows = [
-        [name, *(_figure(split.metrics.get(name)) for split in info.metrics.values())]
-        for name in names
+        [title, *(_figure(split.metrics.get(name)) for split in info.metrics.values())]
+        for name, title in METRIC_TITLES.items()
+        if any(name in split.metrics for split in info.metrics.values())
     ]
     sizes = "; ".join(
         f"{split}: {measured.num_images:,} images"
@@ -79,13 +80,12 @@ def _metrics(info: "BundleInfo") -> str:
     return _table(["metric", *info.metrics], rows) + f"\n\n95% intervals in brackets. {sizes}."
 
 
-def _figure(figure: "Figure | None") -> str:
-    """`0.953 [0.941, 0.964]`, or why there is none."""
+def _figure(figure: "Interval | None") -> str:
+    """`0.953 [0.941 to 0.964]`, or why there is none."""
     if figure is None or figure.value is None:
         return (figure.note if figure else None) or "undefined"
-    if figure.low is None or figure.high is None:
-        return f"{figure.value:.3f}"
-    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+    bounds = format_range(figure.as_dict())
+    return format_figure(figure.value) + (f" [{bounds}]" if bounds else "")
 
 
 def _limits(info: "BundleInfo") -> str:

@@ -16,7 +16,16 @@ from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.errors import DataError
 from orchestrator.evaluation.metrics import paired_difference
 from orchestrator.evaluation.report import overlays
-from orchestrator.evaluation.report.page import INTENDED_USE, format_figure, list_facts, render
+from orchestrator.evaluation.report.page import list_facts, render
+from orchestrator.evaluation.wording import (
+    INTENDED_USE,
+    NO_FIGURE,
+    excludes_zero,
+    format_difference,
+    format_difference_range,
+    format_range,
+    metric_title,
+)
 
 # Column of the paper's Table IV -> metric.
 COLUMNS = {
@@ -228,7 +237,7 @@ def render_comparison_html(report: Mapping[str, Any], contenders: Sequence[Conte
                     "title": title,
                     "rows": [_view(row) for row in rows],
                     "differences": [
-                        {**entry, "shown": _signed(entry["auroc"])}
+                        {**entry, "shown": _shown(entry["auroc"])}
                         for entry in report["against_best"]
                         if entry["loss"] == loss
                     ],
@@ -243,11 +252,11 @@ def render_comparison_html(report: Mapping[str, Any], contenders: Sequence[Conte
         worth=[
             {
                 "backbone": entry["backbone"],
-                "cells": [_signed(entry["metrics"][metric]) for metric in WORTH],
+                "cells": [_shown(entry["metrics"][metric]) for metric in WORTH],
             }
             for entry in report["focal_minus_bce"]
         ],
-        worth_titles=[name.replace("_", " ") for name in WORTH],
+        worth_titles=[metric_title(name) for name in WORTH],
         training_images=sum(
             number for name, number in report["splits"]["train"].items() if name != "patients"
         ),
@@ -284,9 +293,9 @@ def _view(row: Mapping[str, Any]) -> dict[str, Any]:
         "cells": cells,
         "parameters": f"{row['num_parameters'] / 1e6:.1f} M",
         "trained": f"{row['num_trainable'] / 1e6:.2f} M",
-        "speed": "–" if cost["images_per_s"] is None else f"{cost['images_per_s']:.1f}",
-        "features": "–" if cost["features_s"] is None else f"{cost['features_s']:.0f}",
-        "training": "–" if cost["training_s"] is None else f"{cost['training_s']:.0f}",
+        "speed": NO_FIGURE if cost["images_per_s"] is None else f"{cost['images_per_s']:.1f}",
+        "features": NO_FIGURE if cost["features_s"] is None else f"{cost['features_s']:.0f}",
+        "training": NO_FIGURE if cost["training_s"] is None else f"{cost['training_s']:.0f}",
     }
 
 
@@ -301,22 +310,10 @@ def _other_data(report: Mapping[str, Any]) -> str:
     )
 
 
-def format_range(interval: Mapping[str, Any]) -> str:
-    """Returns the bounds of an interval as text, empty where there are none.
-
-    Args:
-        interval: value, low and high, as `Interval.as_dict` gives them.
-    """
-    if interval["low"] is None:
-        return ""
-    return f"{format_figure(interval['low'])}–{format_figure(interval['high'])}"
-
-
-def _signed(interval: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(interval: Mapping[str, Any]) -> dict[str, Any]:
     """A difference as text, and whether its interval leaves out zero."""
-    value, low, high = interval["value"], interval["low"], interval["high"]
-    if value is None:
-        return {"value": "–", "range": interval.get("note", ""), "apart": False}
-    shown = "" if low is None else f"{low:+.3f} to {high:+.3f}".replace("-", "−")
-    apart = low is not None and (low > 0 or high < 0)
-    return {"value": f"{value:+.3f}".replace("-", "−"), "range": shown, "apart": apart}
+    return {
+        "value": format_difference(interval["value"]),
+        "range": format_difference_range(interval) or interval.get("note", ""),
+        "apart": excludes_zero(interval),
+    }

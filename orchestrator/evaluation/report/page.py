@@ -1,4 +1,4 @@
-"""What every HTML report shares: template engine, words for metrics, view of one evaluation.
+"""What every HTML report shares: template engine, facts as text, view of one evaluation.
 
 A page is a pure function of a report's JSON form and the rows behind it. All text is escaped by
 the template engine; only pictures from `plots.py` go in as they are.
@@ -17,24 +17,15 @@ from markupsafe import Markup
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.evaluation.metrics import Confusion
 from orchestrator.evaluation.report import plots
+from orchestrator.evaluation.wording import (
+    METRIC_TITLES,
+    NO_FIGURE,
+    format_figure,
+    format_range,
+    metric_title,
+)
 
 NEGATIVE, POSITIVE = CLASS_NAMES
-INTENDED_USE = (
-    "Research use only. Not a diagnostic device: its output must not guide the care of a patient."
-)
-# Order and title of the rows of a metrics table; synonyms share a row.
-_TITLES = {
-    "sensitivity": "Sensitivity (recall)",
-    "specificity": "Specificity",
-    "ppv": "PPV (precision)",
-    "npv": "NPV",
-    "accuracy": "Accuracy",
-    "f1": "F1",
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "log_loss": "Log loss",
-    "brier": "Brier score",
-}
 _LOSSES = ("log_loss", "brier")
 _RULES = {
     "youden": "highest sensitivity + specificity (Youden's index) on validation images",
@@ -76,7 +67,7 @@ def build_view(
         `precision_recall` and `reliability` are None where the labels hold one class.
     """
     confusion = Confusion(**evaluation["confusion"])
-    rows = [_metric_row(key, evaluation["metrics"][key], confusion) for key in _TITLES]
+    rows = [_metric_row(key, evaluation["metrics"][key], confusion) for key in METRIC_TITLES]
     lows = [row["low"] if row["low"] is not None else row["value"] for row in rows if row["bar"]]
     lowest = min((low for low in lows if low is not None), default=0.0)
     both = confusion.tn + confusion.fp > 0 and confusion.tp + confusion.fn > 0
@@ -120,21 +111,6 @@ def describe_rule(rule: str) -> str:
     return _RULES.get(rule, rule)
 
 
-def format_figure(value: float | None) -> str:
-    """Returns a metric or probability with three decimals; a dash where there is none.
-
-    A value that is not quite 1 or 0 is not shown as if it were.
-
-    Args:
-        value: usually 0..1.
-    """
-    if value is None:
-        return "–"
-    if 0.9995 <= value < 1:
-        return ">0.999"
-    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
-
-
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -151,7 +127,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f}%" if whole else "–"
+    return f"{100 * part / whole:.1f}%" if whole else NO_FIGURE
 
 
 def _plain(value: Any) -> str:
@@ -165,14 +141,13 @@ def _plain(value: Any) -> str:
 
 
 def _metric_row(name: str, interval: Mapping[str, Any], confusion: Confusion) -> dict[str, Any]:
-    low, high = interval["low"], interval["high"]
     return {
         "name": name,
-        "title": _TITLES[name],
+        "title": metric_title(name),
         "value": interval["value"],
-        "low": low,
-        "high": high,
-        "range": "" if low is None else f"{format_figure(low)} to {format_figure(high)}",
+        "low": interval["low"],
+        "high": interval["high"],
+        "range": format_range(interval),
         "bar": name not in _LOSSES,
         "note": interval.get("note"),
         "meaning": _meaning(name, confusion),

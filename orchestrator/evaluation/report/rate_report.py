@@ -6,7 +6,8 @@ from typing import Any
 from markupsafe import Markup
 
 from orchestrator.evaluation.report import overlays
-from orchestrator.evaluation.report.page import INTENDED_USE, list_facts, render
+from orchestrator.evaluation.report.page import list_facts, render
+from orchestrator.evaluation.wording import INTENDED_USE
 
 
 def render_rate_html(report: Mapping[str, Any]) -> str:

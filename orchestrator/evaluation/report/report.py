@@ -16,7 +16,6 @@ from orchestrator.evaluation.calibration import predict
 from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.report import plots
 from orchestrator.evaluation.report.page import (
-    INTENDED_USE,
     NEGATIVE,
     POSITIVE,
     build_view,
@@ -25,6 +24,7 @@ from orchestrator.evaluation.report.page import (
     render,
 )
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
+from orchestrator.evaluation.wording import INTENDED_USE, NO_FIGURE
 
 
 def build_report(
@@ -205,7 +205,7 @@ def _image_lists(tally: Tally) -> dict[str, Any]:
         lists[name] = [
             {
                 "path": image["path"],
-                "label": CLASS_NAMES[image["label"]] if image["label"] != UNLABELLED else "–",
+                "label": CLASS_NAMES[image["label"]] if image["label"] != UNLABELLED else NO_FIGURE,
                 "called": CLASS_NAMES[image["called"]],
                 "probability": image["probability"],
             }

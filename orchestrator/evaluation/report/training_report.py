@@ -14,12 +14,12 @@ from orchestrator.evaluation.calibration import Calibration, Threshold
 from orchestrator.evaluation.metrics import Evaluation
 from orchestrator.evaluation.report import plots
 from orchestrator.evaluation.report.page import (
-    INTENDED_USE,
     build_view,
     describe_rule,
     list_facts,
     render,
 )
+from orchestrator.evaluation.wording import INTENDED_USE
 
 _SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
 _FINDINGS = {

@@ -5,12 +5,19 @@ from typing import Any
 
 from markupsafe import Markup
 
-from orchestrator.evaluation.objectives import higher_is_better
+from orchestrator.evaluation.objectives import OBJECTIVES, higher_is_better
 from orchestrator.evaluation.report import tuning_plots
-from orchestrator.evaluation.report.comparison import format_range
-from orchestrator.evaluation.report.page import INTENDED_USE, format_figure, list_facts, render
+from orchestrator.evaluation.report.page import list_facts, render
+from orchestrator.evaluation.wording import (
+    INTENDED_USE,
+    excludes_zero,
+    format_difference,
+    format_difference_range,
+    format_figure,
+    format_range,
+    metric_title,
+)
 
-TITLES = {"auroc": "AUROC", "auprc": "AUPRC", "log_loss": "log loss"}
 _SHOWN = 10  # trials in the table, and rows of folds
 _SPLITS = ("validation", "test")
 
@@ -69,7 +76,7 @@ def render_tuning_html(report: Mapping[str, Any]) -> str:
         report: from `build_tuning_report`.
     """
     objective = report["objective"]
-    title, higher = TITLES[objective], higher_is_better(objective)
+    title, higher = metric_title(objective), higher_is_better(objective)
     trials, best = report["trials"], report["best"]
     judged = sorted(
         (trial for trial in trials if trial["value"] is not None),
@@ -99,7 +106,7 @@ def render_tuning_html(report: Mapping[str, Any]) -> str:
         settings=settings,
         shown=[_row(trial) for trial in judged[:_SHOWN]],
         failed=[trial for trial in trials if trial["state"] == "failed"],
-        differences=[_difference(name, report["held_out"]) for name in TITLES],
+        differences=[_difference(name, report["held_out"]) for name in OBJECTIVES],
         configs=[(name, report["held_out"][name]["config"]) for name in ("winner", "default")],
         pictures={name: Markup(picture) for name, picture in pictures.items()},
         refit=[
@@ -130,22 +137,17 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
 def _difference(metric: str, held_out: Mapping[str, Any]) -> dict[str, Any]:
     """One metric of both configurations and their difference in words and numbers."""
     found = held_out["difference"][metric]
-    value, low, high = found["value"], found["low"], found["high"]
-    apart = low is not None and (low > 0 or high < 0)
-    better = apart and (value > 0) == higher_is_better(metric)
+    apart = excludes_zero(found)
+    better = apart and (found["value"] > 0) == higher_is_better(metric)
     says = "the winner is better beyond chance" if better else "the default is better beyond chance"
     return {
-        "title": TITLES[metric],
+        "title": metric_title(metric),
         "winner": format_figure(held_out["winner"]["metrics"][metric][0]),
         "default": format_figure(held_out["default"]["metrics"][metric][0]),
-        "difference": "–" if value is None else _signed(value),
-        "range": "" if low is None else f"{_signed(low)} to {_signed(high)}",
+        "difference": format_difference(found["value"]),
+        "range": format_difference_range(found),
         "says": says if apart else "these images do not tell them apart",
     }
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
 
 
 def _refit(split: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def _refit(split: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "num_images": evaluation["num_images"],
         "cells": [
             {
-                "title": name.replace("_", " "),
+                "title": metric_title(name),
                 "value": format_figure(metrics[name]["value"]),
                 "range": format_range(metrics[name]),
             }

@@ -35,9 +35,7 @@ class Members:
     @property
     def calibrations(self) -> tuple[Calibration, ...]:
         """From logit to probability, of each."""
-        return tuple(
-            Calibration(info.calibration.slope, info.calibration.intercept) for info in self.infos
-        )
+        return tuple(info.calibration for info in self.infos)
 
     @property
     def threshold(self) -> Threshold:
@@ -47,7 +45,7 @@ class Members:
         call NORMAL it calls NORMAL.
         """
         if len(self.infos) == 1:
-            return Threshold(self.infos[0].threshold.value, self.infos[0].threshold.rule)
+            return self.infos[0].threshold
         values = [info.threshold.value for info in self.infos]
         return Threshold(sum(values) / len(values), f"mean of {len(values)} models' thresholds")
 

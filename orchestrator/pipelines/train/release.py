@@ -19,7 +19,7 @@ from orchestrator.evaluation.calibration import (
     choose_threshold,
     fit_calibration,
 )
-from orchestrator.evaluation.metrics import Evaluation, evaluate
+from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.report.training_report import (
     build_training_report,
     render_training_html,
@@ -129,11 +129,15 @@ def release(
         weights=spec.weights,
         num_parameters=facts["num_parameters"],
         num_trainable=facts["num_trainable"],
-        threshold=bundle.Operating(value=threshold.value, rule=threshold.rule),
-        calibration=bundle.Calibration(slope=calibration.slope, intercept=calibration.intercept),
+        threshold=threshold,
+        calibration=calibration,
         test_time_views=spec.test_time_views,
         metrics={
-            name: _figures(evaluations[key])
+            name: bundle.Metrics(
+                num_images=evaluations[key].num_images,
+                num_patients=evaluations[key].num_patients,
+                metrics=evaluations[key].metrics,
+            )
             for name, key in (("validation", "val"), ("test", "test"))
             if key in evaluations
         },
@@ -179,12 +183,3 @@ def _without_paths(report: dict[str, Any]) -> dict[str, Any]:
     recipe = {key: value for key, value in report["recipe"].items() if "file" not in key}
     recipe.pop("data")
     return {**report, "audit": audit, "recipe": recipe}
-
-
-def _figures(evaluation: Evaluation) -> bundle.Metrics:
-    figures = {
-        name: bundle.Figure(**interval.as_dict()) for name, interval in evaluation.metrics.items()
-    }
-    return bundle.Metrics(
-        num_images=evaluation.num_images, num_patients=evaluation.num_patients, metrics=figures
-    )

@@ -1,0 +1,80 @@
+"""How figures are named and written: the same on every page, in every table and model card."""
+
+from collections.abc import Mapping
+from typing import Any
+
+INTENDED_USE = (
+    "Research use only. Not a diagnostic device: its output must not guide the care of a patient."
+)
+# Order and title of the rows of a metrics table; synonyms share a row.
+METRIC_TITLES = {
+    "sensitivity": "Sensitivity (recall)",
+    "specificity": "Specificity",
+    "ppv": "PPV (precision)",
+    "npv": "NPV",
+    "accuracy": "Accuracy",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "log_loss": "Log loss",
+    "brier": "Brier score",
+}
+_SYNONYMS = {"recall": "sensitivity", "precision": "ppv"}
+NO_FIGURE = "–"
+
+
+def metric_title(name: str) -> str:
+    """Returns the title of a metric, one of `metrics.METRIC_NAMES`."""
+    return METRIC_TITLES[_SYNONYMS.get(name, name)]
+
+
+def format_figure(value: float | None) -> str:
+    """Returns a metric or probability with three decimals; a dash where there is none.
+
+    A value that is not quite 1 or 0 is not shown as if it were.
+
+    Args:
+        value: usually 0..1.
+    """
+    if value is None:
+        return NO_FIGURE
+    if 0.9995 <= value < 1:
+        return ">0.999"
+    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+
+
+def format_range(interval: Mapping[str, Any]) -> str:
+    """Returns the bounds of a metric's interval as text, empty where there are none.
+
+    Args:
+        interval: value, low and high, as `Interval.as_dict` gives them.
+    """
+    if interval["low"] is None:
+        return ""
+    return f"{format_figure(interval['low'])} to {format_figure(interval['high'])}"
+
+
+def format_difference(value: float | None) -> str:
+    """Returns a difference of two metrics with its sign and three decimals; a dash for None."""
+    return NO_FIGURE if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def format_difference_range(interval: Mapping[str, Any]) -> str:
+    """Returns the bounds of a difference's interval as text, empty where there are none.
+
+    Args:
+        interval: value, low and high, as `Interval.as_dict` gives them.
+    """
+    if interval["low"] is None:
+        return ""
+    return f"{format_difference(interval['low'])} to {format_difference(interval['high'])}"
+
+
+def excludes_zero(interval: Mapping[str, Any]) -> bool:
+    """Returns whether a difference is one beyond chance: its interval lies on one side of 0.
+
+    Args:
+        interval: value, low and high, as `Interval.as_dict` gives them.
+    """
+    low, high = interval["low"], interval["high"]
+    return low is not None and (low > 0 or high < 0)
