@@ -6,6 +6,8 @@ is not stored it is not.
 
 import hashlib
 import hmac
+from dataclasses import dataclass, field
+from typing import Any
 
 
 def keyed_hash(key: bytes, text: str | bytes) -> str:
@@ -23,3 +25,32 @@ def keyed_hash(key: bytes, text: str | bytes) -> str:
     """
     data = text.encode() if isinstance(text, str) else text
     return "hmac:" + hmac.new(key, data, hashlib.sha256).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class FileNaming:
+    """How the tables of a run name its files.
+
+    Args:
+        key: under which paths, and patient ids read from file names, are hashed; None keeps them.
+    """
+
+    key: bytes | None = field(default=None, repr=False)
+
+    @property
+    def hashes(self) -> bool:
+        """Whether paths are hidden."""
+        return self.key is not None
+
+    def apply(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Returns a row of a table as it may be stored.
+
+        Args:
+            row: columns root and path among others; the same key and path give the same hash.
+        """
+        if self.key is None:
+            return row
+        hashed = row | {"path": keyed_hash(self.key, f"{row['root']}:{row['path']}")}
+        if row.get("patient_source") == "filename":
+            hashed["patient_id"] = keyed_hash(self.key, row["patient_id"])
+        return hashed

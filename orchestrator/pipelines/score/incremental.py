@@ -26,6 +26,7 @@ from orchestrator.data.manifest import (
     rewrite_manifest,
     write_listed,
 )
+from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import part_path, write_part
 from orchestrator.progress import Reporter
 from orchestrator.runs.run_dir import RunDir
@@ -37,7 +38,7 @@ class Work:
     """The files of a scoring run.
 
     Args:
-        manifest: those to score.
+        manifest: those to score, with their paths.
         known: table of those left out at the listing; there may be none.
         index: what earlier runs have scored, to compare contents with; None where nothing counts.
     """
@@ -64,7 +65,12 @@ def record_terms(spec: ScoreSpec, run: RunDir, models: list[str]) -> None:
 
 
 def place_manifest(
-    spec: ScoreSpec, run: RunDir, models: list[str], ingested: Path | None, reporter: Reporter
+    spec: ScoreSpec,
+    run: RunDir,
+    models: list[str],
+    ingested: Path | None,
+    naming: FileNaming,
+    reporter: Reporter,
 ) -> Work:
     """Lists the input into the run's manifest, or takes up the listing that the run has.
 
@@ -73,6 +79,7 @@ def place_manifest(
         run: the run, started.
         models: SHA-256 of each bundle.
         ingested: manifest of the ingested data set where the input is one.
+        naming: how the run's tables name files.
         reporter: told of unfinished runs and of runs that cannot be read.
 
     Returns:
@@ -83,7 +90,7 @@ def place_manifest(
         ClusterError: the file system refused a write.
     """
     # Paths that are to be hashed stay out of the run's own table until they are.
-    path = run.listed_manifest if spec.hash_paths else run.manifest
+    path = run.listed_manifest if naming.hashes else run.manifest
     index = KnownIndex(run.known_index)
     known = run.listed_known
     if not path.exists():
@@ -106,25 +113,20 @@ def copy_manifest(source: Path, path: Path) -> None:
     rewrite_manifest(open_manifest_file(source), path, lambda table: table)
 
 
-def commit_listed(work: Work, shards: Path, schema: pa.Schema) -> None:
+def commit_listed(work: Work, shards: Path, schema: pa.Schema, naming: FileNaming) -> None:
     """Commits the shards in which the listing rejected every file: they need no worker.
 
     Args:
         work: the run's files.
         shards: folder of the committed results.
         schema: of a shard's result.
+        naming: how rows name their files.
     """
     for shard, table in enumerate(iter_shards(work.manifest)):
         if table.column("code").null_count or part_path(shards, shard).exists():
             continue
-        names = set(table.column_names)
-        arrays = [
-            table.column(field.name)
-            if field.name in names
-            else pa.nulls(table.num_rows, field.type)
-            for field in schema
-        ]
-        write_part(part_path(shards, shard), pa.Table.from_arrays(arrays, schema=schema))
+        rows = [naming.apply(row) for row in table.to_pylist()]
+        write_part(part_path(shards, shard), pa.Table.from_pylist(rows, schema))
 
 
 def _terms(spec: ScoreSpec, models: list[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Score folders: manifest -> shards -> predictions, rejected rows, accounting, report.
 
-What a run has to do is decided in `nightly.py`; its tables and its report are made in
-`score_tables.py`.
+What a run has to do is decided in `incremental.py`; its tables and its report are made in
+`tables.py`.
 """
 
 import shutil
@@ -17,6 +17,7 @@ from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.addresses import check_address, is_address
 from orchestrator.data.listing.inputs import check_inputs
+from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import part_path
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
 from orchestrator.errors import DataError, SpecError
@@ -123,13 +124,23 @@ def _score(
 ) -> None:
     """Lists, scores, reports and publishes in a claimed run."""
     run = opened.run
+    key = load_patient_key(spec.patient_key_file)
+    naming = FileNaming(key if spec.hash_paths else None)
     record_terms(spec, run, members.hashes)
-    work = place_manifest(
-        spec, run, members.hashes, ingested.files.manifest if ingested else None, reporter
-    )
+    listed = ingested.files.manifest if ingested else None
+    work = place_manifest(spec, run, members.hashes, listed, naming, reporter)
     if opened.resumed:
         reporter.say(f"going on with {run.path}: {work.manifest.num_rows:,} files as found then")
-    _score_run(spec, resources, run, work, ingested, members, reporter)
+    source: Source = ingested or FileSource(
+        work.manifest.path,
+        work.manifest.roots,
+        work.manifest.num_shards,
+        members.size_px,
+        decode_limits(spec.limits),
+        key,
+        work.index,
+    )
+    _score_run(spec, resources, run, work, source, members, naming, reporter)
     if spec.out is not None:
         publish(run, spec.out)
 
@@ -163,42 +174,30 @@ def _score_run(
     resources: Resources,
     run: RunDir,
     work: Work,
-    ingested: IngestedSource | None,
+    source: Source,
     members: Members,
+    naming: FileNaming,
     reporter: Reporter,
 ) -> None:
     """Scores, accounts and reports inside a started run."""
-    key = load_patient_key(spec.patient_key_file)
-    manifest = work.manifest
-    source: Source = ingested or FileSource(
-        manifest.path,
-        manifest.roots,
-        manifest.num_shards,
-        members.size_px,
-        decode_limits(spec.limits),
-        key,
-        work.index,
-    )
-    if spec.patient_key_file is None and spec.hash_paths:
+    if spec.patient_key_file is None and naming.hashes:
         shutil.rmtree(run.shards, ignore_errors=True)  # hashed under a key that is gone
     elif spec.patient_key_file is None:
         forget_hashed_patients(run.shards, source.num_shards)
-    path_key = key if spec.hash_paths else None
-    if path_key is None:
-        commit_listed(work, run.shards, shard_schema(len(members.bundles)))
+    commit_listed(work, run.shards, shard_schema(len(members.bundles)), naming)
     if all(part_path(run.shards, shard).exists() for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
     else:
         # What is on an address is read from everywhere; a folder must be seen by every node.
         reads = [Path(place) for place in (*spec.input, *(spec.model or ())) if "://" not in place]
         with open_session(resources, reads=reads, writes=[run.path]) as session:
-            _score_shards(spec, run, source, work, members, session, path_key, reporter)
+            _score_shards(spec, run, source, work, members, session, naming, reporter)
     # Imported here, since the first image need not wait for it; mostly done by `_import_ahead`.
-    from orchestrator.pipelines.score.tables import finish_tables, write_hashed
+    from orchestrator.pipelines.score.tables import finish_tables, write_named
 
-    finish_tables(spec, run, work, members, path_key)
-    if path_key is not None:
-        write_hashed(manifest, run.manifest, path_key)
+    finish_tables(spec, run, work, members, naming)
+    if work.manifest.path != run.manifest:
+        write_named(work.manifest, run.manifest, naming)
 
 
 def _score_shards(
@@ -208,7 +207,7 @@ def _score_shards(
     work: Work,
     members: Members,
     session: Session,
-    path_key: bytes | None,
+    naming: FileNaming,
     reporter: Reporter,
 ) -> None:
     engine = spec.engine
@@ -225,7 +224,7 @@ def _score_shards(
             members.calibrations,
             members.threshold.value,
             session.threads_per_worker,
-            path_key,
+            naming,
         )
 
     # While the workers start, imports cost no time.

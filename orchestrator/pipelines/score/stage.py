@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.data import schema
-from orchestrator.data.pseudonym import keyed_hash
+from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.source import Source
 from orchestrator.errors import DataError
 from orchestrator.evaluation.calibration import Calibration, predict
@@ -47,7 +47,7 @@ class ScoreStage:
         calibrations: from logit to probability, of each model.
         threshold: PNEUMONIA is called where probability >= threshold.
         num_threads: compute threads, and decoding processes.
-        path_key: key under which paths are hashed; None keeps them.
+        naming: how rows name their files.
     """
 
     source: Source
@@ -58,7 +58,7 @@ class ScoreStage:
     calibrations: tuple[Calibration, ...]
     threshold: float
     num_threads: int
-    path_key: bytes | None
+    naming: FileNaming
 
     def __post_init__(self) -> None:
         self._reader = self.source.open_reader(self.num_threads)
@@ -84,7 +84,7 @@ class ScoreStage:
         batch: list[tuple[dict[str, Any], Any]] = []
         computing: deque[_Batch] = deque()
         for row, image in self._reader.decode_shard(shard, self._following):
-            rows.append(row if self.path_key is None else hash_names(row, self.path_key))
+            rows.append(self.naming.apply(row))
             if image is None:
                 continue
             batch.append((rows[-1], image))
@@ -121,16 +121,3 @@ class ScoreStage:
         columns["predicted"] = predict(columns["probability"], self.threshold)
         for place, row in enumerate(rows):
             row |= {name: values[place] for name, values in columns.items()}
-
-
-def hash_names(row: dict[str, Any], key: bytes) -> dict[str, Any]:
-    """Returns a manifest row with keyed hashes in place of its path and what was read from it.
-
-    Args:
-        row: columns root, path, patient_id and patient_source among others.
-        key: of HMAC-SHA256; the same key and path give the same hash.
-    """
-    hashed = row | {"path": keyed_hash(key, f"{row['root']}:{row['path']}")}
-    if row["patient_source"] == "filename":
-        hashed["patient_id"] = keyed_hash(key, row["patient_id"])
-    return hashed

@@ -14,20 +14,19 @@ from orchestrator.config.specs import ScoreSpec
 from orchestrator.data import schema
 from orchestrator.data.known.index_build import iter_known, known_writer
 from orchestrator.data.manifest import StoredManifest, rewrite_manifest
-from orchestrator.data.pseudonym import keyed_hash
+from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.tally import Tally
 from orchestrator.pipelines.score.ensemble import Members
 from orchestrator.pipelines.score.incremental import Work
-from orchestrator.pipelines.score.stage import hash_names
 from orchestrator.runs.atomic import atomic_path, write_json, write_text
 from orchestrator.runs.run_dir import RunDir
 
 
 def finish_tables(
-    spec: ScoreSpec, run: RunDir, work: Work, members: Members, path_key: bytes | None
+    spec: ScoreSpec, run: RunDir, work: Work, members: Members, naming: FileNaming
 ) -> dict[str, Any]:
     """Turns committed shards into the run's tables and report, one shard in memory at a time.
 
@@ -36,7 +35,7 @@ def finish_tables(
         run: the run, all its shards committed.
         work: every file found.
         members: the models.
-        path_key: key under which paths are hashed; None keeps them.
+        naming: how the tables name files; the shards do so already.
 
     Returns:
         The report.
@@ -52,7 +51,7 @@ def finish_tables(
     with _rejected_writer(run.rejected) as rejections, known_table as add_known:
         for row in iter_known(work.known):
             before["scored_before" if row["code"] is None else "rejected_before"] += 1
-            add_known(row if path_key is None else _hash_path(row, path_key))
+            add_known(naming.apply(row))
         for shard, table in enumerate(_checked_shards(run, work.manifest)):
             rejected = pc.is_valid(table.column("code"))
             known = pc.is_valid(table.column("known_run"))
@@ -80,14 +79,14 @@ def finish_tables(
     return report
 
 
-def write_hashed(stored: StoredManifest, path: Path, key: bytes) -> None:
-    """Writes a manifest with keyed hashes in place of paths and of what was read from them."""
+def write_named(stored: StoredManifest, path: Path, naming: FileNaming) -> None:
+    """Writes a manifest as its files may be named."""
 
-    def hashed(table: pa.Table) -> pa.Table:
-        rows = [hash_names(row, key) for row in table.to_pylist()]
+    def named(table: pa.Table) -> pa.Table:
+        rows = [naming.apply(row) for row in table.to_pylist()]
         return pa.Table.from_pylist(rows, schema.MANIFEST)
 
-    rewrite_manifest(stored, path, hashed)
+    rewrite_manifest(stored, path, named)
 
 
 def _checked_shards(run: RunDir, manifest: StoredManifest) -> Iterator[pa.Table]:
@@ -120,10 +119,6 @@ def _known_by_content(row: dict[str, Any]) -> dict[str, Any]:
     kept = ("root", "path", "size_bytes", "mtime_ns", "sha256")
     found = {"matched": "content", "run": row["known_run"], "run_row": row["known_row"]}
     return {name: row[name] for name in kept} | found | {"code": None}
-
-
-def _hash_path(row: dict[str, Any], key: bytes) -> dict[str, Any]:
-    return row | {"path": keyed_hash(key, f"{row['root']}:{row['path']}")}
 
 
 def _write_report(

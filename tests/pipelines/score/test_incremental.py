@@ -225,6 +225,19 @@ def test_a_listing_that_finds_rejected_things_alone_needs_no_ray(
     assert counts(night.run())["rejected_before"] == 6
 
 
+def test_what_the_listing_rejects_leaves_no_name_where_paths_are_hashed(
+    trained: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night = Night(trained, tmp_path)
+    for number in range(2):
+        (night.inbox / f"doe-{number}").symlink_to("/etc/hostname")
+    monkeypatch.setattr(scoring, "open_session", forbid)
+    run = night.run(hash_paths=True).run
+    assert [row["path"][:5] for row in table(run / "rejected.parquet")] == ["hmac:", "hmac:"]
+    for path in run.rglob("*"):
+        assert not path.is_file() or b"doe-" not in path.read_bytes(), path
+
+
 def test_hashed_paths_are_compared_by_content_and_leave_no_name(night: Night) -> None:
     first = night.run(hash_paths=True)
     second = night.run(hash_paths=True)
