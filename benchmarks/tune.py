@@ -64,7 +64,7 @@ def time_cached(options: argparse.Namespace) -> dict[str, float]:
     from orchestrator.pipelines.tune.cached_trial import CachedTrial
     from orchestrator.pipelines.tune.head_training import Fold, SearchTask
     from orchestrator.pipelines.tune.search import Runner, run_search
-    from orchestrator.pipelines.tune.trials import Ledger
+    from orchestrator.pipelines.tune.trials import TrialLedger
 
     connect(None, num_cpus=options.threads)
     labels, cut = _store(options).labels, options.images
@@ -83,7 +83,7 @@ def time_cached(options: argparse.Namespace) -> dict[str, float]:
     task = SearchTask(spec, options.folder, (fold,))
     runner = Runner(CachedTrial, {"task": task}, {"cpu": 1}, reuse=True)
     with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(Path(folder) / "trials")
+        ledger = TrialLedger(Path(folder) / "trials")
         run_search(spec, runner, ledger, Path(folder) / "_ray", 1, lambda trial: None)
     later = ledger.trials[1:]
     return {

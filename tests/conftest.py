@@ -12,7 +12,7 @@ import pytest
 import orchestrator.cluster  # noqa: F401 - sets Ray's environment before anything imports ray
 
 if TYPE_CHECKING:
-    from orchestrator.jobs.local_head import Head
+    from orchestrator.jobs.local_head import LocalHead
 
 ROOT = Path(__file__).parent.parent  # of the project
 PUBLIC_DATA = ROOT.parent / "shared" / "data"
@@ -69,9 +69,9 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def local_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Head"]:
+def local_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalHead"]:
     """A head for jobs, with the state folder of the whole session, which no test may keep."""
-    from orchestrator.jobs.local_head import HeadFiles, ensure_head, stop_head
+    from orchestrator.jobs.local_head import LocalHeadFiles, ensure_head, stop_head
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
@@ -79,7 +79,7 @@ def local_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Head"]:
             patch.delenv(name, raising=False)
         yield ensure_head(lambda line: None)
         stop_head()
-        shutil.rmtree(HeadFiles().temporary, ignore_errors=True)
+        shutil.rmtree(LocalHeadFiles().temporary, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

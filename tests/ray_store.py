@@ -6,12 +6,12 @@ from pathlib import Path
 
 import ray.job_submission  # noqa: F401 - before the fork server forks: it takes seconds
 
-from orchestrator.jobs.scheduler_backend import ClusterStore
-from orchestrator.schedule.leadership import Store
+from orchestrator.jobs.scheduler_backend import RayJobsBackend
+from orchestrator.schedule.leadership import SchedulerBackend
 from tests.schedule.fake_cluster import fails
 
 
-def build_store(folder: Path) -> Store:
+def build_store(folder: Path) -> SchedulerBackend:
     """The head whose address is in `folder`; its jobs append their ids to `journal`."""
     if multiprocessing.parent_process() is not None:  # a forked one has not the tests' environment
         os.environ["XDG_STATE_HOME"] = str(folder / "state")
@@ -21,4 +21,4 @@ def build_store(folder: Path) -> Store:
         return f"echo {submission_id} >> {folder}/journal; exit {code}"
 
     address = (folder / "address").read_text()
-    return ClusterStore(address, lambda line: None, entrypoint).as_store()
+    return RayJobsBackend(address, lambda line: None, entrypoint).as_backend()

@@ -77,6 +77,15 @@ def test_a_planted_import_breaks_its_contract(
     assert [line for line in done.stdout.splitlines() if broken in line and "BROKEN" in line]
 
 
+def test_a_public_class_name_has_one_meaning() -> None:
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
 def test_no_module_is_named_utils() -> None:
     assert not [p for p in MODULES if p.stem in ("utils", "util", "helpers", "common")]
 

@@ -61,7 +61,7 @@ def run(
         os.environ["RAY_AUTH_MODE"] = "disabled"
     if not jobs.is_dir():
         raise SpecError(f"--jobs {jobs} is no folder; name the folder of job files")
-    from orchestrator.jobs.scheduler_backend import ClusterStore, place
+    from orchestrator.jobs.scheduler_backend import RayJobsBackend, place
     from orchestrator.schedule.job_folder import JobFolder
     from orchestrator.schedule.ledger import Ledger
     from orchestrator.schedule.loop import Scheduler
@@ -69,7 +69,7 @@ def run(
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    store = ClusterStore(name_cluster(address), _log).as_store()
+    store = RayJobsBackend(name_cluster(address), _log).as_backend()
     book = Ledger(ledger or default_ledger())
     _log(f"jobs: {jobs.absolute()}, ledger: {book.path.absolute()}")
     Scheduler(book, JobFolder(jobs).load, store, _log, place=place).run(stopping)

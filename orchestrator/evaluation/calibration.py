@@ -165,7 +165,7 @@ def choose_threshold(
     return Threshold(_between(below, float(distinct[best])), rule)
 
 
-def predict(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArray[np.int8]:
+def call_labels(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArray[np.int8]:
     """Returns the call for each probability; the one comparison that the whole product uses.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from orchestrator.evaluation.calibration import predict
+from orchestrator.evaluation.calibration import call_labels
 
 UNLABELLED = -1
 MAX_IMAGES_SHOWN = 10
@@ -89,7 +89,7 @@ class Tally:
     ) -> None:
         """Keeps the images nearest to the threshold, and those most wrong of either kind."""
         distance = probabilities.astype(np.float64) - self.threshold
-        called = predict(probabilities, self.threshold)
+        called = call_labels(probabilities, self.threshold)
         chosen: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = {
             "uncertain": (np.arange(labels.size), np.abs(distance)),
             "missed": (np.flatnonzero((labels == 1) & (called == 0)), distance),

@@ -1,7 +1,7 @@
-"""Disk and memory that a run takes, predicted from the files found and the kind of run.
+"""Disk and memory that a run takes, estimated from the files found and the kind of run.
 
 The constants were measured (Python 3.11, ray 2.60, openvino 2026.4, tensorflow 2.21, pyarrow 26);
-each prediction says what it was worked out from. Predictions are upper estimates for planning, not
+each estimate says what it was worked out from. Estimates are upper bounds for planning, not
 limits.
 """
 
@@ -39,8 +39,8 @@ _DECODER = 40 * MIB
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One predicted size.
+class Estimate:
+    """One estimated size.
 
     Args:
         what: disk or memory, and whose.
@@ -54,7 +54,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Found:
+class InputFacts:
     """An input.
 
     Args:
@@ -74,7 +74,7 @@ class Found:
     size_px: int | None
 
     @classmethod
-    def of(cls, sources: Sequence[str]) -> "Found":
+    def of(cls, sources: Sequence[str]) -> "InputFacts":
         """Lists an input: folders, a table of paths, or an ingested data set.
 
         Raises:
@@ -101,9 +101,9 @@ class Found:
         )
 
 
-def predict_score(
-    found: Found, spec: Any, info: BundleInfo, session: Session | None
-) -> list[Prediction]:
+def estimate_scoring(
+    found: InputFacts, spec: Any, info: BundleInfo, session: Session | None
+) -> list[Estimate]:
     """Returns what scoring takes.
 
     Args:
@@ -117,13 +117,13 @@ def predict_score(
     working = rows * _SHARD_ROW + shards * _SHARD_FILE
     weights = _scoring_weights(Path(spec.model[0]) if spec.model else None, info)
     return [
-        Prediction(
+        Estimate(
             "disk of the run folder, kept",
             kept,
             f"{rows:,} files x {_PREDICTION_ROW + _MANIFEST_ROW} B and {shards:,} shards x "
             f"{_PREDICTION_FILE} B",
         ),
-        Prediction(
+        Estimate(
             "disk besides, while it runs",
             working,
             f"{rows:,} files x {_SHARD_ROW} B and {shards:,} shards x {_SHARD_FILE} B",
@@ -132,9 +132,9 @@ def predict_score(
     ]
 
 
-def predict_training(
-    found: Found, spec: Any, backbones: list[str], session: Session | None
-) -> list[Prediction]:
+def estimate_training(
+    found: InputFacts, spec: Any, backbones: list[str], session: Session | None
+) -> list[Estimate]:
     """Returns what training, a search or a comparison takes.
 
     Args:
@@ -145,10 +145,10 @@ def predict_training(
     """
     rows = min(found.num_files, getattr(spec, "limit", None) or found.num_files)
     size, pixels = spec.image_size, spec.image_size**2
-    predicted = []
+    estimates = []
     if found.size_px is None:
-        predicted.append(
-            Prediction(
+        estimates.append(
+            Estimate(
                 "disk of decoded images, while it runs",
                 rows * (pixels + _INGESTED_ROW),
                 f"{rows:,} files x ({size} x {size} + {_INGESTED_ROW}) B",
@@ -163,16 +163,16 @@ def predict_training(
         # A comparison has the features of one backbone at a time.
         width = max(entry.num_features for entry in entries)
         features = views * 4 * width
-        predicted.append(
-            Prediction(
+        estimates.append(
+            Estimate(
                 "disk of features, while it runs",
                 2 * features,
                 f"{views:,} views x {width:,} features x 4 B, as computed and packed or copied",
             )
         )
     weights = 4 * sum(entry.num_params for entry in entries)
-    predicted.append(
-        Prediction(
+    estimates.append(
+        Estimate(
             "disk of the bundle, kept",
             2 * weights,
             f"{weights // 4:,} parameters x 4 B, for Keras and for OpenVINO",
@@ -180,15 +180,15 @@ def predict_training(
     )
     largest = 4 * max(entry.num_params for entry in entries)
     if cached:
-        predicted.append(_engine_memory(largest, None, size, found, session))
+        estimates.append(_engine_memory(largest, None, size, found, session))
     pixel = max(entry.training_bytes for entry in entries)
-    predicted.append(_trainer_memory(spec, features, largest, pixel))
-    return predicted
+    estimates.append(_trainer_memory(spec, features, largest, pixel))
+    return estimates
 
 
 def _engine_memory(
-    weights: int, batch: int | None, size: int, found: Found, session: Session | None
-) -> Prediction:
+    weights: int, batch: int | None, size: int, found: InputFacts, session: Session | None
+) -> Estimate:
     """Memory of one worker that runs a network over images; on a GPU the network takes its own."""
     threads = session.threads_per_worker if session else 1
     on_gpu = session is not None and session.gpus_per_worker > 0
@@ -206,10 +206,10 @@ def _engine_memory(
     if found.size_px is None:
         total += threads * (_DECODER + 10 * found.largest_bytes)
         basis += f", {threads} decoders x ({_DECODER // MIB} MiB + 10 x the largest file)"
-    return Prediction("memory of a worker", total, basis)
+    return Estimate("memory of a worker", total, basis)
 
 
-def _trainer_memory(spec: Any, features: int, weights: int, trained: int) -> Prediction:
+def _trainer_memory(spec: Any, features: int, weights: int, trained: int) -> Estimate:
     """Memory of a process that trains a head, or the network."""
     whole = getattr(spec, "finetune", "none") != "none"
     total, basis = _TENSORFLOW_BASE + features, f"{_TENSORFLOW_BASE // MIB} MiB"
@@ -223,7 +223,7 @@ def _trainer_memory(spec: Any, features: int, weights: int, trained: int) -> Pre
             f", {copies} x {weights / MIB:.0f} MiB of weights, {spec.batch_size} images x "
             f"{spec.image_size} x {spec.image_size} x {pixel} B"
         )
-    return Prediction("memory of a training process", total, basis)
+    return Estimate("memory of a training process", total, basis)
 
 
 def _scoring_weights(bundle: Path | None, info: BundleInfo) -> int:

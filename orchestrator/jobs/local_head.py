@@ -37,7 +37,7 @@ _KEPT_SESSIONS = 5  # folders of Ray's logs
 
 
 @dataclass(frozen=True)
-class Head:
+class LocalHead:
     """A local head that has answered.
 
     Args:
@@ -49,7 +49,7 @@ class Head:
     pid: int
 
 
-class HeadFiles:
+class LocalHeadFiles:
     """The head's files of this user."""
 
     def __init__(self) -> None:
@@ -63,19 +63,19 @@ class HeadFiles:
         self.temporary = Path("/tmp") / f"orchestrator-{os.getuid()}-{mark}"
 
 
-def find_head() -> Head | None:
+def find_head() -> LocalHead | None:
     """Returns the local head, None where none is running."""
-    files = HeadFiles()
+    files = LocalHeadFiles()
     if not _is_held(files.lock):
         return None
     try:
         found = json.loads(files.record.read_text())
-        return Head(str(found["address"]), int(found["pid"]))
+        return LocalHead(str(found["address"]), int(found["pid"]))
     except (OSError, ValueError, KeyError):
         return None  # a keeper is starting and its head has not answered yet
 
 
-def ensure_head(say: Callable[[str], None], idle_s: float = IDLE_S) -> Head:
+def ensure_head(say: Callable[[str], None], idle_s: float = IDLE_S) -> LocalHead:
     """Returns the local head, started where none is running.
 
     Args:
@@ -85,7 +85,7 @@ def ensure_head(say: Callable[[str], None], idle_s: float = IDLE_S) -> Head:
     Raises:
         ClusterError: it does not start.
     """
-    files = HeadFiles()
+    files = LocalHeadFiles()
     with _locked(files.starting):
         head = find_head()
         if head is not None:
@@ -106,7 +106,7 @@ def stop_head() -> bool:
     Raises:
         ClusterError: it does not end.
     """
-    files = HeadFiles()
+    files = LocalHeadFiles()
     with _locked(files.starting):
         head = find_head()
         if head is None:
@@ -122,11 +122,11 @@ def stop_head() -> bool:
 
 def find_log(submission_id: str) -> Path | None:
     """Returns the log of a job of a local head that may be gone."""
-    found = HeadFiles().temporary.glob(f"session_2*/logs/job-driver-{submission_id}.log")
+    found = LocalHeadFiles().temporary.glob(f"session_2*/logs/job-driver-{submission_id}.log")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _start(files: HeadFiles, idle_s: float) -> Head:
+def _start(files: LocalHeadFiles, idle_s: float) -> LocalHead:
     """Starts the keeper and waits until its head answers."""
     files.record.unlink(missing_ok=True)
     _make_temporary(files.temporary)

@@ -14,8 +14,8 @@ from orchestrator.cluster.session import LOCAL_OBJECT_STORE_BYTES
 from orchestrator.jobs.local_head import (
     START_LIMIT_S,
     STOP_LIMIT_S,
-    Head,
-    HeadFiles,
+    LocalHead,
+    LocalHeadFiles,
     ask,
     find_busy,
     try_lock,
@@ -26,7 +26,7 @@ from orchestrator.runs.atomic import write_json
 
 def keep(idle_s: float) -> int:
     """Runs a head until it ends, is stopped or has been idle; returns the exit code."""
-    files = HeadFiles()
+    files = LocalHeadFiles()
     lock = files.lock.open("a")
     if not wait_until(lambda: try_lock(lock), 5.0):
         return 1
@@ -46,7 +46,7 @@ def keep(idle_s: float) -> int:
             ray.terminate()
         time.sleep(0.2)
     if ray.poll() is None:
-        write_json(files.record, asdict(Head(address, ray.pid)), mode=0o600)
+        write_json(files.record, asdict(LocalHead(address, ray.pid)), mode=0o600)
         _end_when_idle(ray, address, idle_s)
     files.record.unlink(missing_ok=True)
     return ray.wait()

@@ -16,7 +16,7 @@ from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import SPECS
 from orchestrator.config.workers import Session, plan_workers
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
-from orchestrator.jobs.estimate import Found, Prediction, predict_score, predict_training
+from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
 from orchestrator.model.bundle import load_info, newest_bundle
@@ -54,8 +54,8 @@ class JobPlan:
     file: Path
     job: Job | None = None
     session: Session | None = None
-    found: Found | None = None
-    predicted: list[Prediction] = field(default_factory=list)
+    found: InputFacts | None = None
+    predicted: list[Estimate] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -112,7 +112,7 @@ def plan_job(file: Path, nodes: Nodes, *, look: bool) -> JobPlan:
     Args:
         file: a job file.
         nodes: what it is to run on.
-        look: list the input and predict from it; otherwise the file alone is checked.
+        look: list the input and estimate from it; otherwise the file alone is checked.
     """
     plan = JobPlan(file)
 
@@ -150,15 +150,15 @@ def backbones_of(spec: Any) -> tuple[str, ...]:
 
 
 def _look(plan: JobPlan, spec: Any) -> None:
-    """Lists the input and predicts; what cannot be seen from here is a note."""
+    """Lists the input and estimates; what cannot be seen from here is a note."""
     scores = plan.job is not None and plan.job.kind == "score"
     try:
-        plan.found = Found.of(spec.input if scores else [spec.data])
+        plan.found = InputFacts.of(spec.input if scores else [spec.data])
         if scores:
             info = load_info(Path(spec.model[0]) if spec.model else newest_bundle(Path("models")))
-            plan.predicted = predict_score(plan.found, spec, info, plan.session)
+            plan.predicted = estimate_scoring(plan.found, spec, info, plan.session)
         else:
             names = [canonical_name(name) for name in backbones_of(spec)]
-            plan.predicted = predict_training(plan.found, spec, names, plan.session)
+            plan.predicted = estimate_training(plan.found, spec, names, plan.session)
     except OrchestratorError as error:
         plan.notes.append(f"nothing could be predicted: {error}")

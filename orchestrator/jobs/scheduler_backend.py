@@ -10,7 +10,7 @@ from orchestrator.jobs.submit import Entrypoint, fix_model, submit_job
 from orchestrator.runs.placement import place_run
 from orchestrator.runs.reconcile import look_at
 from orchestrator.runs.states import Status
-from orchestrator.schedule.leadership import Store
+from orchestrator.schedule.leadership import SchedulerBackend
 
 
 def place(job: Job, key: str) -> tuple[Job, Path]:
@@ -19,7 +19,7 @@ def place(job: Job, key: str) -> tuple[Job, Path]:
     return fix_model(placed), folder
 
 
-class ClusterStore:
+class RayJobsBackend:
     """Ray Jobs behind the scheduler's three functions.
 
     Args:
@@ -33,9 +33,9 @@ class ClusterStore:
     ) -> None:
         self._connection, self._entrypoint = Connection(cluster, say), entrypoint
 
-    def as_store(self) -> Store:
+    def as_backend(self) -> SchedulerBackend:
         """Returns the functions."""
-        return Store(self.submit, self.look_up, self.stop)
+        return SchedulerBackend(self.submit, self.look_up, self.stop)
 
     def submit(self, submission_id: str, job: Job, folder: Path | None) -> None:
         """Starts a run."""

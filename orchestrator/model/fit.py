@@ -29,7 +29,7 @@ PLATEAU_PATIENCE = 1
 _MEASURES = {"val_auprc": average_precision, "val_calibrated_log_loss": calibrated_log_loss}
 
 
-class Inputs(Protocol):
+class ModelInputs(Protocol):
     """What a model takes, [n, ...]: an array, or something that loads its slices."""
 
     def __len__(self) -> int:
@@ -106,7 +106,7 @@ class Step(Protocol):
     def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
         """Trains on every batch; returns mean `loss` and `accuracy` over the examples."""
 
-    def predict(self, inputs: Inputs) -> Array:
+    def predict(self, inputs: ModelInputs) -> Array:
         """Returns probabilities, float64 [n]."""
 
 
@@ -153,7 +153,7 @@ class KerasStep:
             count += len(labels)
         return {name: total / count for name, total in sums.items()}
 
-    def predict(self, inputs: Inputs) -> Array:
+    def predict(self, inputs: ModelInputs) -> Array:
         """Returns probabilities, float64 [n]."""
         found = [
             np.asarray(self.model.predict_on_batch(inputs[start : start + self.batch_size]))
@@ -249,7 +249,7 @@ class Fit:
     def run(
         self,
         train: Batches,
-        val_inputs: Inputs,
+        val_inputs: ModelInputs,
         val_labels: Array,
         on_epoch: Callable[[dict[str, float]], None],
     ) -> list[dict[str, float]]:
@@ -275,7 +275,9 @@ class Fit:
         """Whether no epoch is left to train."""
         return bool(self.state.epoch >= self.config.epochs or self.model.stop_training)
 
-    def run_epoch(self, train: Batches, val_inputs: Inputs, val_labels: Array) -> dict[str, float]:
+    def run_epoch(
+        self, train: Batches, val_inputs: ModelInputs, val_labels: Array
+    ) -> dict[str, float]:
         """Trains one epoch and returns its row of the history; arguments as `run` takes them."""
         epoch = self.state.epoch
         self._callbacks.on_epoch_begin(epoch)
@@ -319,7 +321,7 @@ class Fit:
         for variable, value in zip(variables, trained, strict=True):
             variable.assign(value)
 
-    def _validate(self, inputs: Inputs, labels: Array) -> dict[str, float]:
+    def _validate(self, inputs: ModelInputs, labels: Array) -> dict[str, float]:
         probabilities = self.step.predict(inputs)
         targets = labels[:, None].astype(np.float32)
         losses = self.model.loss(targets, probabilities[:, None].astype(np.float32))

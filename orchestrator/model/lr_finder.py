@@ -69,7 +69,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Trial:
+class RateTrial:
     """A short training at one rate.
 
     Attributes:
@@ -96,7 +96,7 @@ class RateSearch:
 
     rate: float
     sweep: Sweep
-    trials: tuple["Trial", ...]
+    trials: tuple["RateTrial", ...]
     trial_steps: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def find_rate(begin: Begin, *, sweep_steps: int = 100, trial_steps: int = 100) -
         Smith, Cyclical learning rates for training neural networks, WACV 2017, section 3.3.
     """
     sweep = range_test(begin, sweep_steps)
-    trials: list[Trial] = []
+    trials: list[RateTrial] = []
     rate = sweep.rates[-1]
     while rate >= LOWEST and (
         len(trials) <= _DECADES * _TRIALS_PER_DECADE or _last_is_best(trials)
@@ -156,7 +156,7 @@ def find_rate(begin: Begin, *, sweep_steps: int = 100, trial_steps: int = 100) -
     return RateSearch(rate, sweep, tuple(trials), trial_steps)
 
 
-def _last_is_best(trials: list[Trial]) -> bool:
+def _last_is_best(trials: list[RateTrial]) -> bool:
     """Whether no trial before the last was better, so that the next may be better still."""
     losses = [math.inf if trial.end is None else trial.end for trial in trials]
     return losses[-1] <= min(losses)
@@ -194,14 +194,14 @@ def range_test(begin: Begin, num_steps: int) -> Sweep:
     return Sweep(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), diverged)
 
 
-def _try_rate(step: Step, rate: float, num_steps: int) -> Trial:
+def _try_rate(step: Step, rate: float, num_steps: int) -> RateTrial:
     losses = []
     for _ in range(num_steps):
         losses.append(step(rate))
         if not math.isfinite(losses[-1]):
-            return Trial(rate, None, None)
+            return RateTrial(rate, None, None)
     late = losses[-max(1, int(num_steps * _JUDGED)) :]
-    return Trial(rate, float(np.mean(late)), float(np.mean(losses)))
+    return RateTrial(rate, float(np.mean(late)), float(np.mean(losses)))
 
 
 def find_head_rate(

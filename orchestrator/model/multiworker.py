@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from orchestrator.errors import ClusterError
 from orchestrator.model.dropout_masks import DropoutMasks
-from orchestrator.model.fit import Array, Inputs
+from orchestrator.model.fit import Array, ModelInputs
 from orchestrator.model.slices import batch_counts, worker_slice
 
 # A worker that waits this long for another one gives up, and the run starts again.
@@ -136,7 +136,7 @@ class DistributedStep:
         total = sum(self._counts)
         return {"loss": float(loss) / total, "accuracy": float(correct) / total}
 
-    def predict(self, inputs: Inputs) -> Array:
+    def predict(self, inputs: ModelInputs) -> Array:
         """Returns probabilities, float64 [n], equal on every worker; each computes a slice."""
         probabilities = np.zeros(len(inputs), np.float32)
         mine = worker_slice(len(inputs), self._group.rank, self._group.size)

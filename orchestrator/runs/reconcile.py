@@ -31,7 +31,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Finding:
+class TryState:
     """The state of a try.
 
     Args:
@@ -73,7 +73,7 @@ def settle(
     state: TickState,
     mark: str | None,
     stop_reason: str | None,
-) -> Finding:
+) -> TryState:
     """Decides what a try has come to.
 
     Args:
@@ -84,34 +84,36 @@ def settle(
         stop_reason: why the ledger asked for a stop, if it did.
     """
     if seen in (Status.PENDING, Status.RUNNING):
-        return Finding(TickState(seen))
+        return TryState(TickState(seen))
     if evidence.succeeded or seen is Status.SUCCEEDED:
-        return Finding(TickState.SUCCEEDED)
+        return TryState(TickState.SUCCEEDED)
     if seen is None:
         return _settle_unknown(evidence, state, mark, stop_reason)
     if stop_reason == TIMEOUT:
-        return Finding(TickState.FAILED, "ran longer than its timeout", retry=True)
+        return TryState(TickState.FAILED, "ran longer than its timeout", retry=True)
     if stop_reason is not None:
-        return Finding(TickState.STOPPED, stop_reason)
+        return TryState(TickState.STOPPED, stop_reason)
     if seen is Status.STOPPED:
-        return Finding(TickState.STOPPED, "stopped by hand")
-    return Finding(TickState.FAILED, "failed on the cluster; its log and status.json say why", True)
+        return TryState(TickState.STOPPED, "stopped by hand")
+    return TryState(
+        TickState.FAILED, "failed on the cluster; its log and status.json say why", True
+    )
 
 
 def _settle_unknown(
     evidence: Evidence, state: TickState, mark: str | None, stop_reason: str | None
-) -> Finding:
+) -> TryState:
     began = evidence.mark != mark
     if began and evidence.status in (Status.FAILED, Status.STOPPED):
         if stop_reason not in (None, TIMEOUT):
-            return Finding(TickState.STOPPED, stop_reason)
-        return Finding(TickState.FAILED, "failed; the cluster has no record of it any more", True)
+            return TryState(TickState.STOPPED, stop_reason)
+        return TryState(TickState.FAILED, "failed; the cluster has no record of it any more", True)
     if state is TickState.SUBMITTING and not began:
         if stop_reason is not None:
-            return Finding(TickState.STOPPED, stop_reason)
-        return Finding(TickState.SUBMITTING)
+            return TryState(TickState.STOPPED, stop_reason)
+        return TryState(TickState.SUBMITTING)
     # It ran, or may have: a second run could do the work twice, so none is started.
-    return Finding(
+    return TryState(
         TickState.FAILED,
         "lost: the cluster has no record of it, as after a restart of its head; not repeated",
     )

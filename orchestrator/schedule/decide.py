@@ -10,7 +10,7 @@ from orchestrator.config.cron import Ticks
 from orchestrator.config.job import Job, Schedule
 from orchestrator.runs.reconcile import look_at
 from orchestrator.runs.states import TickState
-from orchestrator.schedule.leadership import Desk
+from orchestrator.schedule.leadership import Leadership
 from orchestrator.schedule.ledger import JobRow, RunRow, run_key, submission_id
 from orchestrator.schedule.policy import Verdict, judge
 from orchestrator.schedule.writes import Writes
@@ -49,13 +49,13 @@ class Decider:
     """Follows the job files and the wall clock.
 
     Args:
-        desk: the scheduler's.
+        leadership: the scheduler's.
         load_jobs: the scheduled jobs by name, and a line for each file that is wrong.
         place: the job as one run of it, and its run folder.
     """
 
-    def __init__(self, desk: Desk, load_jobs: LoadJobs, place: PlaceRun) -> None:
-        self._desk, self._load_jobs, self._place = desk, load_jobs, place
+    def __init__(self, leadership: Leadership, load_jobs: LoadJobs, place: PlaceRun) -> None:
+        self._leadership, self._load_jobs, self._place = leadership, load_jobs, place
         self._jobs: dict[str, Job] = {}
         self._ticks: dict[str, Ticks] = {}
         self._rows: dict[str, JobRow] = {}
@@ -65,7 +65,7 @@ class Decider:
     def begin(self) -> None:
         """Starts afresh from the ledger and the files, after the lead was taken."""
         self._jobs, self._next, self._last_now = {}, {}, None
-        self._rows = self._desk.ledger.jobs()
+        self._rows = self._leadership.ledger.jobs()
         self.reload()
 
     def reload(self) -> None:
@@ -76,14 +76,14 @@ class Decider:
         """
         found, errors = self._load_jobs()
         jobs = dict(found)
-        self._desk.say_change("files", "; ".join(errors))
+        self._leadership.say_change("files", "; ".join(errors))
         changed = []
         for name, job in jobs.items():
             if job is self._jobs.get(name) or job.schedule is None:
                 continue
             ticks, row = job.schedule.ticks(), self._rows.get(name)
             if row is None or (row.cron, row.timezone) != (ticks.cron, ticks.timezone):
-                if name in self._jobs and self._is_due(name, self._desk.clock.now()):
+                if name in self._jobs and self._is_due(name, self._leadership.clock.now()):
                     # Came due within this step: the next one decides it, then takes the edit.
                     jobs[name] = self._jobs[name]
                     continue
@@ -97,8 +97,8 @@ class Decider:
         self._jobs = jobs
 
     def _register(self, changed: list[tuple[str, Ticks, JobRow | None]], gone: list[str]) -> None:
-        now = self._desk.clock.now()
-        with self._desk.writing() as write:
+        now = self._leadership.clock.now()
+        with self._leadership.writing() as write:
             for name, ticks, row in changed:
                 if row is not None and row.cron and row.timezone:
                     owed = Ticks(row.cron, row.timezone).between(row.decided_until(now), now)
@@ -107,16 +107,16 @@ class Decider:
                 write.register(name, ticks.cron, ticks.timezone, now)
             for name in gone:
                 write.drop(name)
-            for run in self._desk.ledger.open_runs():
+            for run in self._leadership.ledger.open_runs():
                 if run.job in gone and run.state is TickState.QUEUED:
                     write.end(run.job, run.tick, 0, TickState.SKIPPED, "the job was removed")
         for name, ticks, row in changed:
-            self._desk.say(
+            self._leadership.say(
                 f"{name}: {'changed' if row else 'scheduled'}: {ticks.cron} {ticks.timezone}"
             )
         for name in gone:
-            self._desk.say(f"{name}: no longer scheduled, its file is gone")
-        self._rows, self._next = self._desk.ledger.jobs(), {}
+            self._leadership.say(f"{name}: no longer scheduled, its file is gone")
+        self._rows, self._next = self._leadership.ledger.jobs(), {}
 
     def decide(self) -> bool:
         """Decides the ticks that are due and commits the intents of those that can start.
@@ -124,26 +124,26 @@ class Decider:
         Returns:
             True where more is due than one transaction took.
         """
-        now = self._desk.clock.now()
+        now = self._leadership.clock.now()
         self._heed_clock(now)
         plans = [self._plan(name, now) for name in self._jobs if self._is_due(name, now)]
         lanes: dict[str, _Lane] = {}
-        for run in self._desk.ledger.open_runs():
+        for run in self._leadership.ledger.open_runs():
             lanes.setdefault(run.job, _Lane([])).runs.extend(_Lane.of([run]).runs)
-        paused = self._desk.ledger.paused()
+        paused = self._leadership.ledger.paused()
         if not plans and not any(self._startable(name, lanes, paused) for name in lanes):
             return False
         intents = []
-        with self._desk.writing() as write:
+        with self._leadership.writing() as write:
             for plan in plans:
                 self._apply(write, plan, lanes.setdefault(plan.job.name, _Lane([])))
             for name in lanes:
                 startable = self._startable(name, lanes, paused)
                 if startable is not None:
                     intents.append(self._intend(write, name, *startable))
-        self._desk.fresh.update(found for found in intents if found)
+        self._leadership.fresh.update(found for found in intents if found)
         if plans:
-            self._rows = self._desk.ledger.jobs()
+            self._rows = self._leadership.ledger.jobs()
             for plan in plans:
                 self._next.pop(plan.job.name, None)
         return not all(plan.complete for plan in plans)
@@ -152,10 +152,10 @@ class Decider:
         went_back = self._last_now is None or now < self._last_now
         self._last_now = now
         if went_back and any(row.cursor > now for row in self._rows.values()):
-            with self._desk.writing() as write:
+            with self._leadership.writing() as write:
                 write.rewind(now)
-            self._desk.say("the clock went back; ticks that have run will not run again")
-            self._rows, self._next = self._desk.ledger.jobs(), {}
+            self._leadership.say("the clock went back; ticks that have run will not run again")
+            self._rows, self._next = self._leadership.ledger.jobs(), {}
 
     def _is_due(self, name: str, now: datetime) -> bool:
         if name not in self._next:
@@ -169,13 +169,13 @@ class Decider:
         start = self._rows[name].decided_until(now)
         cut = start < now - _LONGEST_OUTAGE
         start = max(start, now - _LONGEST_OUTAGE)
-        grace = timedelta(seconds=self._desk.settings.grace_s)
+        grace = timedelta(seconds=self._leadership.settings.grace_s)
         edge = now - max(schedule.window, grace)
         due = list(islice(ticks.between(start, edge), _CHUNK))
         complete = len(due) < _CHUNK
         if complete:
             due += ticks.between(max(start, edge), now)
-        verdicts = judge(due, now, schedule, self._desk.ledger.pauses(name), grace)
+        verdicts = judge(due, now, schedule, self._leadership.ledger.pauses(name), grace)
         if cut and verdicts and verdicts[0].skip_reason:
             reason = f"{verdicts[0].skip_reason}; earlier ones are not listed"
             verdicts[0] = Verdict(verdicts[0].tick, reason)
@@ -226,7 +226,7 @@ class Decider:
             return None
         for tick, state, attempt, folder in runs:
             if state is TickState.RETRYING:
-                ready = self._desk.ready(("retry", submission_id(name, tick, attempt)))
+                ready = self._leadership.ready(("retry", submission_id(name, tick, attempt)))
                 return (tick, attempt + 1, folder) if ready else None
         if any(state is not TickState.QUEUED for _, state, _, _ in runs):
             return None
@@ -239,9 +239,9 @@ class Decider:
         try:
             mark = look_at(folder).mark
         except OSError as error:
-            self._desk.say_change(f"folder {name}", f"{name}: cannot read {folder}: {error}")
+            self._leadership.say_change(f"folder {name}", f"{name}: cannot read {folder}: {error}")
             return None
-        self._desk.say_change(f"folder {name}", "")
+        self._leadership.say_change(f"folder {name}", "")
         found = submission_id(name, tick, attempt)
         write.intend(name, tick, attempt, found, mark)
         return found

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.errors import SpecError
-from orchestrator.runs.reconcile import TIMEOUT, Finding, look_at, settle
+from orchestrator.runs.reconcile import TIMEOUT, TryState, look_at, settle
 from orchestrator.runs.states import TickState
 from orchestrator.schedule.job_folder import load_stored, load_terms
-from orchestrator.schedule.leadership import Desk
+from orchestrator.schedule.leadership import Leadership
 from orchestrator.schedule.ledger import RunRow
 from orchestrator.schedule.policy import describe
 
@@ -17,8 +17,8 @@ _AT_WORK = (TickState.PENDING, TickState.RUNNING)
 class Follower:
     """Submits what is intended and follows what is submitted."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, leadership: Leadership) -> None:
+        self._leadership = leadership
 
     def follow(self, *, everything: bool = False) -> None:
         """Looks at the runs that the cluster has, those looked at longest ago first.
@@ -27,16 +27,16 @@ class Follower:
             everything: without the limit of time, so that no decision of the first step rests on
                 what a scheduler before this one last saw.
         """
-        at_work = [run for run in self._desk.ledger.open_runs() if run.state in _AT_WORK]
+        at_work = [run for run in self._leadership.ledger.open_runs() if run.state in _AT_WORK]
         limit = self._deadline()
         for run in at_work:
             key = ("look", run.submission_id or "")
-            if not self._desk.ready(key):
+            if not self._leadership.ready(key):
                 continue
             if not everything and limit():
                 return
-            self._desk.hold()
-            self._desk.wait(key, self._desk.settings.poll_s)
+            self._leadership.hold()
+            self._leadership.wait(key, self._leadership.settings.poll_s)
             finding = self._find(run)
             if finding is None:
                 return  # the cluster or the disk does not answer: no use in asking for the others
@@ -51,26 +51,26 @@ class Follower:
             True where time ran out before all were.
         """
         limit = self._deadline()
-        for run in self._desk.ledger.open_runs():
+        for run in self._leadership.ledger.open_runs():
             if run.state is not TickState.SUBMITTING:
                 continue
-            if not self._desk.ready(("submit", run.submission_id or "")):
+            if not self._leadership.ready(("submit", run.submission_id or "")):
                 continue
             if limit():
                 return True
-            self._desk.hold()
+            self._leadership.hold()
             self._submit(run)
         return False
 
     def _deadline(self) -> Callable[[], bool]:
-        clock = self._desk.clock.monotonic
-        end = clock() + self._desk.settings.budget_s
+        clock = self._leadership.clock.monotonic
+        end = clock() + self._leadership.settings.budget_s
         return lambda: clock() > end
 
     def _submit(self, run: RunRow) -> None:
-        found, desk = run.submission_id or "", self._desk
-        if found in desk.fresh:
-            desk.fresh.discard(found)
+        found, leadership = run.submission_id or "", self._leadership
+        if found in leadership.fresh:
+            leadership.fresh.discard(found)
         else:
             # A scheduler before this one, or this one, may have asked already.
             finding = self._find(run)
@@ -84,14 +84,14 @@ class Follower:
                 self._give_up(run, "the cluster did not answer")
                 return
         if run.stop_reason is not None:
-            self._record(run, Finding(TickState.STOPPED, run.stop_reason))
+            self._record(run, TryState(TickState.STOPPED, run.stop_reason))
             return
         try:
-            desk.store.submit(found, load_stored(run.spec), run.folder)
+            leadership.backend.submit(found, load_stored(run.spec), run.folder)
         except Exception as error:  # a submit that raises may have been taken nevertheless
             self._resolve(run, error)
             return
-        self._record(run, Finding(TickState.PENDING))
+        self._record(run, TryState(TickState.PENDING))
 
     def _resolve(self, run: RunRow, error: Exception) -> None:
         """Finds out what a submit that raised has done."""
@@ -100,7 +100,7 @@ class Follower:
         if finding is not None and finding.state is not TickState.SUBMITTING:
             self._record(run, finding)
         elif finding is not None and isinstance(error, SpecError):
-            self._record(run, Finding(TickState.FAILED, f"cannot be submitted: {line}"))
+            self._record(run, TryState(TickState.FAILED, f"cannot be submitted: {line}"))
         else:
             self._postpone(run, line, known_absent=finding is not None)
 
@@ -110,50 +110,50 @@ class Follower:
         Given up only where the cluster says that it does not have it; otherwise it may run yet,
         and somebody is told in the meantime.
         """
-        desk, found = self._desk, run.submission_id or ""
-        desk.wait(("submit", found), desk.settings.resubmit_wait_s)
-        desk.say_change(f"submit {run.job}", f"{run.job}: not submitted yet: {line}")
+        leadership, found = self._leadership, run.submission_id or ""
+        leadership.wait(("submit", found), leadership.settings.resubmit_wait_s)
+        leadership.say_change(f"submit {run.job}", f"{run.job}: not submitted yet: {line}")
         if not self._is_too_late(run):
             return
         if known_absent:
             self._give_up(run, line)
         elif run.notice is None and load_terms(run.spec).on_failure is not None:
-            with desk.writing() as write:
+            with leadership.writing() as write:
                 write.notice(run.job, run.tick, "pending")
 
     def _is_too_late(self, run: RunRow) -> bool:
         key, since = ("intent", run.submission_id or ""), run.intent_at
         window = load_terms(run.spec).schedule.window
-        return since is not None and self._desk.elapsed(key, since) > window
+        return since is not None and self._leadership.elapsed(key, since) > window
 
     def _give_up(self, run: RunRow, line: str) -> None:
         window = describe(load_terms(run.spec).schedule.window)
         reason = f"could not be submitted within {window}: {line}"
-        self._record(run, Finding(TickState.FAILED, reason))
+        self._record(run, TryState(TickState.FAILED, reason))
 
-    def _find(self, run: RunRow) -> Finding | None:
+    def _find(self, run: RunRow) -> TryState | None:
         """Returns what a try has come to; None where the cluster or its folder does not answer."""
         try:
-            seen = self._desk.store.look_up(run.submission_id or "")
+            seen = self._leadership.backend.look_up(run.submission_id or "")
             evidence = look_at(run.folder)
         except Exception as error:  # whatever the cluster's client raises: nothing is known
             line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            self._desk.say_change("cluster", f"cannot look up runs: {line}")
+            self._leadership.say_change("cluster", f"cannot look up runs: {line}")
             return None
-        self._desk.say_change("cluster", "")
+        self._leadership.say_change("cluster", "")
         return settle(seen, evidence, state=run.state, mark=run.mark, stop_reason=run.stop_reason)
 
-    def _record(self, run: RunRow, finding: Finding) -> None:
+    def _record(self, run: RunRow, finding: TryState) -> None:
         """Writes a finding where it is news."""
         if finding.state in _AT_WORK:
             if finding.state is not run.state:
-                with self._desk.writing() as write:
+                with self._leadership.writing() as write:
                     write.observe(run.job, run.tick, run.attempt, finding.state)
             return
         terms = load_terms(run.spec)
         again = finding.retry and run.attempt <= terms.retries
         failed = finding.state is TickState.FAILED and not again
-        with self._desk.writing() as write:
+        with self._leadership.writing() as write:
             write.end(
                 run.job,
                 run.tick,
@@ -164,26 +164,26 @@ class Follower:
                 notice=failed and terms.on_failure is not None,
             )
         found = run.submission_id or ""
-        self._desk.forget(found)
+        self._leadership.forget(found)
         if again:
-            self._desk.wait(("retry", found), self._desk.settings.retry_wait_s)
+            self._leadership.wait(("retry", found), self._leadership.settings.retry_wait_s)
         more = "; tried again" if again else ""
-        self._desk.say(
+        self._leadership.say(
             f"{found}: {finding.state}{f': {finding.reason}' if finding.reason else ''}{more}"
         )
 
     def _limit_time(self, run: RunRow) -> None:
         """Stops a run that is over its time, and one that the ledger has said is to stop."""
-        desk, found = self._desk, run.submission_id or ""
+        leadership, found = self._leadership, run.submission_id or ""
         timeout, since = load_terms(run.spec).timeout, run.submitted_at
-        late = timeout and since and desk.elapsed(("run", found), since) > timeout
+        late = timeout and since and leadership.elapsed(("run", found), since) > timeout
         if late and run.stop_reason is None:
-            with desk.writing() as write:
+            with leadership.writing() as write:
                 write.stop(run.job, run.tick, TIMEOUT)
             run = replace(run, stop_reason=TIMEOUT)
-        if run.stop_reason is not None and desk.ready(("stop", found)):
-            desk.wait(("stop", found), desk.settings.resubmit_wait_s)
+        if run.stop_reason is not None and leadership.ready(("stop", found)):
+            leadership.wait(("stop", found), leadership.settings.resubmit_wait_s)
             try:
-                desk.store.stop(found)
+                leadership.backend.stop(found)
             except Exception as error:  # asked again after a while
-                desk.say(f"{found}: not stopped yet: {str(error)[:300]}")
+                leadership.say(f"{found}: not stopped yet: {str(error)[:300]}")

@@ -16,7 +16,7 @@ Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Store:
+class SchedulerBackend:
     """The cluster, as three functions; each may raise anything where it cannot be reached.
 
     Args:
@@ -61,19 +61,19 @@ class Settings:
     budget_s: float = 5.0
 
 
-class Desk:
+class Leadership:
     """One scheduler's lead and memory; the memory only saves work and is never relied upon."""
 
     def __init__(
         self,
         ledger: Ledger,
-        store: Store,
+        backend: SchedulerBackend,
         clock: Clock,
         settings: Settings,
         holder: str,
         say: Callable[[str], None],
     ) -> None:
-        self.ledger, self.store, self.clock, self.settings = ledger, store, clock, settings
+        self.ledger, self.backend, self.clock, self.settings = ledger, backend, clock, settings
         self.say = say
         self.fresh: set[str] = set()  # ids intended by this process and not asked for yet
         self._holder = holder
@@ -83,7 +83,7 @@ class Desk:
         self._began: dict[Key, float] = {}
         self._said: dict[str, str] = {}
 
-    def take_lead(self) -> bool | None:
+    def acquire_lease(self) -> bool | None:
         """Holds the lead or tries to take it: True where just taken, False held, None without."""
         if self._lease is not None:
             self.hold()
@@ -118,7 +118,7 @@ class Desk:
             raise Superseded("this scheduler does not lead")
         return self._lease
 
-    def lose_lead(self) -> None:
+    def forget_lease(self) -> None:
         """Forgets a lead that another scheduler has taken."""
         self._lease = None
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from orchestrator.runs.placement import place_run
 from orchestrator.schedule.decide import Decider, LoadJobs, PlaceRun
 from orchestrator.schedule.follow import Follower
-from orchestrator.schedule.leadership import Clock, Desk, Settings, Store
+from orchestrator.schedule.leadership import Clock, Leadership, SchedulerBackend, Settings
 from orchestrator.schedule.ledger import Ledger, Superseded
 from orchestrator.schedule.notify import Notifier
 
@@ -36,7 +36,7 @@ class Scheduler:
         ledger: opened by this thread.
         load_jobs: the scheduled jobs by name and a line for each file that is wrong, such as
             `JobFolder(folder).load`; called once a step.
-        store: the cluster's functions.
+        backend: the cluster's functions.
         say: receives one line of what happens.
         clock: both clocks.
         settings: times.
@@ -47,7 +47,7 @@ class Scheduler:
         self,
         ledger: Ledger,
         load_jobs: LoadJobs,
-        store: Store,
+        backend: SchedulerBackend,
         say: Callable[[str], None],
         *,
         clock: Clock | None = None,
@@ -55,10 +55,12 @@ class Scheduler:
         place: PlaceRun = place_run,
     ) -> None:
         holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._desk = Desk(ledger, store, clock or Clock(), settings or Settings(), holder, say)
-        self._decider = Decider(self._desk, load_jobs, place)
-        self._follower = Follower(self._desk)
-        self._notifier = Notifier(self._desk)
+        self._leadership = Leadership(
+            ledger, backend, clock or Clock(), settings or Settings(), holder, say
+        )
+        self._decider = Decider(self._leadership, load_jobs, place)
+        self._follower = Follower(self._leadership)
+        self._notifier = Notifier(self._leadership)
 
     def step(self) -> bool:
         """Does all that is due now.
@@ -70,11 +72,11 @@ class Scheduler:
             ClusterError: the ledger's disk refuses; nothing is submitted that is not recorded.
         """
         try:
-            taken = self._desk.take_lead()
+            taken = self._leadership.acquire_lease()
             if taken is None:
                 return False
             if taken:
-                self._desk.say("this scheduler leads")
+                self._leadership.say("this scheduler leads")
                 self._decider.begin()
             self._follower.follow(everything=taken)
             more = self._decider.decide()
@@ -82,8 +84,8 @@ class Scheduler:
             self._notifier.step()
             self._decider.reload()
         except Superseded as error:
-            self._desk.lose_lead()
-            self._desk.say(f"this scheduler waits: {error}")
+            self._leadership.forget_lease()
+            self._leadership.say(f"this scheduler waits: {error}")
             return False
         return more
 
@@ -104,4 +106,4 @@ class Scheduler:
     def close(self) -> None:
         """Gives the lead up; runs go on and are found again by the next leader."""
         self._notifier.close()
-        self._desk.release()
+        self._leadership.release()

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from orchestrator.config.job import OnFailure
 from orchestrator.runs.states import TickState
 from orchestrator.schedule.job_folder import load_terms
-from orchestrator.schedule.leadership import Desk
+from orchestrator.schedule.leadership import Leadership
 from orchestrator.schedule.ledger import RunRow, run_key
 
 _LIMIT_S = 30.0
@@ -28,19 +28,19 @@ class Notifier:
     none is lost; one that does not arrive is sent three times.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, leadership: Leadership) -> None:
+        self._leadership = leadership
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="notice")
         self._under_way: dict[str, Future[str | None]] = {}
         self._failures: dict[str, int] = {}
 
     def step(self) -> None:
         """Begins the notices that are due and records those that have ended."""
-        for run in self._desk.ledger.notices():
+        for run in self._leadership.ledger.notices():
             key = run_key(run.job, run.tick)
             future = self._under_way.get(key)
             if future is None:
-                if self._desk.ready(("notice", key)):
+                if self._leadership.ready(("notice", key)):
                     self._begin(key, run)
             elif future.done():
                 del self._under_way[key]
@@ -55,12 +55,12 @@ class Notifier:
         failures = self._failures.pop(key, 0) + 1
         if problem is not None and failures < _TRIES:
             self._failures[key] = failures
-            self._desk.wait(("notice", key), self._desk.settings.retry_wait_s)
+            self._leadership.wait(("notice", key), self._leadership.settings.retry_wait_s)
             return
-        with self._desk.writing() as write:
+        with self._leadership.writing() as write:
             write.notice(run.job, run.tick, problem or "sent")
         if problem is not None:
-            self._desk.say(f"{key}: nobody was told of its failure: {problem}")
+            self._leadership.say(f"{key}: nobody was told of its failure: {problem}")
 
     def close(self) -> None:
         """Waits for what is under way, at most its time limit, and starts nothing more."""

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from orchestrator.cli.app import app
 from orchestrator.errors import OrchestratorError, SpecError
 from orchestrator.jobs.client import Jobs
-from orchestrator.jobs.local_head import Head
+from orchestrator.jobs.local_head import LocalHead
 from tests.schedule.fake_cluster import dump_job
 
 
@@ -53,7 +53,7 @@ def alone(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_job_exits_with_its_own_code_and_is_tried_again_where_it_stopped(
-    local_head: Head, trained: SimpleNamespace, phantoms: Path, work: Path
+    local_head: LocalHead, trained: SimpleNamespace, phantoms: Path, work: Path
 ) -> None:
     file = dump_job(work, "night", args={"input": "xrays", "model": str(trained.bundle)})
     done = run("submit", str(file), "--wait", "--json")
@@ -83,7 +83,7 @@ def test_a_job_exits_with_its_own_code_and_is_tried_again_where_it_stopped(
 
 
 @pytest.mark.ray
-def test_stop_and_logs(local_head: Head, work: Path) -> None:
+def test_stop_and_logs(local_head: LocalHead, work: Path) -> None:
     Jobs(local_head.address).submit("long-1", "echo begun; sleep 600", {"job": "long"})
     # A process of its own: the runner of the other commands captures the output of this one.
     follower = subprocess.Popen(

@@ -7,9 +7,9 @@ from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.calibration import (
     Calibration,
     Threshold,
+    call_labels,
     choose_threshold,
     fit_calibration,
-    predict,
 )
 
 
@@ -119,7 +119,7 @@ def test_rules(rule, expected):
 def test_specificity_floor_above_every_image_calls_none():
     for top in (0.9, 1.0):
         found = choose_threshold([1, 0], np.array([0.4, top], np.float32), "specificity@0.9")
-        assert predict([top], found.value)[0] == 0
+        assert call_labels([top], found.value)[0] == 0
 
 
 def test_separable_data_put_the_threshold_in_the_gap():
@@ -152,7 +152,7 @@ def test_a_call_does_not_depend_on_the_precision_of_the_reader():
     high = np.nextafter(low, np.float32(1))
     threshold = choose_threshold([0, 1], np.array([low, high]), "youden").value
     for dtype in (np.float32, np.float64):
-        assert list(predict(np.array([low, high]).astype(dtype), threshold)) == [0, 1]
+        assert list(call_labels(np.array([low, high]).astype(dtype), threshold)) == [0, 1]
     assert list(np.array([low, high]) >= threshold) == [False, True]
 
 

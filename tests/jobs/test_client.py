@@ -22,17 +22,17 @@ from orchestrator.jobs.client import (
     check_id,
     name_cluster,
 )
-from orchestrator.jobs.local_head import Head, find_head
+from orchestrator.jobs.local_head import LocalHead, find_head
 from orchestrator.runs.states import Status
 
 
 @pytest.fixture(scope="module")
-def jobs(local_head: Head) -> Jobs:
+def jobs(local_head: LocalHead) -> Jobs:
     return Jobs(local_head.address)
 
 
 def test_no_proxy_stands_before_the_local_head(
-    local_head: Head, monkeypatch: pytest.MonkeyPatch
+    local_head: LocalHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nothing listens
@@ -97,7 +97,7 @@ def code_of(url: str, method: str, token: str | None) -> int:
 
 
 @pytest.mark.ray
-def test_job_endpoints_ask_for_the_token(local_head: Head, jobs: Jobs) -> None:
+def test_job_endpoints_ask_for_the_token(local_head: LocalHead, jobs: Jobs) -> None:
     jobs.submit("token-1", "true", {})
     endpoints = [
         ("GET", "/api/jobs/"),
@@ -114,7 +114,7 @@ def test_job_endpoints_ask_for_the_token(local_head: Head, jobs: Jobs) -> None:
 
 
 @pytest.mark.ray
-def test_the_head_listens_on_localhost_and_its_files_are_the_owners(local_head: Head) -> None:
+def test_the_head_listens_on_localhost_and_its_files_are_the_owners(local_head: LocalHead) -> None:
     assert local_head.address.startswith("http://127.0.0.1:")
     if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
         assert default_token_file().stat().st_mode & 0o777 == 0o600

@@ -11,7 +11,14 @@ import pytest
 from orchestrator.errors import ClusterError
 from orchestrator.jobs import local_head as module
 from orchestrator.jobs.client import Jobs
-from orchestrator.jobs.local_head import HeadFiles, ask, ensure_head, find_head, find_log, stop_head
+from orchestrator.jobs.local_head import (
+    LocalHeadFiles,
+    ask,
+    ensure_head,
+    find_head,
+    find_log,
+    stop_head,
+)
 
 
 @pytest.fixture
@@ -20,7 +27,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     yield tmp_path / "orchestrator"
     stop_head()
-    shutil.rmtree(HeadFiles().temporary, ignore_errors=True)
+    shutil.rmtree(LocalHeadFiles().temporary, ignore_errors=True)
 
 
 def wait_for(done: Callable[[], bool], seconds: float = 90.0) -> None:

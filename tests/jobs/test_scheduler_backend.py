@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.jobs.client import LOCAL
-from orchestrator.jobs.local_head import Head, HeadFiles, find_head, stop_head
-from orchestrator.jobs.scheduler_backend import ClusterStore, place
+from orchestrator.jobs.local_head import LocalHead, LocalHeadFiles, find_head, stop_head
+from orchestrator.jobs.scheduler_backend import RayJobsBackend, place
 from orchestrator.jobs.view import list_jobs
 from orchestrator.runs.states import Status
 from orchestrator.schedule.job_folder import JobFolder
@@ -32,7 +32,7 @@ EVERY = {"each": 1, "also-each": 1, "second": 2}
     ],
 )
 def test_no_tick_is_lost_and_none_runs_twice_on_a_real_head(
-    local_head: Head, tmp_path: Path, kills: int, last_minute: int, seed: int
+    local_head: LocalHead, tmp_path: Path, kills: int, last_minute: int, seed: int
 ) -> None:
     (tmp_path / "address").write_text(local_head.address)
     end = run_kills(
@@ -62,7 +62,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     stop_head()
-    shutil.rmtree(HeadFiles().temporary, ignore_errors=True)
+    shutil.rmtree(LocalHeadFiles().temporary, ignore_errors=True)
 
 
 def wait_for(done: Callable[[], bool], seconds: float = 120.0) -> None:
@@ -89,7 +89,7 @@ def test_a_head_that_is_killed_and_starts_again_repeats_nothing(own_state: Path)
     (own_state / "jobs").mkdir()
     for name in ("long", "short"):
         dump_job(own_state / "jobs", name, retries=2, schedule={"cron": "0 * * * *"})
-    store = ClusterStore(LOCAL, said.append, write_entrypoint).as_store()
+    store = RayJobsBackend(LOCAL, said.append, write_entrypoint).as_backend()
     ledger = Ledger(own_state / "ledger.sqlite3")
     scheduler = Scheduler(
         ledger,

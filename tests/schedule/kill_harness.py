@@ -7,7 +7,7 @@ themselves do so by SIGKILL, so nothing is
 cleaned up. Time runs faster than the wall's: one cron minute in half a second or so.
 
 The cluster is named by a factory, so the same harness serves a real one: a function in a module,
-`package.module:function`, that takes the harness's folder and returns a `Store`.
+`package.module:function`, that takes the harness's folder and returns a `SchedulerBackend`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from orchestrator.config.job import Job
 from orchestrator.runs.placement import place_run
 from orchestrator.runs.states import Status
 from orchestrator.schedule.job_folder import JobFolder
-from orchestrator.schedule.leadership import Clock, Settings, Store
+from orchestrator.schedule.leadership import Clock, SchedulerBackend, Settings
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.loop import Scheduler
 from tests.schedule.fake_cluster import FileStore, dump_job
@@ -42,7 +42,7 @@ class Setup:
 
     Args:
         folder: holds the jobs, the ledger, the run folders and whatever the cluster keeps.
-        factory: `package.module:function` that makes the `Store` from the folder.
+        factory: `package.module:function` that makes the `SchedulerBackend` from the folder.
         speed: seconds of schedule time in one second.
         started: wall-clock seconds at which schedule time was `BASE`.
         lead_s: real seconds for which a killed leader keeps the other waiting.
@@ -59,16 +59,16 @@ class Setup:
     def now(self) -> datetime:
         return BASE + timedelta(seconds=(time.time() - self.started) * self.speed)
 
-    def store(self) -> Store:
+    def store(self) -> SchedulerBackend:
         module, _, name = self.factory.partition(":")
-        made: Store = getattr(importlib.import_module(module), name)(self.folder)
+        made: SchedulerBackend = getattr(importlib.import_module(module), name)(self.folder)
         return made
 
     @property
     def ledger_path(self) -> Path:
         return self.folder / "ledger.sqlite3"
 
-    def scheduler(self, ledger: Ledger, store: Store, clock: Clock) -> Scheduler:
+    def scheduler(self, ledger: Ledger, store: SchedulerBackend, clock: Clock) -> Scheduler:
         def place(job: Job, key: str) -> tuple[Job, Path]:
             root = {"out_root": str(self.folder / "runs")}
             return place_run(job.model_copy(update={"args": job.args | root}), key)
@@ -88,10 +88,10 @@ class Setup:
         )
 
 
-def file_store(folder: Path) -> Store:
+def file_store(folder: Path) -> SchedulerBackend:
     """The file-based cluster of `fake_cluster.py`."""
     store = FileStore(folder / "cluster")
-    return Store(store.submit, store.look_up, store.stop)
+    return SchedulerBackend(store.submit, store.look_up, store.stop)
 
 
 def die() -> None:
@@ -101,7 +101,7 @@ def die() -> None:
 class DeadlyStore:
     """A store at whose hands its scheduler dies, once, at a point that a seed chooses."""
 
-    def __init__(self, inner: Store, seed: int, submits: int) -> None:
+    def __init__(self, inner: SchedulerBackend, seed: int, submits: int) -> None:
         self._inner = inner
         self._random = random.Random(seed)
         self._submits = submits
@@ -116,8 +116,8 @@ class DeadlyStore:
             path, self._random.randint(1, 3 * self._submits), self._random.random() < 0.5
         )
 
-    def as_store(self) -> Store:
-        return Store(self._submit, self._look_up, self._inner.stop)
+    def as_backend(self) -> SchedulerBackend:
+        return SchedulerBackend(self._submit, self._look_up, self._inner.stop)
 
     def _look_up(self, submission_id: str) -> Status | None:
         return self._inner.look_up(submission_id)
@@ -163,7 +163,7 @@ def scheduler_process(setup: Setup, seed: int) -> None:
     clock = Clock(setup.now, lambda: time.monotonic() * setup.speed)
     deadly = DeadlyStore(setup.store(), seed, setup.submits)
     ledger = deadly.open_ledger(setup.ledger_path)
-    setup.scheduler(ledger, deadly.as_store(), clock).run(threading.Event(), interval_s=0.01)
+    setup.scheduler(ledger, deadly.as_backend(), clock).run(threading.Event(), interval_s=0.01)
 
 
 def run_kills(

@@ -8,7 +8,7 @@ from orchestrator.runs.placement import place_run
 from orchestrator.runs.states import Status
 from orchestrator.schedule.decide import LoadJobs
 from orchestrator.schedule.job_folder import JobFolder
-from orchestrator.schedule.leadership import Clock, Settings, Store
+from orchestrator.schedule.leadership import Clock, SchedulerBackend, Settings
 from orchestrator.schedule.ledger import Ledger, RunRow
 from orchestrator.schedule.loop import Scheduler
 from tests.schedule.fake_cluster import FileStore, dump_job
@@ -40,7 +40,7 @@ class World:
         self.scheduler = self.new_scheduler()
 
     def new_scheduler(self, ledger: Ledger | None = None) -> Scheduler:
-        store = Store(self._submit, self._look_up, self.cluster.stop)
+        store = SchedulerBackend(self._submit, self._look_up, self.cluster.stop)
         return Scheduler(
             ledger or self.ledger,
             self.load_jobs or JobFolder(self.jobs).load,

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.errors import DataError
-from orchestrator.evaluation.calibration import predict
+from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.report import plots
 from orchestrator.evaluation.report.page import (
@@ -93,7 +93,7 @@ def build_report(
         "scored_before": scored_before,
         "rejected_before": rejected_before,
         "rejected_by_code": _by_count(tally),
-        "called": _by_class(predict(probabilities, tally.threshold)),
+        "called": _by_class(call_labels(probabilities, tally.threshold)),
         "labelled": _by_class(labels),
     }
     return {

@@ -13,7 +13,7 @@ from orchestrator.data import schema
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.source import Source
 from orchestrator.errors import DataError
-from orchestrator.evaluation.calibration import Calibration, predict
+from orchestrator.evaluation.calibration import Calibration, call_labels
 from orchestrator.model.engine.load import load_engine
 
 # Columns of a shard's file beside those of the predictions, while the run lasts.
@@ -118,6 +118,6 @@ class ScoreStage:
         if len(each) > 1:
             columns = {"probability": np.mean(each, axis=0, dtype=each[0].dtype)}
             columns |= {f"probability_{number}": one for number, one in enumerate(each, 1)}
-        columns["predicted"] = predict(columns["probability"], self.threshold)
+        columns["predicted"] = call_labels(columns["probability"], self.threshold)
         for place, row in enumerate(rows):
             row |= {name: values[place] for name, values in columns.items()}

@@ -27,7 +27,7 @@ from orchestrator.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """How trials are run.
 
     Args:
@@ -52,13 +52,13 @@ def plan_cached(
     session: Session,
     run: RunDir,
     reporter: Reporter,
-) -> Plan:
+) -> SearchPlan:
     """One pass of the backbone; then heads on one CPU each."""
     store = find_store(run)
     features = prepare_features(spec, dataset, rows, division, store, session, reporter)
     task = SearchTask(spec, features, division.folds)
     fold = training_fold(rows, names, division)
-    return Plan(
+    return SearchPlan(
         Runner(CachedTrial, {"task": task}, {"cpu": task.num_threads}, reuse=True),
         concurrent=sum(int(node.get("CPU", 0)) for node in node_resources()),
         measure=functools.partial(measure_cached, task, fold, division.held_out),
@@ -75,7 +75,7 @@ def plan_live(
     session: Session,
     run: RunDir,
     reporter: Reporter,
-) -> Plan:
+) -> SearchPlan:
     """A Ray Train run a trial; as many at a time as have all their workers at once."""
     prepare_backbone(spec, run.backbone.parent, session, reporter, engines=False)
     folder = run.live_trials
@@ -98,7 +98,7 @@ def plan_live(
             for name, config in configs.items()
         }
 
-    return Plan(
+    return SearchPlan(
         # The process only watches: the CPUs are its workers', but Ray Tune wants a request that is
         # not empty. Ending the process ends the workers of a trial that is stopped.
         Runner(LiveTrial, {"search": search}, {"cpu": 0, "memory": 1}, reuse=False),

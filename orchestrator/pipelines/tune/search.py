@@ -28,7 +28,14 @@ from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.evaluation.objectives import higher_is_better
 from orchestrator.pipelines.tune.cached_trial import SCORE, describe_error
 from orchestrator.pipelines.tune.space import num_trials, suggest
-from orchestrator.pipelines.tune.trials import FAILED, FINISHED, RUNNING, STOPPED, Ledger, Trial
+from orchestrator.pipelines.tune.trials import (
+    FAILED,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    Trial,
+    TrialLedger,
+)
 
 _MAX_LOSSES = 2  # of a trial's process; with the next one the trial is given up
 _ASHA_FACTOR = 3  # one trial of three goes on at each rung
@@ -55,7 +62,7 @@ class Runner:
 def run_search(
     spec: TuneSpec,
     runner: Runner,
-    ledger: Ledger,
+    ledger: TrialLedger,
     folder: Path,
     max_concurrent: int,
     on_end: Callable[[Trial], None],
@@ -116,7 +123,7 @@ class _Book:
     def __init__(
         self,
         spec: TuneSpec,
-        ledger: Ledger,
+        ledger: TrialLedger,
         max_concurrent: int,
         on_end: Callable[[Trial], None],
     ) -> None:
@@ -240,7 +247,7 @@ class _LedgerCallback(Callback):
         self._book.end(trial.config["number"], {}, f"process lost: {reason}")
 
 
-def _build_scheduler(spec: TuneSpec, ledger: Ledger) -> Any:
+def _build_scheduler(spec: TuneSpec, ledger: TrialLedger) -> Any:
     """ASHA by epochs that knows the trials of an interrupted search, or none."""
     epochs = spec.epochs if spec.finetune == "none" else spec.epochs + spec.finetune_epochs
     first = max(1, epochs // _ASHA_FIRST)

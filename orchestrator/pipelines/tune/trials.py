@@ -51,7 +51,7 @@ class Trial:
     ended_s: float | None = None
 
 
-class Ledger:
+class TrialLedger:
     """The trials of one search.
 
     Args:

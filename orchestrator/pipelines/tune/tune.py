@@ -25,7 +25,7 @@ from orchestrator.pipelines.train.check import check_spec
 from orchestrator.pipelines.train.train import train
 from orchestrator.pipelines.tune.data import divide, find_store
 from orchestrator.pipelines.tune.held_out import default_config, judge
-from orchestrator.pipelines.tune.runners import Plan, plan_cached, plan_live, training_fold
+from orchestrator.pipelines.tune.runners import SearchPlan, plan_cached, plan_live, training_fold
 from orchestrator.pipelines.tune.search import run_search
 from orchestrator.pipelines.tune.space import (
     build_train_spec,
@@ -33,7 +33,7 @@ from orchestrator.pipelines.tune.space import (
     find_importances,
     num_trials,
 )
-from orchestrator.pipelines.tune.trials import FAILED, Ledger, Trial, write_trials
+from orchestrator.pipelines.tune.trials import FAILED, Trial, TrialLedger, write_trials
 from orchestrator.progress import Reporter, TableReporter
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.life_cycle import open_run
@@ -132,7 +132,7 @@ def _search_and_refit(
     prepared = prepare_images(spec, session, run, reporter)
     dataset, rows, names = prepared.dataset, prepared.rows, prepared.split
     division = divide(rows, names, spec)
-    ledger = Ledger(run.trials)
+    ledger = TrialLedger(run.trials)
     plan = plan_cached if spec.features == "cached" else plan_live
     searched = plan(spec, dataset, rows, names, division, session, run, reporter)
     _search(spec, searched, ledger, run, reporter)
@@ -166,7 +166,7 @@ def _search_and_refit(
 
 
 def _search(
-    spec: TuneSpec, searched: Plan, ledger: Ledger, run: RunDir, reporter: Reporter
+    spec: TuneSpec, searched: SearchPlan, ledger: TrialLedger, run: RunDir, reporter: Reporter
 ) -> None:
     """Runs the trials that are left."""
     told = _TrialLines(spec, ledger, reporter)
@@ -192,7 +192,7 @@ def _search(
 class _TrialLines:
     """Says one line a trial, and keeps a table of the best on a terminal."""
 
-    def __init__(self, spec: TuneSpec, ledger: Ledger, reporter: Reporter) -> None:
+    def __init__(self, spec: TuneSpec, ledger: TrialLedger, reporter: Reporter) -> None:
         self._spec = spec
         self._ledger = ledger
         self._reporter = reporter
@@ -224,14 +224,14 @@ class _TrialLines:
             self._reporter.show_table(("best", *SEARCHED, self._spec.objective), rows)
 
 
-def rank(spec: TuneSpec, ledger: Ledger) -> list[Trial]:
+def rank(spec: TuneSpec, ledger: TrialLedger) -> list[Trial]:
     """Returns the trials that have a value, the best first, the earlier first of equals."""
     sign = -1.0 if higher_is_better(spec.objective) else 1.0
     found = [(sign * trial.value, trial) for trial in ledger.ended if trial.value is not None]
     return [trial for _, trial in sorted(found, key=lambda pair: (pair[0], pair[1].number))]
 
 
-def _choose(spec: TuneSpec, ledger: Ledger) -> Trial:
+def _choose(spec: TuneSpec, ledger: TrialLedger) -> Trial:
     ranked = rank(spec, ledger)
     if not ranked:
         errors = [trial.error for trial in ledger.ended if trial.error]

@@ -12,7 +12,7 @@ from orchestrator.config.specs import TuneSpec
 from orchestrator.pipelines.tune.cached_trial import CachedTrial
 from orchestrator.pipelines.tune.head_training import Fold, SearchTask
 from orchestrator.pipelines.tune.search import Runner, run_search
-from orchestrator.pipelines.tune.trials import Ledger, Trial
+from orchestrator.pipelines.tune.trials import Trial, TrialLedger
 
 
 def write_features(folder: Path, num_features: int = 16, num_rows: int = 200) -> Fold:
@@ -33,11 +33,11 @@ def search(
     spec: TuneSpec,
     num_features: int = 16,
     on_end: Callable[[Trial], None] = lambda trial: None,
-) -> Ledger:
+) -> TrialLedger:
     """Runs what is left of a search in a folder; a cluster is connected."""
     features = folder / "features"
     task = SearchTask(spec, features, (write_features(features, num_features),))
-    ledger = Ledger(folder / "trials")
+    ledger = TrialLedger(folder / "trials")
     runner = Runner(CachedTrial, {"task": task}, {"cpu": 1}, reuse=True)
     concurrent = spec.max_concurrent or 2
     run_search(spec, runner, ledger, folder / "_ray", concurrent, on_end)

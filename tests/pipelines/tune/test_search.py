@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.config.specs import TuneSpec
-from orchestrator.pipelines.tune.trials import FAILED, FINISHED, STOPPED, Ledger, Trial
+from orchestrator.pipelines.tune.trials import FAILED, FINISHED, STOPPED, Trial, TrialLedger
 from tests.conftest import ROOT
 from tests.pipelines.train.test_live_loop import descendants
 from tests.pipelines.tune.search_run import build_spec, search
@@ -36,7 +36,7 @@ def start(folder: Path, kind: str, trials: int, num_features: int = 16) -> subpr
 
 def ended_files(folder: Path) -> dict[str, bytes]:
     """The trials on disk that have ended, as they are stored."""
-    ended = {f"trial-{trial.number:05d}.json" for trial in Ledger(folder / "trials").ended}
+    ended = {f"trial-{trial.number:05d}.json" for trial in TrialLedger(folder / "trials").ended}
     return {name: (folder / "trials" / name).read_bytes() for name in ended}
 
 
@@ -96,7 +96,7 @@ def test_a_search_killed_at_twenty_points_ends_as_an_undisturbed_one(
         kept = ended
     assert start(killed, kind, trials).wait() == 0
     assert kept.items() <= ended_files(killed).items()
-    assert_same_search(Ledger(killed / "trials").trials, undisturbed.trials)
+    assert_same_search(TrialLedger(killed / "trials").trials, undisturbed.trials)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -115,7 +115,7 @@ def test_a_failing_trial_is_recorded_and_asha_stops_the_worse(tmp_path: Path) ->
         dropout=(0.1, 0.95),
     )
     folder = tmp_path / "search"
-    Ledger(folder / "trials").begin(0, {"lr": -1.0})  # no alpha: the trial cannot be built
+    TrialLedger(folder / "trials").begin(0, {"lr": -1.0})  # no alpha: the trial cannot be built
     ledger = search(folder, spec)
     assert len(ledger.trials) == 8
     assert ledger.trials[0].state == FAILED
@@ -148,7 +148,7 @@ def test_a_trial_whose_process_is_lost_is_run_again(tmp_path: Path) -> None:
         limit = time.monotonic() + 100
         while not killed and time.monotonic() < limit:
             time.sleep(0.05)
-            if Ledger(tmp_path / "trials").ended:  # one at a time: the second is in work now
+            if TrialLedger(tmp_path / "trials").ended:  # one at a time: the second is in work now
                 killed.extend(kill_trials())
 
     killer = threading.Thread(target=kill_one)
