@@ -3,6 +3,7 @@
 The backbone is built and exported once; workers load the export, not the framework that made it.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.cluster.one_shot import run_calls
-from orchestrator.cluster.shards import Stage, run_shards
+from orchestrator.cluster.shards import run_shards
 from orchestrator.config.specs import TrainSpec, TuneSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.shard_files import table_images
@@ -126,21 +127,18 @@ def compute_features(
         return
     exported = out / "backbone"
     prepare_backbone(spec, exported, session, reporter)
-    engine = feature_engine(session)
-
-    def make_stage() -> Stage:
-        return FeatureStage(
-            dataset,
-            splits,
-            exported,
-            spec.views,
-            spec.seed,
-            spec.augmentation,
-            session.threads_per_worker,
-            engine,
-            spec.feature_dtype if isinstance(spec, TuneSpec) else "float32",
-        )
-
+    make_stage = functools.partial(
+        FeatureStage,
+        dataset,
+        splits,
+        exported,
+        spec.views,
+        spec.seed,
+        spec.augmentation,
+        session.threads_per_worker,
+        feature_engine(session),
+        spec.feature_dtype if isinstance(spec, TuneSpec) else "float32",
+    )
     split = np.array([name or "" for name in splits])
     augmented = np.flatnonzero(split == "train")
     plain = np.flatnonzero((split != "train") & (split != ""))

@@ -38,9 +38,11 @@ def search_rate(
     """
     if not run.rate.exists():
         reporter.say("searching a learning rate")
+        # Without the address of a tracking store, which may hold a password.
+        sent = spec.model_copy(update={"mlflow": None})
         (searched,) = run_calls(
             _search,
-            [(spec, run)],
+            [(sent, run)],
             task="searching a learning rate",
             num_cpus=session.cpus_per_worker,
             num_gpus=session.gpus_per_worker,
