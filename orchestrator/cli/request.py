@@ -94,15 +94,16 @@ def resolve(
 
 def _find_spec(kind: str, run: "RunDir") -> Path:
     """Returns the stored spec of an unfinished run of the kind."""
+    from orchestrator.config.load import load_job
     from orchestrator.config.specs import SPECS
 
     file = run.unfinished_spec()
-    stored = run.load_status().get("kind", kind)
+    stored = run.load_status().get("kind") or load_job(file).kind
     if stored != kind:
-        again = f"orchestrator {stored} --resume {run.path}"
+        how = f"`orchestrator {stored} --resume {run.path}`"
         if stored not in SPECS:
-            again = f"the same orchestrator {stored} command again"
-        raise SpecError(f"{run.path} is a run of {stored}; continue it with `{again}`")
+            how = f"the same `orchestrator {stored}` command"
+        raise SpecError(f"{run.path} is a run of {stored}; continue it with {how}")
     return file
 
 

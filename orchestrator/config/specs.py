@@ -195,7 +195,11 @@ class CompareSpec(_TrainingForm):
     ] = ("VGG19", "ResNet50", "DenseNet121", "EfficientNetB5")
     weights: Annotated[
         Literal["auto", "imagenet", "offline", "none"],
-        flag("Backbone weights; auto: each backbone's first choice.", MODEL),
+        flag(
+            "imagenet, offline or none; auto: each backbone's first choice.",
+            MODEL,
+            metavar="<kind>",
+        ),
     ] = "auto"
     loss: Annotated[
         Literal["focal", "bce"],
@@ -262,7 +266,7 @@ class ScoreSpec(Form):
         "f32"
     )
     max_rejected_fraction: Annotated[
-        float, flag("Exit with code 3 if more than this fraction is rejected.", SCORING, ge=0, le=1)
+        float, flag("Exit with code 3 if more than this fraction is rejected.", DATA, ge=0, le=1)
     ] = 1.0
     hash_paths: Annotated[
         bool, flag("Store keyed hashes instead of paths, which may identify patients.", DATA)

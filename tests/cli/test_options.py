@@ -15,11 +15,9 @@ from orchestrator.cli import app as cli
 from orchestrator.cli.kinds import KINDS
 from orchestrator.cli.options import SpecCommand
 from orchestrator.config.fields import Span
-from orchestrator.config.load import dump_yaml
-from orchestrator.config.specs import SPECS, DecodeLimits, Resources, TrainSpec
+from orchestrator.config.specs import SPECS, DecodeLimits, IngestSpec, Resources, TrainSpec
 from orchestrator.errors import SpecError
-from orchestrator.runs.run_dir import RunDir
-from orchestrator.runs.states import Status
+from orchestrator.runs.life_cycle import open_run
 
 TOP: Any = typer.main.get_command(cli.app)
 
@@ -27,8 +25,8 @@ TOP: Any = typer.main.get_command(cli.app)
 class Asked(Exception):
     """What a kind was asked to run, in place of running it."""
 
-    def __init__(self, spec: Any, resources: Resources) -> None:
-        self.spec, self.resources = spec, resources
+    def __init__(self, spec: Any, resources: Resources, run_folder: Path | None) -> None:
+        self.spec, self.resources, self.run_folder = spec, resources, run_folder
 
 
 Ask = Callable[..., Asked]
@@ -39,8 +37,8 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Calls a command in a working folder of its own; returns what it would have run."""
     monkeypatch.chdir(tmp_path)
 
-    def run(spec: Any, resources: Resources, *_: Any) -> None:
-        raise Asked(spec, resources)
+    def run(spec: Any, resources: Resources, _: object, run_folder: Path | None) -> None:
+        raise Asked(spec, resources, run_folder)
 
     for kind, row in KINDS.items():
         monkeypatch.setitem(KINDS, kind, replace(row, run=run))
@@ -105,8 +103,17 @@ def test_every_option_shows_its_default_and_its_choices_or_range(kind: str) -> N
         if isinstance(default, Span):
             default = f"{default.low:g}:{default.high:g}"
         elif isinstance(default, tuple):
-            default = ",".join(default)
+            default = ", ".join(default)
         assert f"[default: {default}]" in row
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_flag_is_cut_short_on_a_narrow_terminal(kind: str) -> None:
+    page = CliRunner().invoke(cli.app, [kind, "--help"], env={"COLUMNS": "80"}).output
+    assert max(map(len, page.splitlines())) == 80
+    assert "…" not in page
+    assert not re.search(r"│ +[^<│]*> ", page)  # a type that is folded
+    assert set(re.findall(r"^│ (--[a-z-]+) ", page, re.MULTILINE)) == set(shown(kind))
 
 
 @pytest.mark.parametrize(
@@ -221,23 +228,36 @@ def test_find_lr_takes_of_a_trainings_job_file_what_it_uses(ask: Ask) -> None:
         ask("find-lr", "-c", "t.yaml")
 
 
+def leave_unfinished(kind: str, spec: Any) -> Path:
+    """A run that its work has left by an exception."""
+    folder = Path("runs", kind).absolute()
+    with (
+        pytest.raises(RuntimeError),
+        open_run(kind, folder, spec, Resources(workers=2)),
+    ):
+        raise RuntimeError("killed")
+    return folder
+
+
 @pytest.mark.parametrize("kind", SPECS)
-def test_a_stored_run_is_resumed_by_its_own_command_and_refused_by_others(
-    kind: str, ask: Ask
-) -> None:
+def test_a_run_is_continued_by_its_own_command_and_refused_by_others(kind: str, ask: Ask) -> None:
     data = str(Path.cwd())
     required = {"input": [data]} if kind == "score" else {"data": data}
     spec = SPECS[kind].model_validate(required | {"seed": 5})
-    run = RunDir(Path("runs", "one").absolute())
-    run.path.mkdir(parents=True)
-    run.spec.write_text(dump_yaml(kind, "one", spec, Resources(workers=2)))
-    run.write_status(Status.FAILED)
-    asked = ask(kind, "--resume", "runs/one", "--workers", "1")
-    assert asked.spec == spec
-    assert asked.resources.workers == 1
+    folder = leave_unfinished(kind, spec)
+    asked = ask(kind, "--resume", f"runs/{kind}", "--workers", "1")
+    assert asked.spec == spec.model_copy(update={"out": str(folder)})
+    assert (asked.resources.workers, asked.run_folder) == (1, folder)
     for other in set(SPECS) - {kind}:
-        with pytest.raises(SpecError, match=f"is a {kind} run; resume it with"):
-            ask(other, "--resume", "runs/one")
-    for besides in ([data], ["-c", "runs/one/spec.yaml"]):
+        with pytest.raises(SpecError, match=f"is a run of {kind}; continue it with `orchestrator"):
+            ask(other, "--resume", f"runs/{kind}")
+    for besides in ([data], ["-c", f"runs/{kind}/spec.yaml"]):
         with pytest.raises(SpecError, match="leave out -c and the data"):
-            ask(kind, *besides, "--resume", "runs/one")
+            ask(kind, *besides, "--resume", f"runs/{kind}")
+
+
+def test_an_ingest_is_continued_by_the_same_command(ask: Ask) -> None:
+    leave_unfinished("ingest", IngestSpec(input="x", out="y", image_size=64))
+    message = "is a run of ingest; continue it with the same `orchestrator ingest` command"
+    with pytest.raises(SpecError, match=message):
+        ask("train", "--resume", "runs/ingest")
