@@ -44,7 +44,7 @@ def run_demo(folder: Path, num_images: int, reporter: Reporter) -> "ScoreResult"
     Args:
         folder: made by this demo; one made by an earlier demo is replaced.
         num_images: phantoms to train on; a third as many are scored.
-        reporter: told of every step.
+        reporter: given every step.
 
     Returns:
         The scoring run.

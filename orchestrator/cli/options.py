@@ -5,6 +5,7 @@ that takes pydantic and the specs. A value reaches the spec as the text that was
 flag and a job file are checked by the same rules; what was not given is left to the job file.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,13 +33,27 @@ JsonFlag = Annotated[bool, switch("--json", help="Print one JSON object and noth
 
 
 class SpecCommand(TyperCommand):
-    """A command that is a name and a line of help until it is called."""
+    """A command that is a name and a line of help until its options are asked for."""
 
     build: Callable[[], TyperCommand]
 
+    @functools.cached_property
+    def whole(self) -> TyperCommand:
+        """The command with its options."""
+        return self.build()
+
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Makes the context of the real command."""
-        return self.build().make_context(*args, **extra)
+        """Makes the context of the whole command."""
+        return self.whole.make_context(*args, **extra)
+
+    @property
+    def params(self) -> Any:
+        """The options, for whoever looks at the command without calling it."""
+        return self.whole.params
+
+    @params.setter
+    def params(self, _: Any) -> None:
+        pass  # Typer's own, made from a function without parameters
 
 
 def run_command(

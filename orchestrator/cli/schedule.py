@@ -212,11 +212,11 @@ def history(
             [
                 f"{run.tick:%Y-%m-%d %H:%M}",
                 run.job,
-                told["state"],
+                described["state"],
                 str(run.attempt or ""),
-                told["reason"] or "",
+                described["reason"] or "",
             ]
-            for run, told in ((run, _described(run)) for run in runs)
+            for run, described in ((run, _described(run)) for run in runs)
         ],
         empty="no job has been due yet",
     )
@@ -263,7 +263,7 @@ def _described(run: "RunRow") -> dict[str, Any]:
     from orchestrator.runs.run_dir import RunDir
 
     state, reason = str(run.state), run.reason
-    # A driver may outlive the head that has forgotten it, and finish after the ledger gave it up.
+    # A driver may outlive its head node, and finish after the ledger has given it up.
     if state in ("FAILED", "STOPPED") and run.folder and RunDir(run.folder).success.exists():
         state, reason = "SUCCEEDED", f"finished after it was recorded as {state}: {reason}"
     return {

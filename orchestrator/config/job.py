@@ -14,7 +14,7 @@ Kind = Literal["train", "tune", "compare", "find-lr", "score"]
 
 
 class Schedule(Form):
-    """When a job is due, and what becomes of ticks that were missed or that overlap."""
+    """When a job is due, and what happens to ticks that were missed or that overlap."""
 
     cron: str
     timezone: str = "UTC"
@@ -36,7 +36,7 @@ class Schedule(Form):
 
 
 class OnFailure(Form):
-    """Who is told when the last try of a scheduled run has failed: a command or an address."""
+    """Who is notified when the last try of a scheduled run has failed: a command or an address."""
 
     command: Annotated[list[str], Field(min_length=1)] | None = None
     webhook: Annotated[str, Field(pattern=r"^https?://[^\s/]+", max_length=2000)] | None = None

@@ -141,7 +141,7 @@ def _validated(form: type[FormT], values: dict[str, Any], source: str) -> FormT:
     try:
         return form.model_validate(values)
     except ValidationError as error:
-        parts: dict[str, list[str]] = {}  # what is wrong -> every way to mend it
+        parts: dict[str, list[str]] = {}  # what is wrong -> every way to fix it
         for item in error.errors(include_url=False):
             # A field of several forms names the form in the location: "constrained-float".
             places = [str(p) for p in item["loc"] if not str(p).startswith(_FORM_NAMES)]

@@ -73,7 +73,7 @@ def test_flags_are_the_fields_of_the_spec(kind: str) -> None:
     fields = {*spec.model_fields, *Resources.model_fields, *DecodeLimits.model_fields}
     fields -= {"limits"} | spec.UNUSED | ({"gpus_per_worker"} if kind == "ingest" else set())
     common = {"as_json"} | ({"config", "resume"} if kind in SPECS else set())
-    params = {param.name: param for param in TOP.commands[kind].build().params}
+    params = {param.name: param for param in TOP.commands[kind].params}
     assert set(params) == fields | common
     for name in fields:
         flag = f"--{name.replace('_', '-')}"
