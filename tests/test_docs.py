@@ -201,7 +201,7 @@ def test_the_parser_of_this_test_refuses_what_does_not_exist() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_flags_that_are_named_alone_exist(page: Path) -> None:
     known = {flag for _, command in leaves() for p in command.params for flag in p.opts}
-    known |= {"--help", "--version"}
+    known |= {flag for p in typer.main.get_command(app).params for flag in p.opts} | {"--help"}
     for span in re.findall(r"`(--[a-z][^`\n]*)`", prose(page)):
         for flag in re.findall(r"(?<!\S)--[a-z-]+", span):
             assert flag in known, flag

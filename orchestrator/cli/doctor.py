@@ -1,6 +1,5 @@
-"""What a machine and its cluster have, and what of it is wrong."""
+"""`orchestrator doctor`: what a machine and its cluster have, and what of it is wrong."""
 
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -8,13 +7,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cluster.session import node_resources, open_session
-from orchestrator.config.specs import Resources
-from orchestrator.errors import OrchestratorError
+import typer
+
+from orchestrator.cli.options import JsonFlag
+from orchestrator.cli.output import print_result
+from orchestrator.errors import ClusterError, OrchestratorError
 
 _PACKAGES = ("ray", "tensorflow", "keras", "openvino", "pyarrow", "pandas", "pydicom")
 _MIN_DISK_BYTES = 5 * 2**30
 _MIN_MEMORY_BYTES = 4 * 2**30
+
+app = typer.Typer()
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,20 @@ class Check:
     found: str
 
 
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check Python, packages, devices, memory, disk space and the cluster."""
+    from orchestrator.cli.summaries import doctor_table
+
+    checks = diagnose()
+    body = {"checks": [vars(check) for check in checks]}
+    print_result(body, doctor_table(checks), as_json=as_json)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(ClusterError.exit_code)
+
+
 def diagnose() -> list[Check]:
-    """Returns every check, in the order a person would mend them."""
+    """Returns every check, in the order in which a person would fix them."""
     return [
         _python(),
         _packages(),
@@ -50,6 +65,8 @@ def _python() -> Check:
 
 
 def _packages() -> Check:
+    import importlib.metadata
+
     found, missing = [], []
     for name in _PACKAGES:
         try:
@@ -84,11 +101,14 @@ def _backend() -> Check:
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     found = lines[-1] if lines else f"exit code {done.returncode}"
     if done.returncode:
-        found += "; run `make setup`, or mend KERAS_BACKEND"
+        found += "; run `make setup`, or correct KERAS_BACKEND"
     return Check("Keras backend", done.returncode == 0, found)
 
 
 def _cluster() -> Check:
+    from orchestrator.cluster.session import node_resources, open_session
+    from orchestrator.config.specs import Resources
+
     where = os.environ.get("RAY_ADDRESS") or "a local one"
     try:
         with open_session(Resources()) as session:

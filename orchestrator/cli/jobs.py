@@ -1,9 +1,5 @@
-"""`orchestrator submit` and `orchestrator jobs`: jobs on a cluster, or on a local head.
+"""`orchestrator submit` and `orchestrator jobs`: jobs on a cluster, or on a local Ray head node."""
 
-A part of the command line, mounted by `cli.py`; its rules are the same.
-"""
-
-import json
 import os
 import signal
 import sys
@@ -14,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.completion import complete_job
+from orchestrator.cli.options import JsonFlag, switch
+from orchestrator.cli.output import print_json, write_line
 from orchestrator.errors import ClusterError, SpecError
 
 if TYPE_CHECKING:
@@ -21,33 +20,48 @@ if TYPE_CHECKING:
     from orchestrator.jobs.client import Jobs
     from orchestrator.jobs.view import JobView
 
-app = typer.Typer(no_args_is_help=True, help="Jobs on a cluster, or on a local head.")
+app = typer.Typer(no_args_is_help=True, help="Manage submitted jobs, and check job files.")
+submit_app = typer.Typer()  # `submit` stands at the top
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="Of `orchestrator jobs list`.")]
+JobId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="Job ID, as shown by orchestrator jobs list.",
+        autocompletion=complete_job,
+    ),
+]
 Address = Annotated[
     str | None,
-    typer.Option(help="Cluster; RAY_ADDRESS otherwise, and a local head without either."),
+    typer.Option(
+        metavar="<address>",
+        help="Address of the Ray cluster.",
+        show_default="RAY_ADDRESS, or a local head node",
+    ),
 ]
 Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Use a head that asks for no token, and send none.")
+    bool,
+    switch("--insecure", help="Accept a cluster without token authentication."),
 ]
 Wait = Annotated[
     bool,
-    typer.Option("--wait", help="Wait, try again as the job says, exit with the job's code."),
+    switch("--wait", help="Wait for the job, retry it as it says, and exit with its exit code."),
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 _POLL_S = 0.5
 _STOP_LIMIT_S = 60.0
 
 
+@submit_app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(help="Job file, such as jobs/score-nightly.yaml.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Job file, such as jobs/score-nightly.yaml.")
+    ],
     wait: Wait = False,
     address: Address = None,
     insecure: Insecure = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a job file on the cluster; without one a local head is started."""
+    """Submit a job file to the cluster, or to a local head node that is started for it."""
     from orchestrator.config.load import build_spec, load_job
     from orchestrator.config.specs import SPECS
     from orchestrator.jobs.submit import fix_model, new_run_key
@@ -65,30 +79,30 @@ def submit(
 def list_jobs(
     address: Address = None,
     insecure: Insecure = False,
-    limit: Annotated[int, typer.Option(help="Newest jobs shown.", min=1)] = 30,
+    limit: Annotated[int, typer.Option(help="Number of jobs to show.", min=1)] = 30,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the newest jobs, also those that a restarted head has forgotten."""
+    """List the newest jobs, including those that a restarted head node has forgotten."""
     from orchestrator.jobs.view import list_jobs as build_list
 
     cluster = _cluster(address, insecure)
     views = build_list(_connect(cluster), cluster, limit)
     if as_json:
-        _print_json({"jobs": [_described(view) for view in views]})
+        print_json({"jobs": [_described(view) for view in views]})
         return
     for view in views:
         when = f"{view.submitted_at:%Y-%m-%d %H:%M}" if view.submitted_at else ""
         line = f"{view.submission_id:<44} {view.kind:<8} {view.status:<10} {when:<17}"
-        sys.stdout.write(f"{line} {view.reason or ''}".rstrip() + "\n")
+        write_line(f"{line} {view.reason or ''}".rstrip())
     if not views:
-        sys.stdout.write("no job was submitted yet\n")
+        write_line("no job has been submitted yet")
 
 
 @app.command()
 def show(
     job_id: JobId, address: Address = None, insecure: Insecure = False, as_json: JsonFlag = False
 ) -> None:
-    """Show one job: its state, run folder, exit code and error."""
+    """Show a job's status, run folder, exit code and error."""
     from orchestrator.jobs.view import load_error, view_job
 
     jobs = _connect(_cluster(address, insecure))
@@ -96,23 +110,24 @@ def show(
     body = _described(view)
     body["error"] = load_error(jobs, view)
     if as_json:
-        _print_json(body)
+        print_json(body)
         return
     for name, value in body.items():
         if value is not None:
-            sys.stdout.write(f"{name.replace('_', ' '):<14} {value}\n")
+            write_line(f"{name.replace('_', ' '):<14} {value}")
 
 
 @app.command()
 def logs(
     job_id: JobId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+        bool,
+        switch("--follow", "-f", help="Follow the log until the job ends."),
     ] = False,
     address: Address = None,
     insecure: Insecure = False,
 ) -> None:
-    """Print what a job's driver has written."""
+    """Print a job's log."""
     from orchestrator.jobs.local_head import find_log
     from orchestrator.jobs.view import view_job
 
@@ -126,27 +141,27 @@ def logs(
         return
     kept = find_log(job_id)
     if kept is None:
-        raise ClusterError(f"the head that ran {job_id} is gone, and its log with it")
+        raise ClusterError(f"the head node that ran {job_id} is gone, and the log with it")
     _write(kept.read_text(encoding="utf-8", errors="replace"))
 
 
 @app.command()
 def stop(job_id: JobId, address: Address = None, insecure: Insecure = False) -> None:
-    """End a job and its workers."""
+    """Stop a job and its workers."""
     from orchestrator.jobs.view import view_job
 
     jobs = _connect(_cluster(address, insecure))
     view = view_job(jobs, job_id)
     if jobs is None or not view.is_open:
-        sys.stdout.write(f"{job_id} had ended already: {view.status}\n")
+        write_line(f"{job_id} had already ended: {view.status}")
         return
     jobs.stop(job_id)
     limit = time.monotonic() + _STOP_LIMIT_S
     while (view := view_job(jobs, job_id)).is_open:
         if time.monotonic() > limit:
-            raise ClusterError(f"{job_id} does not end; run the same command again")
+            raise ClusterError(f"{job_id} has not stopped yet; run the same command again")
         time.sleep(_POLL_S)
-    sys.stdout.write(f"{job_id}: {view.status}\n")
+    write_line(f"{job_id}: {view.status}")
 
 
 @app.command()
@@ -157,7 +172,7 @@ def retry(
     insecure: Insecure = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Try a job again in its run folder, where it goes on from what is done."""
+    """Retry a failed or stopped job, continuing in its run folder."""
     from orchestrator.config.load import load_job
     from orchestrator.jobs.records import load_record
     from orchestrator.jobs.submit import next_try
@@ -168,13 +183,13 @@ def retry(
     view = view_job(_connect(cluster), job_id)
     if view.is_open or view.status == "SUCCEEDED":
         raise SpecError(
-            f"{job_id} is {view.status}; only what has failed or stopped is tried again"
+            f"{job_id} is {view.status}; only a job that failed or was stopped can be retried"
         )
     if view.run is None:
         raise SpecError(f"{job_id} was not submitted by this program; submit its job file")
     later = next_try(job_id)
     if load_record(later) is not None:
-        raise SpecError(f"{job_id} was tried again as {later}; name that one")
+        raise SpecError(f"{job_id} was already retried as {later}; name that one")
     record = load_record(job_id)
     job = record.load_job() if record else load_job(RunDir(view.run).job)
     _start(cluster, later, job, view.run, wait, as_json)
@@ -182,42 +197,31 @@ def retry(
 
 @app.command(hidden=True)
 def drive(
-    file: Annotated[Path, typer.Argument(help="Stored job, in its run folder.")],
-    expect: Annotated[str | None, typer.Option(help="Version that stored it.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Stored job, in its run folder.")],
+    expect: Annotated[
+        str | None,
+        typer.Option(metavar="<version>", help="Version that stored it.", show_default="any"),
+    ] = None,
 ) -> None:
-    """Run a stored job here: what the cluster's head starts."""
-    from importlib import import_module
-
+    """Run a stored job in this process, as the cluster's head node does."""
     from orchestrator import __version__
+    from orchestrator.cli.kinds import KINDS
     from orchestrator.cli.terminal import open_reporter
     from orchestrator.config.load import build_spec, load_job
-    from orchestrator.config.specs import SPECS
 
     if expect not in (None, __version__):
         raise ClusterError(
             f"this node has version {__version__} of the package and the job comes from {expect}; "
-            "set up the same environment on every node"
+            "install the same version on every node"
         )
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         # Until Ray has its own: a job that is stopped says so in its status.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     job = load_job(file)
-    spec = build_spec(SPECS[job.kind], {}, job)
-    run = getattr(
-        import_module(
-            f"orchestrator.pipelines.{job.kind if job.kind != 'compare' else 'train'}.{job.kind}"
-        ),
-        job.kind,
-    )
+    kind = KINDS[job.kind]
+    spec = build_spec(kind.spec, {}, job)
     with open_reporter() as reporter:
-        run(spec, job.resources, reporter, run_folder=file.absolute().parent)
-
-
-def stop_head() -> None:
-    """End the local head and the jobs on it."""
-    from orchestrator.jobs.local_head import stop_head as end
-
-    sys.stdout.write("the local head has ended\n" if end() else "no local head is running\n")
+        kind.run(spec, job.resources, reporter, file.absolute().parent)
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -241,20 +245,20 @@ def _connect(cluster: str) -> "Jobs | None":
 def _start(
     cluster: str, submission_id: str, job: "Job", run: Path, wait: bool, as_json: bool
 ) -> None:
-    """Submits a job, tells of it, and exits with its code where it was waited for."""
+    """Submits a job, says so, and exits with its exit code where it was waited for."""
     from orchestrator.jobs.client import Connection
     from orchestrator.jobs.run import run_job
 
     try:
         view = run_job(Connection(cluster, _say), submission_id, job, run, wait=wait, say=_say)
     except KeyboardInterrupt:
-        _say("it goes on if it was submitted: `orchestrator jobs list`, `jobs stop`")
+        _say("a submitted job keeps running: see `orchestrator jobs list` and `jobs stop`")
         raise typer.Exit(130) from None
     if as_json:
-        _print_json(_described(view))
+        print_json(_described(view))
     elif not wait:
-        sys.stdout.write(f"{submission_id}\n")
-        _say(f"`orchestrator jobs logs -f {submission_id}` follows it; run folder: {run}")
+        write_line(submission_id)
+        _say(f"follow it with `orchestrator jobs logs -f {submission_id}`; run folder: {run}")
     if wait:
         raise typer.Exit(view.code)
 
@@ -284,7 +288,3 @@ def _write(text: str) -> None:
 def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,57 +1,55 @@
-"""`orchestrator jobs validate` and `plan`: what job files would run, before anything runs.
+"""`orchestrator jobs validate` and `plan`: what job files would run, before anything runs."""
 
-A part of the command line, mounted by `cli.py`; its rules are the same.
-"""
-
-import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.options import JsonFlag
+from orchestrator.cli.output import print_json, write_line
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
     from orchestrator.jobs.plan import JobPlan, Nodes
 
 Files = Annotated[
-    list[Path] | None, typer.Argument(metavar="[FILES]", help="Job files; jobs/*.yaml otherwise.")
+    list[Path] | None,
+    typer.Argument(metavar="FILE", help="Job files.", show_default="jobs/*.yaml"),
 ]
 Cluster = Annotated[
     Path | None,
     typer.Option(
-        "--cluster",
-        help="Launcher file of the cluster; RAY_ADDRESS's otherwise, or this machine.",
+        metavar="<file>",
+        help="Launcher file of the cluster to check against.",
+        show_default="the cluster at RAY_ADDRESS, or this machine",
     ),
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def validate(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = False) -> None:
-    """Check job files: keys, values, and whether the cluster can hold them; exit code 2."""
+    """Check job files against their schema and the cluster; exit with code 2 if one is wrong."""
     nodes, plans = _plans(files, cluster, look=False)
     if as_json:
-        _print_json(nodes, plans)
+        _print_plans(nodes, plans)
     else:
         for plan in plans:
             if not plan.problems and plan.job is not None:
-                sys.stdout.write(f"{plan.file}: valid, {plan.job.kind}, {_workers(plan)}\n")
+                write_line(f"{plan.file}: valid, {plan.job.kind}, {_workers(plan)}")
             for problem in plan.problems:
-                sys.stdout.write(f"error: {plan.file}: {problem}\n")
+                write_line(f"error: {plan.file}: {problem}")
     _exit(plans)
 
 
 def plan(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = False) -> None:
-    """Show what job files would run, on what, and the disk and memory it would take."""
+    """Show what job files would run, on which workers, and the disk space and memory needed."""
     nodes, plans = _plans(files, cluster, look=True)
     if as_json:
-        _print_json(nodes, plans)
+        _print_plans(nodes, plans)
     else:
-        sys.stdout.write(f"on {nodes.source}: {_machines(nodes)}\n")
+        write_line(f"on {nodes.source}: {_machines(nodes)}")
         for each in plans:
-            sys.stdout.write("\n" + "\n".join(_described(each)) + "\n")
+            write_line("\n" + "\n".join(_described(each)))
     _exit(plans)
 
 
@@ -120,7 +118,7 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
-def _print_json(nodes: "Nodes", plans: list["JobPlan"]) -> None:
+def _print_plans(nodes: "Nodes", plans: list["JobPlan"]) -> None:
     body: dict[str, Any] = {
         "nodes": {"source": nodes.source, "resources": nodes.resources},
         "jobs": [
@@ -136,9 +134,9 @@ def _print_json(nodes: "Nodes", plans: list["JobPlan"]) -> None:
             for plan in plans
         ],
     }
-    sys.stdout.write(json.dumps(body, indent=2, allow_nan=False) + "\n")
+    print_json(body)
 
 
 def _exit(plans: list["JobPlan"]) -> None:
     if any(plan.problems for plan in plans):
-        raise typer.Exit(2)
+        raise typer.Exit(SpecError.exit_code)

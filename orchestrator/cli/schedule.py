@@ -1,9 +1,5 @@
-"""`orchestrator schedule`: what is scheduled, what is due next, what has happened.
+"""`orchestrator schedule`: what is scheduled, what is due next, what has happened."""
 
-A part of the command line, mounted by `cli.py`; its rules are the same.
-"""
-
-import json
 import os
 import signal
 import sys
@@ -14,32 +10,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.completion import complete_schedule
 from orchestrator.cli.jobs import Address, Insecure
+from orchestrator.cli.options import JsonFlag
+from orchestrator.cli.output import print_columns, print_json, write_line
 from orchestrator.errors import SpecError
-from orchestrator.runs.run_dir import RunDir
-from orchestrator.runs.state import state_folder
 
 if TYPE_CHECKING:
     from orchestrator.config.job import Job
     from orchestrator.schedule.ledger import Ledger, RunRow
 
-app = typer.Typer(no_args_is_help=True, help="Jobs that run by the clock, each tick once.")
+app = typer.Typer(no_args_is_help=True, help="Run jobs on a schedule, each tick exactly once.")
 
-Jobs = Annotated[Path, typer.Option("--jobs", help="Folder of job files.")]
+Jobs = Annotated[Path, typer.Option(metavar="<folder>", help="Folder of job files.")]
 LedgerFile = Annotated[
     Path | None,
     typer.Option(
-        "--ledger",
+        metavar="<file>",
         envvar="ORCHESTRATOR_LEDGER",
-        help="Ledger, on a local disk; ~/.local/state/orchestrator/schedule.sqlite3 otherwise.",
+        help="Ledger file, on a local disk.",
+        show_default="~/.local/state/orchestrator/schedule.sqlite3",
     ),
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+_JOB: dict[str, Any] = {"help": "Name of a scheduled job.", "autocompletion": complete_schedule}
+JobName = Annotated[str, typer.Argument(metavar="JOB", **_JOB)]
 _JOBS = Path("jobs")
 
 
 def default_ledger() -> Path:
     """Returns the ledger's usual place, on a local disk as SQLite needs it."""
+    from orchestrator.runs.state import state_folder
+
     return state_folder() / "schedule.sqlite3"
 
 
@@ -50,17 +51,17 @@ def run(
     address: Address = None,
     insecure: Insecure = False,
 ) -> None:
-    """Submit what is due, until it is told to stop: a service in the foreground.
+    """Run the scheduler in the foreground and submit jobs as they fall due.
 
-    Any number may run against one ledger; one leads. SIGTERM and Ctrl-C end it; what it has
-    submitted goes on, and the next one finds it again.
+    Several schedulers may share a ledger; one of them leads. SIGTERM or Ctrl-C stops this one,
+    and its jobs keep running.
     """
     from orchestrator.jobs.client import name_cluster
 
     if insecure:
         os.environ["RAY_AUTH_MODE"] = "disabled"
     if not jobs.is_dir():
-        raise SpecError(f"--jobs {jobs} is no folder; name the folder of job files")
+        raise SpecError(f"--jobs {jobs} is not a folder; name the folder of job files")
     from orchestrator.jobs.scheduler_backend import RayJobsBackend, place
     from orchestrator.schedule.job_folder import JobFolder
     from orchestrator.schedule.ledger import Ledger
@@ -83,7 +84,7 @@ def _log(line: str) -> None:
 
 @app.command("list")
 def list_jobs(jobs: Jobs = _JOBS, ledger: LedgerFile = None, as_json: JsonFlag = False) -> None:
-    """Show the scheduled jobs, their next tick and what became of the last one."""
+    """List the scheduled jobs, with their next tick and the outcome of the last one."""
     book = _open(ledger)
     paused = book.paused() if book else set()
     rows = []
@@ -104,9 +105,9 @@ def list_jobs(jobs: Jobs = _JOBS, ledger: LedgerFile = None, as_json: JsonFlag =
             }
         )
     if as_json:
-        _print_json({"jobs": rows})
+        print_json({"jobs": rows})
         return
-    _print_table(
+    print_columns(
         ["job", "cron", "time zone", "next", "last"],
         [
             [
@@ -125,12 +126,14 @@ def list_jobs(jobs: Jobs = _JOBS, ledger: LedgerFile = None, as_json: JsonFlag =
 @app.command("next")
 def next_ticks(
     jobs: Jobs = _JOBS,
-    days: Annotated[float, typer.Option(help="How far ahead.", min=0.01, max=366)] = 7.0,
-    job: Annotated[str | None, typer.Option(help="One job only.")] = None,
-    limit: Annotated[int, typer.Option(help="Most lines.", min=1)] = 200,
+    days: Annotated[float, typer.Option(help="Days to look ahead.", min=0.01, max=366)] = 7.0,
+    job: Annotated[
+        str | None, typer.Option(metavar="<name>", show_default="all jobs", **_JOB)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of ticks to show.", min=1)] = 200,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show when each job is due, daylight saving included."""
+    """Show when each job is due next, taking daylight saving time into account."""
     now = datetime.now(UTC)
     scheduled = _scheduled(jobs)
     if job is not None and job not in [name for name, _, _ in scheduled]:
@@ -142,7 +145,7 @@ def next_ticks(
         for tick in ticks.next_ticks(now, days)
     )
     if as_json:
-        _print_json(
+        print_json(
             {
                 "ticks": [
                     {"job": name, "tick": tick.isoformat(), "local": local.isoformat()}
@@ -152,70 +155,70 @@ def next_ticks(
             }
         )
         return
-    _print_table(
+    print_columns(
         ["UTC", "local", "job"],
         [[_minute(t.isoformat()), f"{at:%Y-%m-%d %H:%M %Z}", n] for t, n, at in found[:limit]],
         empty=f"nothing is due in the next {days:g} days",
     )
     if len(found) > limit:
-        sys.stdout.write(f"and {len(found) - limit:,} more; --limit shows more\n")
+        write_line(f"and {len(found) - limit:,} more; raise --limit to see them")
 
 
 @app.command()
 def pause(
-    job: Annotated[str, typer.Argument(help="Name of the job.")],
+    job: JobName,
     jobs: Jobs = _JOBS,
     ledger: LedgerFile = None,
 ) -> None:
-    """Skip a job's ticks, and start nothing of it, until it is resumed."""
+    """Pause a job: its ticks are skipped until it is resumed."""
     book = _open_for(job, jobs, ledger)
     done = book.pause(job, datetime.now(UTC))
-    sys.stdout.write(f"{job} is paused\n" if done else f"{job} was paused already\n")
+    write_line(f"{job} is paused" if done else f"{job} was already paused")
 
 
 @app.command()
 def resume(
-    job: Annotated[str, typer.Argument(help="Name of the job.")],
+    job: JobName,
     jobs: Jobs = _JOBS,
     ledger: LedgerFile = None,
 ) -> None:
-    """End a pause; ticks that fell into it stay skipped."""
+    """Resume a paused job; ticks skipped during the pause are not made up for."""
     book = _open_for(job, jobs, ledger)
     done = book.resume(job, datetime.now(UTC))
-    sys.stdout.write(f"{job} is resumed\n" if done else f"{job} was not paused\n")
+    write_line(f"{job} is resumed" if done else f"{job} was not paused")
 
 
 @app.command()
 def history(
-    job: Annotated[str | None, typer.Argument(help="One job only.")] = None,
+    job: Annotated[
+        str | None, typer.Argument(metavar="JOB", show_default="all jobs", **_JOB)
+    ] = None,
     ledger: LedgerFile = None,
-    limit: Annotated[int, typer.Option(help="Newest ticks shown.", min=1)] = 50,
+    limit: Annotated[int, typer.Option(help="Number of ticks to show.", min=1)] = 50,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what became of each tick, newest first, skipped ones included."""
+    """Show the outcome of past ticks, newest first, including skipped ones."""
     book = _open(ledger)
     runs = book.history(job, limit) if book else []
     known = sorted(book.jobs()) if book else []
     if job is not None and not runs and job not in known:
-        raise SpecError(
-            f"the ledger knows no job {job}; it knows: {', '.join(known) or 'none yet'}"
-        )
+        raise SpecError(f"the ledger has no job {job}; it has: {', '.join(known) or 'none yet'}")
     if as_json:
-        _print_json({"ticks": [_described(run) for run in runs]})
+        print_json({"ticks": [_described(run) for run in runs]})
         return
-    _print_table(
+    print_columns(
         ["tick (UTC)", "job", "state", "tries", "reason"],
         [
             [
                 f"{run.tick:%Y-%m-%d %H:%M}",
                 run.job,
-                told["state"],
+                described["state"],
                 str(run.attempt or ""),
-                told["reason"] or "",
+                described["reason"] or "",
             ]
-            for run, told in ((run, _described(run)) for run in runs)
+            for run, described in ((run, _described(run)) for run in runs)
         ],
-        empty="no tick has come yet",
+        empty="no job has been due yet",
     )
 
 
@@ -257,10 +260,12 @@ def _unknown(job: str, known: list[str]) -> str:
 
 
 def _described(run: "RunRow") -> dict[str, Any]:
+    from orchestrator.runs.run_dir import RunDir
+
     state, reason = str(run.state), run.reason
-    # A driver may outlive the head that has forgotten it, and finish after the ledger gave it up.
+    # A driver may outlive its head node, and finish after the ledger has given it up.
     if state in ("FAILED", "STOPPED") and run.folder and RunDir(run.folder).success.exists():
-        state, reason = "SUCCEEDED", f"finished after it was taken for {state}: {reason}"
+        state, reason = "SUCCEEDED", f"finished after it was recorded as {state}: {reason}"
     return {
         "job": run.job,
         "tick": run.tick.isoformat(),
@@ -277,17 +282,3 @@ def _described(run: "RunRow") -> dict[str, Any]:
 
 def _minute(moment: str | None) -> str:
     return moment[:16].replace("T", " ") if moment else "never"
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def _print_table(heads: list[str], rows: list[list[str]], *, empty: str) -> None:
-    if not rows:
-        sys.stdout.write(empty + "\n")
-        return
-    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
-    for row in [heads, *rows]:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")

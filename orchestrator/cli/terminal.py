@@ -105,7 +105,7 @@ class LineReporter:
     def __init__(self) -> None:
         self._label, self._unit = "", ""
         self._done, self._total = 0, 0
-        self._began = self._told = 0.0
+        self._began = self._last_line = 0.0
 
     def say(self, line: str) -> None:
         """Writes one line."""
@@ -116,15 +116,15 @@ class LineReporter:
         """Starts counting."""
         self.end()
         self._label, self._unit, self._done, self._total = label, unit, 0, total
-        self._began = self._told = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self.say(f"{label}: {total:,} {unit}")
 
     def advance(self, count: int) -> None:
         """Counts, and writes a line where the last one is old."""
         self._done += count
-        if time.monotonic() - self._told >= _LOG_INTERVAL_S:
-            self._told = time.monotonic()
-            rate = self._done / max(self._told - self._began, 1e-9)
+        if time.monotonic() - self._last_line >= _LOG_INTERVAL_S:
+            self._last_line = time.monotonic()
+            rate = self._done / max(self._last_line - self._began, 1e-9)
             left = (self._total - self._done) / rate if rate else 0.0
             self.say(
                 f"{self._label}: {self._done:,}/{self._total:,} {self._unit}, "

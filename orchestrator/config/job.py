@@ -3,25 +3,18 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from orchestrator.config.cron import Ticks
-from orchestrator.config.specs import (
-    SPECS,
-    Duration,
-    Resources,
-    _Form,
-)
+from orchestrator.config.fields import Duration, Form
+from orchestrator.config.specs import SPECS, Resources
 from orchestrator.errors import SpecError
 
-Kind = Literal["train", "tune", "compare", "score", "find-lr"]
+Kind = Literal["train", "tune", "compare", "find-lr", "score"]
 
 
-class Schedule(_Form):
-    """When a job is due, and what becomes of ticks that were missed or that overlap."""
+class Schedule(Form):
+    """When a job is due, and what happens to ticks that were missed or that overlap."""
 
     cron: str
     timezone: str = "UTC"
@@ -42,8 +35,8 @@ class Schedule(_Form):
         return Ticks(self.cron, self.timezone)
 
 
-class OnFailure(_Form):
-    """Who is told when the last try of a scheduled run has failed: a command or an address."""
+class OnFailure(Form):
+    """Who is notified when the last try of a scheduled run has failed: a command or an address."""
 
     command: Annotated[list[str], Field(min_length=1)] | None = None
     webhook: Annotated[str, Field(pattern=r"^https?://[^\s/]+", max_length=2000)] | None = None
@@ -55,7 +48,7 @@ class OnFailure(_Form):
         return self
 
 
-class Job(_Form):
+class Job(Form):
     """A declared job: the form of `jobs/*.yaml` and of every `-c` file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,60}$")]

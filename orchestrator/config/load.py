@@ -11,13 +11,9 @@ from pydantic import (
     ValidationError,
 )
 
+from orchestrator.config.fields import PathMarker
 from orchestrator.config.job import Job
-from orchestrator.config.specs import (
-    SPECS,
-    DecodeLimits,
-    Resources,
-    _PathMarker,
-)
+from orchestrator.config.specs import SPECS, DecodeLimits, Resources
 from orchestrator.config.yaml_file import load_yaml
 from orchestrator.errors import SpecError
 
@@ -134,8 +130,8 @@ def _path_fields(form: type[BaseModel]) -> list[str]:
     """Names of the fields annotated as paths."""
     found = []
     for name, field in form.model_fields.items():
-        marked = any(isinstance(m, _PathMarker) for m in field.metadata)
-        if marked or "_PathMarker" in repr(field.annotation):
+        marked = any(isinstance(m, PathMarker) for m in field.metadata)
+        if marked or "PathMarker" in repr(field.annotation):
             found.append(name)
     return found
 
@@ -145,7 +141,7 @@ def _validated(form: type[FormT], values: dict[str, Any], source: str) -> FormT:
     try:
         return form.model_validate(values)
     except ValidationError as error:
-        parts: dict[str, list[str]] = {}  # what is wrong -> every way to mend it
+        parts: dict[str, list[str]] = {}  # what is wrong -> every way to fix it
         for item in error.errors(include_url=False):
             # A field of several forms names the form in the location: "constrained-float".
             places = [str(p) for p in item["loc"] if not str(p).startswith(_FORM_NAMES)]

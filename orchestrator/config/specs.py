@@ -2,132 +2,219 @@
 
 A job file and the flags of a command are one form: `args` in the file holds what the flags hold,
 and a flag wins. Relative paths in a file resolve against the file's folder, flags against the
-working directory.
+working directory. A field is also a flag: what `flag` is given here is what `--help` shows. Over
+300 lines, one declaration a field.
 """
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PlainSerializer,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from orchestrator.config.fields import (
+    CLUSTER,
+    DATA,
+    FINETUNING,
+    LIMITS,
+    MODEL,
+    SCORING,
+    SEARCH,
+    SPACE,
+    TRAINING,
+    Alpha,
+    Augmentation,
+    BackboneName,
+    Count,
+    Dropout,
+    Duration,
+    Features,
+    Finetune,
+    FinetuneEpochs,
+    Form,
+    Gamma,
+    HeadRate,
+    ImageSize,
+    Objective,
+    Overwrite,
+    Paths,
+    PathText,
+    PatientKeyFile,
+    Positive,
+    RunFolder,
+    Searched,
+    Seed,
+    ShardRows,
+    Span,
+    Views,
+    Weights,
+    flag,
 )
 
 
-@dataclass(frozen=True)
-class _PathMarker:
-    """Marks a text field as a file-system path, for resolution and for messages."""
-
-
-PathText = Annotated[str, _PathMarker()]
-# One path or several; a single one is written back as plain text.
-Paths = Annotated[
-    tuple[PathText, ...],
-    Field(min_length=1, max_length=1000),
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    PlainSerializer(lambda value: value[0] if len(value) == 1 else list(value)),
-]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(gt=0, le=10)]
-Objective = Literal["auroc", "auprc", "log_loss"]
-
-
-class _Form(BaseModel):
-    """Base of every form: unknown keys are errors, values are frozen once checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Resources(_Form):
+class Resources(Form):
     """What a job asks of the cluster, per worker."""
 
-    workers: Annotated[int, Field(ge=1, le=4096)] | None = None  # None: what fits the cluster
-    cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
-    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    workers: Annotated[
+        Annotated[int, Field(ge=1, le=4096)] | None,
+        flag("Number of worker processes.", CLUSTER, default="as many as fit"),
+    ] = None
+    cpus_per_worker: Annotated[
+        Positive | None, flag("CPUs per worker.", CLUSTER, default="an even share of a node")
+    ] = None
+    gpus_per_worker: Annotated[
+        Annotated[float, Field(ge=0)] | Literal["auto"],
+        flag("GPUs per worker; auto: 1 if the cluster has GPUs, otherwise 0.", CLUSTER),
+    ] = "auto"
 
 
-class DecodeLimits(_Form):
+class DecodeLimits(Form):
     """Limits on one input file, None for the decoder's own (`orchestrator.data.limits.Limits`).
 
     A file over a limit is rejected before its pixels are decoded.
     """
 
-    max_bytes: Annotated[int, Field(ge=1)] | None = None
-    max_pixels: Annotated[int, Field(ge=1)] | None = None
-    max_frames: Annotated[int, Field(ge=1)] | None = None
-    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_bytes: Annotated[Count | None, flag("File size, in bytes.", LIMITS)] = None
+    max_pixels: Annotated[Count | None, flag("Width x height, in pixels.", LIMITS)] = None
+    max_frames: Annotated[Count | None, flag("Frames or pages.", LIMITS)] = None
+    max_seconds: Annotated[Positive | None, flag("CPU time of decoding, in seconds.", LIMITS)] = (
+        None
+    )
 
 
-class _TrainingForm(_Form):
+class _TrainingForm(Form):
     """What every command that trains takes: the data, what is done with it, for how long."""
 
-    data: PathText
-    out: PathText | None = None
-    image_size: Annotated[int, Field(ge=32, le=2048)] = 150
-    views: Annotated[int, Field(ge=1, le=100)] = 1  # the plain image alone
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 100
-    batch_size: Annotated[int, Field(ge=1, le=8192)] = 32
-    patience: Annotated[int, Field(ge=1)] = 8
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    merge_val: bool = False
-    allow_leakage: bool = False
-    patient_key_file: PathText | None = None
+    data: Annotated[
+        PathText,
+        flag(
+            "Folder of X-rays, CSV or Parquet table, or ingested data set.",
+            metavar="DATA",
+            positional=True,
+        ),
+    ]
+    out: RunFolder = None
+    image_size: ImageSize = 150
+    views: Views = 1
+    epochs: Annotated[int, flag("Maximum number of epochs.", TRAINING, ge=1, le=10_000)] = 100
+    batch_size: Annotated[
+        int, flag("Images per training step, over all workers.", TRAINING, ge=1, le=8192)
+    ] = 32
+    patience: Annotated[
+        int, flag("Epochs without improvement before training stops.", TRAINING, ge=1)
+    ] = 8
+    seed: Annotated[Seed, flag("Random seed for splits, views, order and weights.", TRAINING)] = 0
+    merge_val: Annotated[
+        bool, flag("Add the images of a val folder to the training images.", DATA)
+    ] = False
+    allow_leakage: Annotated[
+        bool, flag("Continue even if patients or images occur in several splits.", DATA)
+    ] = False
+    patient_key_file: PatientKeyFile = None
     limits: DecodeLimits = DecodeLimits()
-    overwrite: bool = False
+    overwrite: Overwrite = False
 
 
 class TrainSpec(_TrainingForm):
     """Train a classifier and release it as a bundle."""
 
-    backbone: str = "EfficientNetB5"
-    weights: str = "auto"  # the backbone's first choice
-    features: Literal["cached", "live"] = "cached"
-    augmentation: Literal["none", "paper", "light"] = "paper"
-    objective: Objective = "auroc"  # validation figure that chooses the epoch of a head
-    lr: Rate | Literal["auto"] = 0.001
-    alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
-    gamma: Annotated[float, Field(ge=0, le=20)] = 2.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    threshold: Literal["youden", "youden-shifted"] = "youden"
-    test_time_views: Literal[1, 3] = 1  # 3: mean logit of three zooms
-    precision: Literal["f32", "mixed_bfloat16"] = "f32"
-    finetune: Annotated[str, Field(pattern=r"^(none|all|top:[1-9][0-9]{0,5})$")] = "none"
-    finetune_epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
-    finetune_lr: Annotated[float, Field(gt=0, le=1)] = 0.0003
-    finetune_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01  # in fine-tuning
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # kept a step by the average of the weights
-    mlflow: str | None = None  # address of a tracking store
+    out: Annotated[
+        PathText | None,
+        flag("Folder for the model bundle.", default="a new folder in models/"),
+    ] = None
+    backbone: BackboneName = "EfficientNetB5"
+    weights: Weights = "auto"
+    features: Features = "cached"
+    augmentation: Augmentation = "paper"
+    objective: Annotated[
+        Objective, flag("Validation metric that selects the best epoch.", TRAINING)
+    ] = "auroc"
+    lr: HeadRate = 0.001
+    alpha: Alpha = "auto"
+    gamma: Gamma = 2.0
+    dropout: Dropout = 0.2
+    threshold: Annotated[
+        Literal["youden", "youden-shifted"],
+        flag("Threshold rule; youden-shifted also uses altered validation images.", MODEL),
+    ] = "youden"
+    test_time_views: Annotated[
+        Literal[1, 3],
+        flag("Views averaged per scored image; 3: plain, zoomed in, zoomed out.", MODEL),
+    ] = 1
+    precision: Annotated[
+        Literal["f32", "mixed_bfloat16"],
+        flag("Precision of live training; mixed_bfloat16 is for GPUs.", TRAINING),
+    ] = "f32"
+    finetune: Finetune = "none"
+    finetune_epochs: FinetuneEpochs = 15
+    finetune_lr: Annotated[
+        float, flag("Peak learning rate; it decays to 0 by a cosine.", FINETUNING, gt=0, le=1)
+    ] = 0.0003
+    finetune_warmup: Annotated[
+        float, flag("Fraction of the steps used for learning-rate warm-up.", FINETUNING, ge=0, lt=1)
+    ] = 0.1
+    weight_decay: Annotated[float, flag("AdamW weight decay.", FINETUNING, ge=0, le=1)] = 0.01
+    ema: Annotated[
+        float, flag("EMA decay of the weights; 0 disables it.", FINETUNING, ge=0, lt=1)
+    ] = 0.0
+    mlflow: Annotated[
+        str | None,
+        flag(
+            "Also log to this MLflow store, such as sqlite:///mlflow.db.",
+            default="off",
+            metavar="<uri>",
+        ),
+    ] = None
+
+
+class FindLrSpec(TrainSpec):
+    """Find a learning rate for a training, by range test and short trials."""
+
+    # What the learning rate of a head does not depend on.
+    UNUSED: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("epochs", "patience", "features", "objective", "lr", "threshold", "test_time_views"),
+            *("precision", "finetune", "finetune_epochs", "finetune_lr", "finetune_warmup"),
+            *("weight_decay", "ema", "mlflow"),
+        }
+    )
+
+    out: RunFolder = None
 
 
 class CompareSpec(_TrainingForm):
     """Train several backbones by one recipe on one split and set them side by side."""
 
-    backbones: Annotated[tuple[str, ...], Field(min_length=1, max_length=40)] = (
-        "VGG19",
-        "ResNet50",
-        "DenseNet121",
-        "EfficientNetB5",
-    )
-    weights: Literal["auto", "imagenet", "offline", "none"] = "auto"  # each one's first choice
-    loss: Literal["focal", "bce"] = "focal"  # bce: with both, and the difference
-    limit: Annotated[int, Field(ge=20)] | None = None  # images
-    lr: Rate | Literal["auto"] = 0.001
-    alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
-    gamma: Annotated[float, Field(ge=0, le=20)] = 2.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    backbones: Annotated[
+        tuple[str, ...],
+        flag(
+            "Backbones, separated by commas.",
+            MODEL,
+            metavar="<name,name,...>",
+            min_length=1,
+            max_length=40,
+        ),
+    ] = ("VGG19", "ResNet50", "DenseNet121", "EfficientNetB5")
+    weights: Annotated[
+        Literal["auto", "imagenet", "offline", "none"],
+        flag(
+            "imagenet, offline or none; auto: each backbone's first choice.",
+            MODEL,
+            metavar="<kind>",
+        ),
+    ] = "auto"
+    loss: Annotated[
+        Literal["focal", "bce"],
+        flag("bce: also train with binary cross-entropy, and compare the losses.", TRAINING),
+    ] = "focal"
+    limit: Annotated[
+        Annotated[int, Field(ge=20)] | None,
+        flag(
+            "Number of images to sample, keeping each patient together.", DATA, default="all images"
+        ),
+    ] = None
+    lr: HeadRate = 0.001
+    alpha: Alpha = "auto"
+    gamma: Gamma = 2.0
+    dropout: Dropout = 0.2
 
     @field_validator("backbones", mode="before")
     @classmethod
@@ -136,24 +223,58 @@ class CompareSpec(_TrainingForm):
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
-class ScoreSpec(_Form):
+class ScoreSpec(Form):
     """Score a folder of X-rays: one row per image and a report."""
 
-    input: Paths
-    model: Paths | None = None  # several: the mean of their probabilities
-    out: PathText | None = None
-    out_root: PathText | None = None  # folder of runs; `out` is a new one in it otherwise
-    only_new: bool = False  # leaves out what finished runs under out_root have dealt with
-    batch_size: Annotated[int, Field(ge=1, le=8192)] | None = None  # None: the engine's own
-    shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    engine: Literal["auto", "openvino", "keras"] = "auto"
-    precision: Literal["f32", "bf16", "f16"] = "f32"
-    max_rejected_fraction: Fraction = 1.0
-    hash_paths: bool = False
-    patient_key_file: PathText | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    input: Annotated[
+        Paths,
+        flag(
+            "Folders or addresses, or one CSV table, Parquet table or ingested data set.",
+            metavar="FOLDER",
+            positional=True,
+        ),
+    ]
+    model: Annotated[
+        Paths | None,
+        flag(
+            "Model bundle; repeat the option to average several.",
+            SCORING,
+            default="the newest bundle in models/",
+        ),
+    ] = None
+    out: Annotated[
+        PathText | None,
+        flag(
+            "Folder for the run, or an address to copy the run to.",
+            default="a new folder in --out-root",
+        ),
+    ] = None
+    out_root: Annotated[PathText | None, flag("Parent folder of the runs.", default="runs/")] = None
+    only_new: Annotated[
+        bool, flag("Leave out files that earlier runs in --out-root processed.", DATA)
+    ] = False
+    batch_size: Annotated[
+        Annotated[int, Field(ge=1, le=8192)] | None,
+        flag("Images per model call.", SCORING, default="what suits the engine"),
+    ] = None
+    shard_rows: ShardRows = 256
+    engine: Annotated[
+        Literal["auto", "openvino", "keras"],
+        flag("Inference engine; auto: OpenVINO on CPUs, Keras on GPUs.", SCORING),
+    ] = "auto"
+    precision: Annotated[Literal["f32", "bf16", "f16"], flag("Inference precision.", SCORING)] = (
+        "f32"
+    )
+    max_rejected_fraction: Annotated[
+        float, flag("Exit with code 3 if more than this fraction is rejected.", DATA, ge=0, le=1)
+    ] = 1.0
+    hash_paths: Annotated[
+        bool, flag("Store keyed hashes instead of paths, which may identify patients.", DATA)
+    ] = False
+    patient_key_file: PatientKeyFile = None
+    seed: Annotated[Seed, flag("Random seed for the confidence intervals.", SCORING)] = 0
     limits: DecodeLimits = DecodeLimits()
-    overwrite: bool = False
+    overwrite: Overwrite = False
 
     @model_validator(mode="after")
     def _new_since_when(self) -> Self:
@@ -164,99 +285,76 @@ class ScoreSpec(_Form):
         return self
 
 
-class IngestSpec(_Form):
+class IngestSpec(Form):
     """Decode a folder once into an Arrow data set of uint8 images."""
 
-    input: PathText
-    out: PathText
-    image_size: Annotated[int, Field(ge=32, le=2048)]
-    shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    patient_key_file: PathText | None = None
+    input: Annotated[
+        PathText,
+        flag("Folder of X-rays, CSV or Parquet table.", metavar="FOLDER", positional=True),
+    ]
+    out: Annotated[PathText, flag("Folder for the data set.", metavar="OUT", positional=True)]
+    image_size: Annotated[
+        Annotated[int, Field(ge=32, le=2048)] | None,
+        flag(
+            "Height and width of the images, in pixels.",
+            DATA,
+            default="that of the newest bundle in models/, or 150",
+        ),
+    ] = None
+    shard_rows: ShardRows = 256
+    patient_key_file: PatientKeyFile = None
     limits: DecodeLimits = DecodeLimits()
-    overwrite: bool = False
+    overwrite: Overwrite = False
 
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _load_duration(value: Any) -> Any:
-    """Reads `90s`, `30m`, `6h` or `2d`; a bare number is refused, since YAML reads 6:00 as 360."""
-    if isinstance(value, timedelta):
-        return value
-    found = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError("expected a whole number and a unit, such as 90s, 30m, 6h or 2d")
-    length = timedelta(seconds=int(found[1]) * _UNITS_S[found[2]])
-    if length > timedelta(days=31):
-        raise ValueError("expected at most 31d")
-    return length
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_load_duration),
-    PlainSerializer(lambda value: f"{int(value.total_seconds())}s", return_type=str),
-]
-
-
-class Span(_Form):
-    """The values from `low` to `high`."""
-
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def _is_ordered(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"expected low < high, received {self.low:g} and {self.high:g}")
-        return self
-
-
-def _load_searched(value: Any) -> Any:
-    """Reads `LOW:HIGH`, `A,B,C` or one number, the forms of a command line."""
-    if isinstance(value, str):
-        low, colon, high = value.partition(":")
-        return {"low": low, "high": high} if colon else value.split(",")
-    return [value] if isinstance(value, int | float) else value
-
-
-def _kind_of_searched(value: Any) -> str:
-    return "range" if isinstance(value, Span | Mapping) else "values"
-
-
-# What may be tried of one setting: a range, or some values; one value alone is not searched.
-Searched = Annotated[
-    Annotated[Span, Tag("range")]
-    | Annotated[tuple[float, ...], Field(min_length=1, max_length=1000), Tag("values")],
-    Discriminator(_kind_of_searched),
-    BeforeValidator(_load_searched),
-]
 SEARCHED = ("lr", "alpha", "gamma", "dropout")
 
 
 class TuneSpec(_TrainingForm):
     """Search the settings of a training, refit the best, and release it as a bundle."""
 
-    backbone: str = "EfficientNetB5"
-    weights: str = "auto"
-    features: Literal["cached", "live"] = "cached"
-    feature_dtype: Literal["float16", "float32"] = "float32"
-    augmentation: Literal["none", "paper", "light"] = "paper"
-    views: Annotated[int, Field(ge=1, le=100)] = 4
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
-    lr: Searched = Span(low=0.0001, high=0.01)  # with finetune: of the fine-tuning
-    alpha: Searched = Span(low=0.1, high=0.9)
-    gamma: Searched = Span(low=0.0, high=4.0)
-    dropout: Searched = Span(low=0.0, high=0.6)
-    trials: Annotated[int, Field(ge=1, le=10_000)] = 32
-    search: Literal["tpe", "random", "grid"] = "tpe"
-    scheduler: Literal["asha", "none"] = "asha"
-    objective: Objective = "auroc"
-    folds: Annotated[int, Field(ge=1, le=20)] = 1  # 1: the training's own validation images
-    max_concurrent: Annotated[int, Field(ge=1, le=4096)] | None = None
-    time_budget: Duration | None = None  # of the search, without features and refit
-    finetune: Annotated[str, Field(pattern=r"^(none|all|top:[1-9][0-9]{0,5})$")] = "none"
-    finetune_epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
+    backbone: BackboneName = "EfficientNetB5"
+    weights: Weights = "auto"
+    features: Features = "cached"
+    feature_dtype: Annotated[
+        Literal["float16", "float32"],
+        flag("Type of the cached features; float16 halves the space.", TRAINING),
+    ] = "float32"
+    augmentation: Augmentation = "paper"
+    views: Views = 4
+    epochs: Annotated[
+        int, flag("Maximum number of epochs per trial.", TRAINING, ge=1, le=10_000)
+    ] = 20
+    lr: Annotated[Searched, flag("Learning rate; with --finetune, that of fine-tuning.", SPACE)] = (
+        Span(low=0.0001, high=0.01)
+    )
+    alpha: Annotated[Searched, flag("Focal-loss weight of PNEUMONIA.", SPACE)] = Span(
+        low=0.1, high=0.9
+    )
+    gamma: Annotated[Searched, flag("Focal-loss exponent.", SPACE)] = Span(low=0.0, high=4.0)
+    dropout: Annotated[Searched, flag("Dropout rate of the classifier head.", SPACE)] = Span(
+        low=0.0, high=0.6
+    )
+    trials: Annotated[int, flag("Maximum number of trials.", SEARCH, ge=1, le=10_000)] = 32
+    search: Annotated[Literal["tpe", "random", "grid"], flag("Search algorithm.", SEARCH)] = "tpe"
+    scheduler: Annotated[Literal["asha", "none"], flag("asha: stop weak trials early.", SEARCH)] = (
+        "asha"
+    )
+    objective: Annotated[Objective, flag("Validation metric to optimise.", SEARCH)] = "auroc"
+    folds: Annotated[
+        int,
+        flag("Patient-grouped folds per trial; 1: the validation split only.", SEARCH, ge=1, le=20),
+    ] = 1
+    max_concurrent: Annotated[
+        Annotated[int, Field(ge=1, le=4096)] | None,
+        flag("Maximum number of concurrent trials.", SEARCH, default="as many as fit"),
+    ] = None
+    time_budget: Annotated[
+        Duration | None,
+        flag("Time limit for the trials, such as 30m or 2h.", SEARCH, default="no limit"),
+    ] = None
+    finetune: Finetune = "none"
+    finetune_epochs: FinetuneEpochs = 15
 
     @field_validator(*SEARCHED)
     @classmethod
@@ -271,10 +369,11 @@ class TuneSpec(_TrainingForm):
         return value
 
 
-SPECS: dict[str, type[_Form]] = {
+# What a job file may ask for.
+SPECS: dict[str, type[Form]] = {
     "train": TrainSpec,
     "tune": TuneSpec,
     "compare": CompareSpec,
+    "find-lr": FindLrSpec,
     "score": ScoreSpec,
-    "find-lr": TrainSpec,  # it searches the rate of a training
 }

@@ -58,8 +58,8 @@ def check_id(submission_id: str) -> str:
     """Returns an id that Ray takes; raises SpecError for others, which would stay pending."""
     if not _ID.fullmatch(submission_id):
         raise SpecError(
-            f"{submission_id[:110]!r} is no job id: 1 to 100 letters, digits, _ and -; "
-            "`orchestrator jobs list` shows them"
+            f"{submission_id[:110]!r} is not a valid job id: expected 1 to 100 letters, digits, _ "
+            "and -, as `orchestrator jobs list` shows them"
         )
     return submission_id
 

@@ -21,7 +21,7 @@ from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
 from orchestrator.model.bundle import load_info, newest_bundle
 
-_TRAINS = ("train", "tune", "compare")
+_TRAINS = ("train", "tune", "compare", "find-lr")
 
 
 @dataclass(frozen=True)

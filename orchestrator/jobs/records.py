@@ -6,7 +6,6 @@ restarts, is still listed and can be tried again.
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,7 +14,7 @@ from orchestrator.config.job import Job
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
 from orchestrator.jobs.client import check_id
 from orchestrator.runs.atomic import write_json
-from orchestrator.runs.state import state_folder
+from orchestrator.runs.state import job_records_folder
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,9 @@ class Record:
             ) from error
 
 
-def _records_folder() -> Path:
-    return state_folder() / "jobs"
-
-
 def write_record(record: Record) -> None:
     """Stores a record, whole or not at all, for its owner alone."""
-    folder = _records_folder()
+    folder = job_records_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -70,13 +65,15 @@ def write_record(record: Record) -> None:
 
 def remove_record(submission_id: str) -> None:
     """Forgets a submit that the cluster did not take."""
-    (_records_folder() / f"{check_id(submission_id)}.json").unlink(missing_ok=True)
+    (job_records_folder() / f"{check_id(submission_id)}.json").unlink(missing_ok=True)
 
 
 def load_record(submission_id: str) -> Record | None:
     """Returns a stored record, None where there is none or it cannot be read."""
     try:
-        text = (_records_folder() / f"{check_id(submission_id)}.json").read_text(encoding="utf-8")
+        text = (job_records_folder() / f"{check_id(submission_id)}.json").read_text(
+            encoding="utf-8"
+        )
         return Record(**json.loads(text))
     except (OSError, ValueError, TypeError):
         return None
@@ -85,7 +82,7 @@ def load_record(submission_id: str) -> Record | None:
 def load_records(cluster: str, limit: int) -> list[Record]:
     """Returns the newest submits to a cluster, newest first."""
     found: list[Record] = []
-    paths = [(path.stat().st_mtime_ns, path) for path in _records_folder().glob("*.json")]
+    paths = [(path.stat().st_mtime_ns, path) for path in job_records_folder().glob("*.json")]
     for _, path in sorted(paths, reverse=True):
         try:
             record = load_record(path.stem)

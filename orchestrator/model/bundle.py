@@ -108,13 +108,18 @@ def newest_bundle(folder: Path) -> Path:
     Raises:
         SpecError: there is none.
     """
-    described = list(folder.glob("*/bundle.json"))
-    if not described:
+    bundles = list_bundles(folder)
+    if not bundles:
         raise SpecError(
             f"no model was named and there is none under {folder.absolute()}; train one with "
             "`orchestrator train DATA` or name a bundle with --model"
         )
-    return max(described, key=lambda path: (path.stat().st_mtime_ns, path)).parent.absolute()
+    return max(bundles, key=lambda path: ((path / INFO_FILE).stat().st_mtime_ns, path)).absolute()
+
+
+def list_bundles(folder: Path) -> list[Path]:
+    """Returns the bundles under a folder, unverified, in no order."""
+    return [described.parent for described in folder.glob(f"*/{INFO_FILE}")]
 
 
 def load_info(folder: Path) -> BundleInfo:

@@ -10,3 +10,8 @@ def state_folder() -> Path:
     """Returns the user's state folder, outside the working folder, which may be shared storage."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(resolve_path(state, Path.cwd())) / "orchestrator"
+
+
+def job_records_folder() -> Path:
+    """Returns where submits are recorded, one JSON file each, named by its job id."""
+    return state_folder() / "jobs"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.config.fields import Duration
 from orchestrator.config.job import Job, OnFailure
 from orchestrator.config.load import load_job
-from orchestrator.config.specs import Duration
 from orchestrator.errors import SpecError
 from orchestrator.runs.placement import place_run
 

@@ -104,6 +104,19 @@ def run_key(job: str, tick: datetime) -> str:
     return f"{job}-{tick.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
+def list_job_names(path: Path) -> list[str]:
+    """Returns the jobs of a ledger; none where it is not there or cannot be read at once.
+
+    For the shell's completion: takes no part in the ledger, neither makes it nor waits for it.
+    """
+    try:
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=0.2)) as db:
+            return [name for (name,) in db.execute("SELECT name FROM jobs ORDER BY name")]
+    except (OSError, sqlite3.Error):
+        return []
+
+
 class Ledger:
     """An open ledger; one per process and thread.
 

@@ -43,7 +43,7 @@ def call(
         (["score", ".", "--resume", "x"], 2, "--resume takes its spec from the run; leave out"),
         (["score"], 2, "input is required"),
         (["find-lr", "nowhere", "--backbone", "vgg20"], 2, "unknown backbone 'vgg20'"),
-        (["compare", "nowhere", "--limit", "3"], 2, "limit=3: Input should be greater than"),
+        (["compare", "nowhere", "--limit", "3"], 2, "limit='3': Input should be greater than"),
         (["compare", "nowhere", "--backbones", "vgg19,vgg20"], 2, "unknown backbone 'vgg20'"),
         (["compare"], 2, "data is required"),
         (["inspect", "."], 4, "holds no bundle.json"),

@@ -1,7 +1,7 @@
 import pytest
 
 from orchestrator.cli import doctor
-from orchestrator.cli.output import doctor_table
+from orchestrator.cli.summaries import doctor_table
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -18,4 +18,4 @@ def test_a_backend_that_is_not_there_fails_with_what_to_do(monkeypatch: pytest.M
     monkeypatch.setenv("KERAS_BACKEND", "abacus")
     (check,) = [c for c in doctor.diagnose() if c.name == "Keras backend"]
     assert not check.ok
-    assert "mend KERAS_BACKEND" in check.found
+    assert "correct KERAS_BACKEND" in check.found

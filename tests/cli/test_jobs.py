@@ -77,9 +77,11 @@ def test_a_job_exits_with_its_own_code_and_is_tried_again_where_it_stopped(
     assert Path(second["run_folder"]).parent == work / "runs"
     listed = output("jobs", "list")
     assert listed.splitlines()[0].split()[:3] == [second["submission_id"], "score", "SUCCEEDED"]
-    assert "is SUCCEEDED; only what has failed" in refused("jobs", "retry", second["submission_id"])
-    assert "was tried again as" in refused("jobs", "retry", failed["submission_id"])
-    assert "had ended already: SUCCEEDED" in output("jobs", "stop", second["submission_id"])
+    assert "is SUCCEEDED; only a job that failed" in refused(
+        "jobs", "retry", second["submission_id"]
+    )
+    assert "was already retried as" in refused("jobs", "retry", failed["submission_id"])
+    assert "had already ended: SUCCEEDED" in output("jobs", "stop", second["submission_id"])
 
 
 @pytest.mark.ray
@@ -103,11 +105,11 @@ def test_stop_and_logs(local_head: LocalHead, work: Path) -> None:
 
 
 def test_without_a_head_nothing_is_started_to_look(alone: Path) -> None:
-    assert output("jobs", "list") == "no job was submitted yet\n"
-    assert output("cluster", "stop") == "no local head is running\n"
+    assert output("jobs", "list") == "no job has been submitted yet\n"
+    assert output("cluster", "stop") == "no local head node is running\n"
     for command in ("show", "logs", "stop", "retry"):
         assert "no job unknown-1 is known here" in refused("jobs", command, "unknown-1")
-        assert "is no job id" in refused("jobs", command, "../etc")
+        assert "is not a valid job id" in refused("jobs", command, "../etc")
 
 
 def test_a_wrong_job_file_is_refused_before_a_head_is_started(alone: Path) -> None:
@@ -140,5 +142,5 @@ def test_schedule_run_ends_on_sigterm(alone: Path) -> None:
 
 
 def test_schedule_run_needs_a_folder_of_jobs(alone: Path) -> None:
-    with pytest.raises(SpecError, match="is no folder"):
+    with pytest.raises(SpecError, match="is not a folder"):
         CliRunner().invoke(app, ["schedule", "run"], catch_exceptions=False)

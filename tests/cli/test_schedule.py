@@ -67,7 +67,7 @@ def test_next_shows_every_tick_of_the_days(folder: Path) -> None:
 
 def test_pause_and_resume(folder: Path) -> None:
     assert run("pause", "nightly").stdout == "nightly is paused\n"
-    assert run("pause", "nightly").stdout == "nightly was paused already\n"
+    assert run("pause", "nightly").stdout == "nightly was already paused\n"
     assert [row["paused"] for row in json.loads(run("list", "--json").stdout)["jobs"]] == [
         False,
         True,
@@ -79,7 +79,7 @@ def test_pause_and_resume(folder: Path) -> None:
 
 
 def test_history_shows_runs_and_skips(folder: Path) -> None:
-    assert run("history").stdout == "no tick has come yet\n"
+    assert run("history").stdout == "no job has been due yet\n"
     ledger = Ledger(folder / "state" / "ledger.sqlite3")
     now = datetime(2026, 3, 1, 3, tzinfo=UTC)
     lease = ledger.acquire("test", now, 15.0)
@@ -96,7 +96,7 @@ def test_history_shows_runs_and_skips(folder: Path) -> None:
     ]
     (tick,) = json.loads(run("history", "--json").stdout)["ticks"]
     assert (tick["state"], tick["reason"]) == ("SKIPPED", "paused")
-    assert "it knows: nightly" in refused("history", "nobody")
+    assert "it has: nightly" in refused("history", "nobody")
 
 
 def test_a_run_that_finished_after_it_was_given_up_is_shown_as_succeeded(folder: Path) -> None:

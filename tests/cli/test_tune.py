@@ -4,8 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
+from orchestrator.config.fields import Span
 from orchestrator.config.load import build_spec, load_job
-from orchestrator.config.specs import Span, TuneSpec
+from orchestrator.config.specs import TuneSpec
 from orchestrator.errors import DataError, SpecError
 from tests.conftest import ROOT
 

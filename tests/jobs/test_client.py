@@ -212,7 +212,7 @@ def test_a_cluster_that_is_not_there_is_one_clear_line() -> None:
 
 @pytest.mark.parametrize("bad", ["", "a/b", "../x", "a b", "é", "a" * 101, "x\n", "a?b", "a#b"])
 def test_ids_that_ray_would_leave_pending_are_refused(bad: str) -> None:
-    with pytest.raises(SpecError, match="is no job id"):
+    with pytest.raises(SpecError, match="is not a valid job id"):
         check_id(bad)
 
 

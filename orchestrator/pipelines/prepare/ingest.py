@@ -94,16 +94,23 @@ def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[s
     manifest, ingested = open_manifest(Path(spec.input), spec.shard_rows)
     if ingested is not None:
         raise DataError(f"{spec.input} is an ingested data set already; name a folder of X-rays")
+    size_px = spec.image_size or default_image_size(Path("models"))
+    spec = spec.model_copy(update={"image_size": size_px})
     folder = Path(spec.out).absolute()
     with open_run("ingest", folder, spec, resources) as opened:
         if not opened.completed:
-            _ingest(spec, resources, manifest, opened.run, reporter)
+            _ingest(spec, size_px, resources, manifest, opened.run, reporter)
     described: dict[str, Any] = json.loads(opened.run.dataset.described.read_text())
     return described
 
 
 def _ingest(
-    spec: IngestSpec, resources: Resources, manifest: Manifest, run: RunDir, reporter: Reporter
+    spec: IngestSpec,
+    size_px: int,
+    resources: Resources,
+    manifest: Manifest,
+    run: RunDir,
+    reporter: Reporter,
 ) -> None:
     """Decodes into a claimed run."""
     reads, writes = [Path(spec.input)], [run.path]
@@ -111,7 +118,7 @@ def _ingest(
         ingest_manifest(
             manifest,
             run.dataset,
-            spec.image_size,
+            size_px,
             decode_limits(spec.limits),
             spec.patient_key_file,
             session,

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from orchestrator.config.specs import SEARCHED, Span, TrainSpec, TuneSpec
+from orchestrator.config.fields import Span
+from orchestrator.config.specs import SEARCHED, TrainSpec, TuneSpec
 from orchestrator.evaluation.objectives import higher_is_better
 from orchestrator.pipelines.tune.trials import FAILED, FINISHED, STOPPED, Trial
 

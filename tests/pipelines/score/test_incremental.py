@@ -14,7 +14,7 @@ import pytest
 
 import orchestrator.pipelines.score.score as scoring
 from orchestrator import read_predictions
-from orchestrator.cli.output import score_summary
+from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.errors import ClusterError, DataError, SpecError
 from orchestrator.pipelines.score.score import open_ingested_input, score

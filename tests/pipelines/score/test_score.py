@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import BufferReader
 
-from orchestrator.cli.output import score_summary
+from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import IngestSpec, Resources, ScoreSpec
 from orchestrator.errors import DataError, SpecError
 from orchestrator.model.bundle import newest_bundle

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from orchestrator.cli.output import compare_summary
+from orchestrator.cli.summaries import compare_summary
 from orchestrator.config.specs import CompareSpec, Resources
 from orchestrator.errors import SpecError
 from orchestrator.model.bundle import load_info

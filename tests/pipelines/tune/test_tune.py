@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.cli.output import tune_summary
+from orchestrator.cli.summaries import tune_summary
 from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import Resources, TrainSpec, TuneSpec
 from orchestrator.data.splits import group_rows, split_rows

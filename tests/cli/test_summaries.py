@@ -1,4 +1,4 @@
-from orchestrator.cli.output import text_table
+from orchestrator.cli.summaries import text_table
 
 
 def test_a_row_is_one_line() -> None:

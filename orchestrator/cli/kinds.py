@@ -1,0 +1,84 @@
+"""The kinds of run: what each can be asked for, and what runs it. The one table of them.
+
+What runs a kind is imported when it runs: `--help` needs the specs alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.fields import Form
+from orchestrator.config.specs import (
+    SPECS,
+    CompareSpec,
+    FindLrSpec,
+    IngestSpec,
+    Resources,
+    ScoreSpec,
+    TrainSpec,
+    TuneSpec,
+)
+from orchestrator.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of run.
+
+    Args:
+        spec: what it can be asked for: the `args` of a job file and the flags of its command.
+        run: called with a spec, resources, a reporter, and the run folder of a job or of a run to
+            be continued, if there is one; returns what the pipeline returns.
+        on_gpus: whether its workers may be given GPUs.
+    """
+
+    spec: type[Form]
+    run: Callable[..., Any]
+    on_gpus: bool = True
+
+
+def _train(spec: TrainSpec, resources: Resources, reporter: Reporter, run: Path | None) -> Any:
+    from orchestrator.pipelines.train.train import train
+
+    return train(spec, resources, reporter, run_folder=run)
+
+
+def _tune(spec: TuneSpec, resources: Resources, reporter: Reporter, run: Path | None) -> Any:
+    from orchestrator.pipelines.tune.tune import tune
+
+    return tune(spec, resources, reporter, run_folder=run)
+
+
+def _compare(spec: CompareSpec, resources: Resources, reporter: Reporter, run: Path | None) -> Any:
+    from orchestrator.pipelines.train.compare import compare
+
+    return compare(spec, resources, reporter, run_folder=run)
+
+
+def _find_lr(spec: FindLrSpec, resources: Resources, reporter: Reporter, run: Path | None) -> Any:
+    from orchestrator.pipelines.train.find_lr import find_lr
+
+    return find_lr(spec, resources, reporter, run_folder=run)
+
+
+def _score(spec: ScoreSpec, resources: Resources, reporter: Reporter, run: Path | None) -> Any:
+    from orchestrator.pipelines.score.score import score
+
+    return score(spec, resources, reporter, run_folder=run)
+
+
+def _ingest(spec: IngestSpec, resources: Resources, reporter: Reporter, _: Path | None) -> Any:
+    from orchestrator.pipelines.prepare.ingest import ingest
+
+    return ingest(spec, resources, reporter)  # its run folder is its `out`
+
+
+KINDS: dict[str, Kind] = {
+    "train": Kind(SPECS["train"], _train),
+    "tune": Kind(SPECS["tune"], _tune),
+    "compare": Kind(SPECS["compare"], _compare),
+    "find-lr": Kind(SPECS["find-lr"], _find_lr),
+    "score": Kind(SPECS["score"], _score),
+    "ingest": Kind(IngestSpec, _ingest, on_gpus=False),  # no kind of job file
+}

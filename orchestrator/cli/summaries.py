@@ -1,0 +1,255 @@
+"""The closing tables of a command, as text: counts, metrics, and where the results are."""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.evaluation.wording import (
+    METRIC_TITLES,
+    NO_FIGURE,
+    format_difference,
+    format_difference_range,
+    format_figure,
+    format_range,
+    metric_title,
+)
+
+_TABLE_IV_METRICS = ("accuracy", "precision", "recall", "auroc", "f1")
+_TABLE_IV = ("", "accuracy", "precision", "recall", "AUC", "F1", "val. acc.")
+_WORTH = ("auroc", "accuracy", "recall", "specificity")
+_WIDTH = 140  # of the widest table, four differences with their intervals: a row is one line
+
+
+def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns an aligned table; the first column is text, the others numbers."""
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    sink = io.StringIO()
+    Console(file=sink, width=_WIDTH, markup=False).print(table)
+    return "\n".join(line.rstrip() for line in sink.getvalue().rstrip().splitlines())
+
+
+def score_summary(result: Any) -> str:
+    """Returns the counts, the metrics where labels exist, and the paths of a scoring run.
+
+    Args:
+        result: a `ScoreResult`.
+    """
+    report = result.report
+    counts = report["counts"]
+    rows = [("found", f"{counts['found']:,}"), ("scored", f"{counts['scored']:,}")]
+    rows += [(f"  called {name}", f"{n:,}") for name, n in counts["called"].items()]
+    rows.append(("rejected", f"{counts['rejected']:,}"))
+    rows += [(f"  {code}", f"{n:,}") for code, n in counts["rejected_by_code"].items()]
+    known = counts["scored_before"] + counts["rejected_before"]
+    if known:
+        rows.append(("known from earlier runs", f"{known:,}"))
+        rows.append(("  scored there", f"{counts['scored_before']:,}"))
+        rows.append(("  rejected there", f"{counts['rejected_before']:,}"))
+    parts = [text_table("Images", ("", "count"), rows)]
+    if known and not counts["scored"]:
+        parts.append("nothing scored: no image is new")
+    if report["metrics"]:
+        parts.append(metrics_table("Metrics", report["metrics"]))
+    parts.append(f"predictions  {result.run / 'predictions'}")
+    if counts["rejected"]:
+        parts.append(f"rejected     {result.run / 'rejected.parquet'}")
+    if known:
+        parts.append(f"known        {result.run / 'known.parquet'}")
+    parts.append(f"report       {result.run / 'report.html'}")
+    if result.published:
+        parts.append(f"copied to    {result.published}")
+    return "\n".join(parts)
+
+
+def train_summary(result: Any) -> str:
+    """Returns validation and test metrics and the paths of a training run.
+
+    Args:
+        result: a `TrainResult`.
+    """
+    report = result.report
+    parts = [f"best epoch {report['best_epoch']} of {len(report['history'])}"]
+    for split in ("validation", "test"):
+        if report.get(split):
+            parts.append(metrics_table(split.capitalize(), report[split]["metrics"]))
+    parts += [f"bundle  {result.bundle}", f"report  {result.bundle / 'report.html'}"]
+    return "\n".join(parts)
+
+
+def tune_summary(result: Any) -> str:
+    """Returns the best trials, the winner against the default, and the paths of a search.
+
+    Args:
+        result: a `TuneResult`.
+    """
+    report = result.report
+    best, held_out, objective = report["best"], report["held_out"], report["objective"]
+    counts = ", ".join(f"{number} {state}" for state, number in report["counts"].items())
+    settings = [(name, f"{value:.3g}") for name, value in best["config"].items()]
+    parts = [f"best trial {best['number']} ({counts}): validation {objective} {best['value']:.4f}"]
+    rows = [
+        (
+            metric_title(metric),
+            *(
+                format_figure(held_out[name]["metrics"][metric][0])
+                for name in ("winner", "default")
+            ),
+            _difference(difference),
+        )
+        for metric, difference in held_out["difference"].items()
+    ]
+    unseen = f"On {held_out['num_images']:,} held-out images that no trial saw"
+    parts += [
+        text_table("Winner", ("", "value"), settings),
+        text_table(unseen, ("", "winner", "default", "difference, 95% interval"), rows),
+    ]
+    for split in ("validation", "test"):
+        if report["refit"][split]:
+            metrics = report["refit"][split]["metrics"]
+            parts.append(metrics_table(f"Released model: {split}", metrics))
+    parts += [
+        f"bundle  {result.bundle}",
+        f"spec    {result.run / 'best.yaml'}",
+        f"report  {result.run / 'report.html'}",
+    ]
+    return "\n".join(parts)
+
+
+def rate_summary(result: Any) -> str:
+    """Returns the suggested rate, the trials behind it and the paths of a search.
+
+    Args:
+        result: a `RateResult`.
+    """
+    report = result.report
+    rows = [
+        (f"{row['rate']:.2g}", "diverged" if row["loss"] is None else f"{row['loss']:.4f}")
+        for row in report["trials"]
+    ]
+    return "\n".join(
+        [
+            text_table("Trials", ("learning rate", f"loss after {report['trial_steps']}"), rows),
+            f"suggested learning rate  {report['rate']:.2g}",
+            f"report  {result.run / 'report.html'}",
+        ]
+    )
+
+
+def compare_summary(result: Any) -> str:
+    """Returns the table in the form of the paper's Table IV, what the losses differ by, and costs.
+
+    Args:
+        result: a `CompareResult`.
+    """
+    report = result.report
+    losses = list(dict.fromkeys(row["loss"] for row in report["rows"]))
+    parts = []
+    for loss in losses:
+        rows = [row for row in report["rows"] if row["loss"] == loss]
+        title = (
+            f"{report['judged_on'].capitalize()}, {report['num_images']:,} images, {loss} loss, "
+            "with 95% intervals"
+        )
+        parts.append(text_table(title, _TABLE_IV, _table_iv_rows(rows, report["paper"])))
+    parts += report["notes"]
+    if report["focal_minus_bce"]:
+        worth = [
+            (entry["backbone"], *(_difference(entry["metrics"][key]) for key in _WORTH))
+            for entry in report["focal_minus_bce"]
+        ]
+        header = ("", *map(metric_title, _WORTH))
+        parts.append(text_table("Focal loss minus binary cross-entropy", header, worth))
+    costs = [
+        (
+            row["backbone"] if len(losses) == 1 else f"{row['backbone']} {row['loss']}",
+            f"{row['num_parameters']:,}",
+            *(_cost(row["cost"][key]) for key in ("images_per_s", "features_s", "training_s")),
+        )
+        for row in report["rows"]
+    ]
+    header = ("", "parameters", "images/s", "features, s", "training, s")
+    parts += [text_table("Cost", header, costs), f"report  {result.run / 'report.html'}"]
+    return "\n".join(parts)
+
+
+def _table_iv_rows(
+    rows: Iterable[Mapping[str, Any]], paper: Mapping[str, Mapping[str, float]]
+) -> Iterable[Sequence[str]]:
+    """Three lines a backbone: its figures, their intervals, and the paper's figures."""
+    for row in rows:
+        shown = [row["metrics"][name] for name in _TABLE_IV_METRICS] + [row["validation_accuracy"]]
+        yield (row["backbone"], *(format_figure(item["value"]) for item in shown))
+        yield ("  interval", *(format_range(item) for item in shown))
+        theirs = paper.get(row["backbone"])
+        if theirs:
+            figures = [f"{theirs[name]:.3f}" for name in _TABLE_IV_METRICS]
+            yield ("  paper", *figures, f"{theirs['validation_accuracy']:.4f}")
+
+
+def _difference(interval: Mapping[str, Any]) -> str:
+    bounds = format_difference_range(interval)
+    return f"{format_difference(interval['value'])} [{bounds}]" if bounds else NO_FIGURE
+
+
+def _cost(value: float | None) -> str:
+    return NO_FIGURE if value is None else f"{value:,.1f}"
+
+
+def metrics_table(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns metrics with their intervals, one a line."""
+    rows = []
+    for name, shown in METRIC_TITLES.items():
+        item = metrics[name]
+        if item["value"] is None:
+            rows.append((shown, "undefined", item.get("note") or ""))
+            continue
+        rows.append((shown, format_figure(item["value"]), format_range(item)))
+    return text_table(title, ("", "value", "95% interval"), rows)
+
+
+def bundle_summary(folder: Path, info: Any) -> str:
+    """Returns what a bundle says of itself.
+
+    Args:
+        folder: the bundle.
+        info: its `BundleInfo`.
+    """
+    rows = [
+        ("backbone", f"{info.backbone} ({info.weights} weights)"),
+        ("image size", f"{info.size_px} px"),
+        ("classes", ", ".join(info.class_names)),
+        ("threshold", f"{info.threshold.value:.4f} ({info.threshold.rule})"),
+        ("intended use", info.intended_use),
+        ("sha256", info.sha256),
+    ]
+    parts = [text_table(str(folder), ("", ""), rows)]
+    for split, figures in info.metrics.items():
+        metrics = {name: figure.model_dump() for name, figure in figures.metrics.items()}
+        parts.append(metrics_table(split.capitalize(), metrics))
+    return "\n".join(parts)
+
+
+def doctor_table(checks: Iterable[Any]) -> str:
+    """Returns one line a check.
+
+    Args:
+        checks: the `Check`s of `orchestrator.cli.doctor`.
+    """
+    rows = [(check.name, "ok" if check.ok else "FAIL", check.found) for check in checks]
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("check", "", "found"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    sink = io.StringIO()
+    Console(file=sink, width=100, markup=False).print(table)
+    return "\n".join(line.rstrip() for line in sink.getvalue().rstrip().splitlines())
