@@ -51,7 +51,7 @@ def format_range(interval: Mapping[str, Any]) -> str:
     """
     if interval["low"] is None:
         return ""
-    return f"{format_figure(interval['low'])} to {format_figure(interval['high'])}"
+    return f"{format_figure(interval['low'])}–{format_figure(interval['high'])}"
 
 
 def format_difference(value: float | None) -> str:

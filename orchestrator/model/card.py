@@ -81,7 +81,7 @@ def _metrics(info: "BundleInfo") -> str:
 
 
 def _figure(figure: "Interval | None") -> str:
-    """`0.953 [0.941 to 0.964]`, or why there is none."""
+    """`0.953 [0.941–0.964]`, or why there is none."""
     if figure is None or figure.value is None:
         return (figure.note if figure else None) or "undefined"
     bounds = format_range(figure.as_dict())

@@ -261,7 +261,7 @@ def test_score_ends_with_tables_of_counts_and_metrics(
         *("score", str(phantoms), "--model", str(trained.bundle), "--out", str(out)),
     )
     assert code == 0
-    assert "sensitivity (recall)" in shown
+    assert "Sensitivity (recall)" in shown
     assert str(out / "report.html") in shown
     assert "rejected" in shown
 

@@ -31,7 +31,7 @@ def test_a_figure_is_not_rounded_to_certainty(value: float | None, shown: str) -
 
 
 def test_ranges_and_differences() -> None:
-    assert format_range(bounds(0.85, 0.9999)) == "0.850 to >0.999"
+    assert format_range(bounds(0.85, 0.9999)) == "0.850–>0.999"
     assert format_difference(-0.0123) == "−0.012"
     assert format_difference_range(bounds(-0.0123, 0.5)) == "−0.012 to +0.500"
     assert format_range(bounds(None, None)) == format_difference_range(bounds(None, None)) == ""

@@ -96,7 +96,7 @@ def test_model_card_states_what_a_reader_needs(written: Path) -> None:
     card = (written / "README.md").read_text()
 
     assert "Not a diagnostic device" in card
-    assert "0.900 [0.850 to 0.940]" in card
+    assert "0.900 [0.850–0.940]" in card
     assert "undefined: no image was called NORMAL" in card
     assert "0.4321 (chosen by: youden)" in card
     assert "| train | 30 | 90 | 120 |" in card
