@@ -67,12 +67,12 @@ def complete_job(incomplete: str) -> list[str]:
 @_quiet
 def complete_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
     """Jobs of the ledger, and those of the job folder that have a schedule."""
-    from orchestrator.cli.schedule import default_ledger
+    from orchestrator.runs.state import schedule_ledger
     from orchestrator.schedule.job_folder import JobFolder
     from orchestrator.schedule.ledger import list_job_names
 
     jobs, _ = JobFolder(ctx.params.get("jobs") or Path("jobs")).load()
-    known = list_job_names(ctx.params.get("ledger") or default_ledger())
+    known = list_job_names(ctx.params.get("ledger") or schedule_ledger())
     return sorted({*jobs, *known})
 
 

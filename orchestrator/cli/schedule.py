@@ -37,13 +37,6 @@ JobName = Annotated[str, typer.Argument(metavar="JOB", **_JOB)]
 _JOBS = Path("jobs")
 
 
-def default_ledger() -> Path:
-    """Returns the ledger's usual place, on a local disk as SQLite needs it."""
-    from orchestrator.runs.state import state_folder
-
-    return state_folder() / "schedule.sqlite3"
-
-
 @app.command()
 def run(
     jobs: Jobs = _JOBS,
@@ -63,6 +56,7 @@ def run(
     if not jobs.is_dir():
         raise SpecError(f"--jobs {jobs} is not a folder; name the folder of job files")
     from orchestrator.jobs.scheduler_backend import RayJobsBackend, place
+    from orchestrator.runs.state import schedule_ledger
     from orchestrator.schedule.job_folder import JobFolder
     from orchestrator.schedule.ledger import Ledger
     from orchestrator.schedule.loop import Scheduler
@@ -71,7 +65,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     store = RayJobsBackend(name_cluster(address), _log).as_backend()
-    book = Ledger(ledger or default_ledger())
+    book = Ledger(ledger or schedule_ledger())
     _log(f"jobs: {jobs.absolute()}, ledger: {book.path.absolute()}")
     Scheduler(book, JobFolder(jobs).load, store, _log, place=place).run(stopping)
     _log("ended")
@@ -236,9 +230,10 @@ def _scheduled(folder: Path) -> list[tuple[str, "Job", Any]]:
 
 def _open(path: Path | None) -> "Ledger | None":
     """Returns the ledger, None where there is none yet: reading makes no file."""
+    from orchestrator.runs.state import schedule_ledger
     from orchestrator.schedule.ledger import Ledger
 
-    found = path or default_ledger()
+    found = path or schedule_ledger()
     return Ledger(found) if found.exists() else None
 
 
@@ -252,7 +247,7 @@ def _open_for(job: str, jobs: Path, path: Path | None) -> "Ledger":
         known |= {name for name, _, _ in _scheduled(jobs)}
     if job not in known:
         raise SpecError(_unknown(job, sorted(known)))
-    return book or Ledger(path or default_ledger())
+    return book or Ledger(path or schedule_ledger())
 
 
 def _unknown(job: str, known: list[str]) -> str:

@@ -15,3 +15,8 @@ def state_folder() -> Path:
 def job_records_folder() -> Path:
     """Returns where submits are recorded, one JSON file each, named by its job id."""
     return state_folder() / "jobs"
+
+
+def schedule_ledger() -> Path:
+    """Returns the schedule ledger's usual place, on a local disk as SQLite needs it."""
+    return state_folder() / "schedule.sqlite3"
