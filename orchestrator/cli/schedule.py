@@ -239,6 +239,7 @@ def _open(path: Path | None) -> "Ledger | None":
 
 def _open_for(job: str, jobs: Path, path: Path | None) -> "Ledger":
     """Returns the ledger, made if need be, after checking that the job's name is known."""
+    from orchestrator.runs.state import schedule_ledger
     from orchestrator.schedule.ledger import Ledger
 
     book = _open(path)
