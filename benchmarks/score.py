@@ -195,7 +195,7 @@ def time_ray_data(images: Path, model: Path, size_px: int, precision: str) -> Ti
         run(images, f"{out}/all")
         seconds = time.perf_counter() - started
         count = ray.data.read_parquet(f"{out}/all").count()
-    # Its actor loads the model anew in each run: that start-up, a batch included, is left out.
+    # Its actor loads the model again in each run: that start-up, a batch included, is left out.
     return {"images_per_s": (count - BATCH) / (seconds - startup), "startup_s": startup}
 
 

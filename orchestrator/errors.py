@@ -7,7 +7,7 @@ a rejected row.
 
 
 class OrchestratorError(Exception):
-    """Base of every error a user can cause or mend; `exit_code` is the process's."""
+    """Base of every error a user can cause or fix; `exit_code` is the process's."""
 
     exit_code = 1
 

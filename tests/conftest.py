@@ -19,7 +19,7 @@ PUBLIC_DATA = ROOT.parent / "shared" / "data"
 
 
 class Recorder:
-    """A Reporter that keeps what it is told."""
+    """A Reporter that keeps what it receives."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -62,7 +62,7 @@ def check_nodes(reads: Sequence[Path], writes: Sequence[Path]) -> None:
         if silent:
             raise ClusterError(
                 f"{_name(asked[silent[0]])} did not answer for {_ANSWER_S:g} s; end Ray there or "
-                "mend it, then run the same command again"
+                "fix it, then run the same command again"
             )
         own = code_versions()
         for reference, node in asked.items():

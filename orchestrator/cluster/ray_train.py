@@ -155,7 +155,7 @@ def _polled(on_poll: Callable[[], None]) -> Iterator[None]:
 def _run_loop(loop: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Runs in a worker: the loop, in the context that Ray Train gives it.
 
-    A lone worker returns the errors that a user can mend: Ray Train would run it again. One of
+    A lone worker returns the errors that a user can fix: Ray Train would run it again. One of
     several raises them: its peers wait for it in a collective until Ray ends the group.
     """
     import ray.train

@@ -151,7 +151,7 @@ def connect(
 def ensure_token() -> None:
     """Makes the authentication token where there is none, readable to its owner alone.
 
-    Ray would make it readable to all; the rights of an existing default file are mended too.
+    Ray would make it readable to all; the rights of an existing default file are fixed too.
     """
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return

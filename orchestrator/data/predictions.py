@@ -55,7 +55,7 @@ def read_predictions(path: str | os.PathLike[str], *, latest: bool = False) -> "
 def _find_finished(folder: Path) -> list[RunDir]:
     """Finished scoring runs in a folder, or that folder as the one run; oldest first."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; name a scoring run or a folder of runs")
+        raise DataError(f"{folder} is not a folder; name a scoring run or a folder of runs")
     own = RunDir(folder.resolve())
     found = [own] if _is_scoring(own) else [RunDir(f.resolve()) for f in sorted(folder.iterdir())]
     found = [run for run in found if _is_scoring(run)]

@@ -87,7 +87,7 @@ REJECTED = pa.schema(
     ]
 )
 
-# One row per file that an earlier run has dealt with. `root` and `path` are this run's; `run` is
+# One row per file that an earlier run has processed. `root` and `path` are this run's; `run` is
 # the folder of the earlier one and `run_row` the row there: of its predictions, or of its rejected
 # rows where `code` is set.
 KNOWN = pa.schema(

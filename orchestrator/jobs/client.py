@@ -89,7 +89,7 @@ def _is_insecure() -> bool:
 
 
 class Connection:
-    """A cluster's job endpoints, made when they are first needed and anew where a head is another.
+    """A cluster's job endpoints, made when they are first needed and again for another head.
 
     Args:
         cluster: an address, or `local` for this machine's own head.
@@ -169,7 +169,7 @@ class Jobs:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = textwrap.shorten(lines[0], 200, placeholder=" ...").rstrip(".")
             raise ClusterError(
-                f"the cluster at {self.address} does not do as asked: {reason}; check --address "
+                f"the cluster at {self.address} refused the request: {reason}; check --address "
                 "or RAY_ADDRESS, and the token in RAY_AUTH_TOKEN_PATH"
             ) from error
 
@@ -261,7 +261,7 @@ def _refuse_open(url: str) -> None:
             return
         raise ClusterError(f"{url} answers {error.code}: is it a Ray dashboard?") from error
     except (OSError, ValueError) as error:
-        raise ClusterError(f"{url} is not reached ({error}); check --address") from error
+        raise ClusterError(f"{url} cannot be reached ({error}); check --address") from error
     raise ClusterError(
         f"the head at {url} answers without a token, so anybody who reaches it can run commands "
         "there; start it with RAY_AUTH_MODE=token, or add --insecure"

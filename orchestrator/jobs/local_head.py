@@ -2,7 +2,7 @@
 
 Without a cluster, `orchestrator submit` and the scheduler start one for themselves. A keeper
 process watches over it and ends it after an idle time. Both the keeper and `ray start` hold a lock
-for as long as they live, so a process id that was given anew is never taken for the head's.
+for as long as they live, so a process id that was reused is never taken for the head's.
 
 It always asks for a token, listens with its dashboard on localhost alone, and takes free ports and
 a temporary folder of its own, so it stands beside any other Ray.
@@ -117,7 +117,7 @@ def stop_head() -> bool:
                 os.kill(head.pid, number)
             if wait_until(lambda: not _is_held(files.lock), STOP_LIMIT_S):
                 return True
-    raise ClusterError(f"the local head (process {head.pid}) does not end; end it by hand")
+    raise ClusterError(f"the local head (process {head.pid}) did not stop; stop it by hand")
 
 
 def find_log(submission_id: str) -> Path | None:

@@ -39,7 +39,7 @@ def run_job(
         job: with every path absolute.
         run: the run folder.
         wait: until the last try has ended.
-        say: told the output and what becomes of each try.
+        say: receives the output and how each try ended.
 
     Returns:
         The last try.

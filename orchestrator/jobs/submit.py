@@ -49,7 +49,7 @@ def submit_job(
     check_id(submission_id)
     build_spec(SPECS[job.kind], {}, job)
     stored = RunDir(run).job
-    # Who is told of a failure is the scheduler's business, and its address may hold a secret.
+    # Who is notified of a failure is the scheduler's business, and its address may hold a secret.
     driven = job.model_copy(update={"on_failure": None, "schedule": None})
     write_text(stored, dump_job(driven))
     cwd = Path.cwd()

@@ -1,4 +1,4 @@
-"""A job as a person sees it: the cluster's word and the run folder's, made one.
+"""A job as a person sees it: cluster status reconciled with the run folder.
 
 A run that wrote `_SUCCESS` is never shown as failed, and one whose driver is gone never as running.
 """

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a launcher file, and how to mend it.
+"""Everything that is wrong with a launcher file, and how to fix it.
 
 Ray's own schema is applied first. It lets through what makes `ray up` fail half-way, or come up
 open to the network, without GPUs or with other packages on every machine: the rest is for that.
@@ -21,7 +21,7 @@ class Checked:
     """Result of a check.
 
     Args:
-        faults: what must be mended before `ray up`.
+        faults: what must be fixed before `ray up`.
         notes: what is still to be filled in, of a file in which nothing is yet.
     """
 

@@ -51,15 +51,17 @@ def render_manifest(cluster: KubeCluster) -> str:
     for flag, text in (("--name", cluster.name), ("--claim", cluster.claim)):
         if not _NAME.fullmatch(text):
             raise SpecError(
-                f"{flag} {text!r} is no name of Kubernetes; write at most 50 small letters, digits "
+                f"{flag} {text!r} is not a valid Kubernetes name; write at most 50 small letters, digits "
                 "and dashes, a letter first"
             )
     if not _QUANTITY.fullmatch(cluster.memory):
-        raise SpecError(f"--memory {cluster.memory!r} is no quantity; write it like 32Gi")
+        raise SpecError(f"--memory {cluster.memory!r} is not a quantity; write it like 32Gi")
     if not cluster.mount.startswith("/"):
         raise SpecError(f"--mount {cluster.mount!r} is not absolute; write it like /mnt/xray")
     if not re.fullmatch(r"\S+", cluster.image):
-        raise SpecError(f"--image {cluster.image!r} is no image; write it like registry/xray:1")
+        raise SpecError(
+            f"--image {cluster.image!r} is not an image name; write it like registry/xray:1"
+        )
     worker = {"cpu": str(cluster.cpus), "memory": cluster.memory}
     if cluster.gpus:
         worker["nvidia.com/gpu"] = str(cluster.gpus)

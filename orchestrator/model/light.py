@@ -96,7 +96,7 @@ def transforms(draws: Array, size_px: int) -> Array:
 
 
 def _change_detail(x: Array, chosen: Array, place: Array, bands: Array) -> Array:
-    """Splits each image into three bands of detail and a blurred rest; weights the bands anew."""
+    """Splits each image into three bands of detail and a blurred rest; weights the bands again."""
     t = np.where(chosen < DETAIL_SHARE, DETAIL_LOW + (DETAIL_HIGH - DETAIL_LOW) * place, 0.0)
     blurred, detail = x, np.zeros_like(x)
     for band, (share, blur_px) in enumerate(zip(BAND_SHARES, _BLURS_PX, strict=True)):

@@ -1,4 +1,4 @@
-"""Live training: batches of stored images, augmented anew each epoch, made ahead of the step.
+"""Live training: batches of stored images, augmented again each epoch, made ahead of the step.
 
 The training loop is in `fit.py`; what several workers do together in `multiworker.py`.
 """

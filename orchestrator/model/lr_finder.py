@@ -1,6 +1,6 @@
 """A learning rate for a training: Smith's range test, then short trials below where it ended.
 
-The search itself knows no network: it is given a function that begins the training anew, always
+The search itself knows no network: it is given a function that begins the training again, always
 from the same weights and the same order of batches, and gives its step. Trials on equal batches
 can be compared although each loss is noisy.
 
@@ -125,7 +125,7 @@ def find_rate(begin: Begin, *, sweep_steps: int = 100, trial_steps: int = 100) -
     those within a ten-thousandth of what the best one gained, the one that fell soonest is taken.
 
     Args:
-        begin: begins the training anew.
+        begin: begins the training again.
         sweep_steps: steps of the range test from `LOWEST` to `HIGHEST`.
         trial_steps: steps of each trial, >= 4; the longer, the lower the best rate of a noisy
             training.
@@ -241,7 +241,7 @@ def find_head_rate(
 
 
 def restarting(model: "keras.Model", batches: Any) -> Begin:
-    """Returns what begins the training of a compiled model anew, as `find_rate` wants it.
+    """Returns what begins the training of a compiled model again, as `find_rate` wants it.
 
     Args:
         model: of `compile_model`; each beginning puts its present state back.

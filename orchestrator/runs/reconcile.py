@@ -22,7 +22,7 @@ class Evidence:
     Args:
         succeeded: `_SUCCESS` is there.
         status: of `status.json`, None where there is none.
-        mark: changes whenever `status.json` is written anew; None where there is none.
+        mark: changes whenever `status.json` is written again; None where there is none.
     """
 
     succeeded: bool = False

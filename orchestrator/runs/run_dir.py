@@ -150,7 +150,7 @@ class RunDir:
 
     @property
     def known(self) -> Path:
-        """One row per file that an earlier run has dealt with, and which run, Parquet."""
+        """One row per file that an earlier run has processed, and which run, Parquet."""
         return self.path / "known.parquet"
 
     @property

@@ -14,7 +14,7 @@ class Status(StrEnum):
 
 
 class TickState(StrEnum):
-    """What became of one tick of one job."""
+    """What happened to one tick of one job."""
 
     SKIPPED = "SKIPPED"  # never to run; the reason is recorded
     QUEUED = "QUEUED"  # to run once nothing of the job is open before it

@@ -48,7 +48,7 @@ class JobRow:
     def decided_until(self, now: datetime) -> datetime:
         """Returns the instant after which ticks are undecided.
 
-        After the clock went back ticks are decided anew from there (runs are unique, so none runs
+        After the clock went back ticks are decided again from there (runs are unique, so none runs
         twice), until the clock passes the point it had reached before.
         """
         return max(self.cursor, self.high) if now >= self.high else self.cursor
@@ -292,7 +292,7 @@ class Ledger:
         return self._runs(f"WHERE r.state IN ({marks}) ORDER BY r.tick, r.job", *OPEN)
 
     def notices(self) -> list[RunRow]:
-        """Returns the failed runs that somebody is still to be told of."""
+        """Returns the failed runs that somebody is still to be notified of."""
         return self._runs("WHERE r.notice = 'pending' ORDER BY r.tick, r.job")
 
     def history(self, job: str | None = None, limit: int = 50) -> list[RunRow]:

@@ -76,7 +76,7 @@ class Scheduler:
             if taken is None:
                 return False
             if taken:
-                self._leadership.say("this scheduler leads")
+                self._leadership.say("this scheduler is the leader")
                 self._decider.begin()
             self._follower.follow(everything=taken)
             more = self._decider.decide()
@@ -85,7 +85,7 @@ class Scheduler:
             self._decider.reload()
         except Superseded as error:
             self._leadership.forget_lease()
-            self._leadership.say(f"this scheduler waits: {error}")
+            self._leadership.say(f"this scheduler is on standby: {error}")
             return False
         return more
 

@@ -60,7 +60,7 @@ class Notifier:
         with self._leadership.writing() as write:
             write.notice(run.job, run.tick, problem or "sent")
         if problem is not None:
-            self._leadership.say(f"{key}: nobody was told of its failure: {problem}")
+            self._leadership.say(f"{key}: nobody was notified of its failure: {problem}")
 
     def close(self) -> None:
         """Waits for what is under way, at most its time limit, and starts nothing more."""
@@ -68,7 +68,7 @@ class Notifier:
 
 
 def build_notice(run: RunRow) -> dict[str, str | int]:
-    """Returns what is told of a failed run, JSON-able."""
+    """Returns what a notice says of a failed run, JSON-able."""
     waiting = run.state is TickState.SUBMITTING
     reason = "not started within its window: the cluster does not answer" if waiting else run.reason
     return {

@@ -1,4 +1,4 @@
-"""What becomes of due ticks: pure decisions about pauses and missed ticks, no state, no clock."""
+"""What happens to due ticks: pure decisions about pauses and missed ticks, no state, no clock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -73,7 +73,7 @@ class Writes:
         spec: str | None,
         folder: str | None,
     ) -> bool:
-        # A skip may be decided anew: only a clock that went back leads here a second time.
+        # A skip may be decided again: only a clock that went back leads here a second time.
         done = self._db.execute(
             "INSERT INTO runs (job, tick, state, reason, spec, folder, decided_at, ended_at, token)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job, tick) DO UPDATE SET "

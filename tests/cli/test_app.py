@@ -157,7 +157,7 @@ def _name_an_h5_model(bundle: Path) -> None:
 
 
 def _add_a_lambda(bundle: Path) -> None:
-    """Puts a Lambda layer into the network and mends the hashes, as a forger would."""
+    """Puts a Lambda layer into the network and fixes the hashes, as a forger would."""
     source = bundle / "model.keras"
     with zipfile.ZipFile(source) as old:
         contents = {name: old.read(name) for name in old.namelist()}

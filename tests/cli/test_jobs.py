@@ -132,7 +132,7 @@ def test_schedule_run_ends_on_sigterm(alone: Path) -> None:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
     assert process.stderr is not None
     lines = [process.stderr.readline() for _ in range(3)]
-    assert "this scheduler leads" in lines[1]
+    assert "this scheduler is the leader" in lines[1]
     assert "yearly: scheduled: 0 0 1 1 * UTC" in lines[2]
     process.send_signal(signal.SIGTERM)
     assert process.stderr.read().strip().endswith("ended")

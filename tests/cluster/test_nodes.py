@@ -1,4 +1,4 @@
-"""Several nodes: what every one of them must have, and what becomes of work when one dies."""
+"""Several nodes: what every one of them must have, and what happens to work when one dies."""
 
 import json
 import os

@@ -156,9 +156,9 @@ def damage(run: RunDir) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda folder: None, "r is no folder; name a scoring run or a folder of runs"),
+        (lambda folder: None, "r is not a folder; name a scoring run or a folder of runs"),
         (lambda folder: folder.mkdir(), "r holds no finished scoring run; name the folder of one"),
-        (lambda folder: folder.write_text(""), "r is no folder"),
+        (lambda folder: folder.write_text(""), "r is not a folder"),
         (
             lambda folder: make_run(folder, 1, {"x": 0.5}).success.unlink(),
             "r holds no finished scoring run, 1 unfinished; name",

@@ -62,9 +62,9 @@ def test_no_gpu_is_asked_for_where_there_are_none() -> None:
         (["--name", "X ray"], "--name 'X ray' is no name"),
         (["--name", "x" * 51], "at most 50"),
         (["--claim", "a\nb: c"], "--claim .* is no name"),
-        (["--memory", "lots"], "--memory 'lots' is no quantity"),
+        (["--memory", "lots"], "--memory 'lots' is not a quantity"),
         (["--mount", "data"], "--mount 'data' is not absolute"),
-        (["--image", "a b"], "--image 'a b' is no image"),
+        (["--image", "a b"], "--image 'a b' is not an image name"),
     ],
 )
 def test_what_kubernetes_would_refuse_is_an_error(arguments: list[str], message: str) -> None:

@@ -688,7 +688,7 @@ def test_one_of_two_schedulers_leads_and_the_other_takes_over(world: World) -> N
     world.pass_time(seconds=30)  # the first one is silent for longer than its lead
     second.step()
     world.step()
-    assert sum("this scheduler leads" in line for line in world.said) == 2
+    assert sum("this scheduler is the leader" in line for line in world.said) == 2
     assert any("another scheduler has taken over" in line for line in world.said)
     assert len(world.submits) == 1
 

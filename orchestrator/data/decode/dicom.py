@@ -94,7 +94,7 @@ def _check_object(header: Header) -> None:
     if header.pixels is None:
         raise rejection("dicom_not_an_image", f"A DICOM object without pixels: {name}")
     if sop_class in _NOT_IMAGES or header.pixels_tag != tags.PIXEL_DATA:
-        raise rejection("dicom_not_an_image", f"A DICOM object that is no image: {name}")
+        raise rejection("dicom_not_an_image", f"A DICOM object that is not an image: {name}")
 
 
 def _read_format(header: Header, limits: Limits) -> PixelFormat:

@@ -43,7 +43,7 @@ from orchestrator.errors import ImageError
 
 __all__ = ["DECODER_VERSION", "REJECTION_CODES", "DecodedImage", "Limits", "decode", "read_file"]
 
-# Raised whenever the pixels that any file gives change: older predictions are then made anew.
+# Raised whenever the pixels that any file gives change: older predictions are then computed again.
 DECODER_VERSION = 1
 
 # Pillow quotes header text in debug logs and in warnings.

@@ -1,4 +1,4 @@
-"""Looks up, in any process, what earlier runs have dealt with; `known.py` makes the index.
+"""Looks up, in any process, what earlier runs have processed; `index_build.py` makes the index.
 
 Apart from there because a decoding process imports this and need not import Arrow.
 """
@@ -18,7 +18,7 @@ _LOCK = threading.Lock()
 
 
 class Origin(NamedTuple):
-    """Where a file was dealt with: run folder's name, row there, hash, and code if rejected."""
+    """Where a file was processed: run folder's name, row there, hash, and code if rejected."""
 
     run: str
     row: int
@@ -37,7 +37,7 @@ class KnownIndex:
     path: Path
 
     def find_file(self, key: bytes) -> Origin | None:
-        """Returns where this very file, unchanged, was dealt with.
+        """Returns where this very file, unchanged, was processed.
 
         Args:
             key: of `file_key`.

@@ -1,4 +1,4 @@
-"""What earlier runs under one folder have dealt with, so that a new run leaves it out.
+"""What earlier runs under one folder have processed, so that a new run leaves it out.
 
 A file is known where a finished run that scored on the same terms has a row for it:
 
@@ -7,7 +7,7 @@ A file is known where a finished run that scored on the same terms has a row for
 
 A file that was rejected for its content stays known as long as path, size, time and limits are the
 same. What was rejected for want of permission, memory or the file itself is tried again. The index
-is built anew from the runs that are there, so it cannot disagree with them; it is an SQLite file,
+is built again from the runs that are there, so it cannot disagree with them; it is an SQLite file,
 since millions of keys must not fill the memory of every worker.
 """
 
@@ -95,7 +95,7 @@ def find_runs(
 
 
 def build_index(path: Path, runs: Sequence[EarlierRun]) -> list[Path]:
-    """Writes the index of what some runs have dealt with, whole or not at all.
+    """Writes the index of what some runs have processed, whole or not at all.
 
     Args:
         path: the file to write.
@@ -137,7 +137,7 @@ def leave_out(
     index: KnownIndex,
     add: Callable[[dict[str, Any]], None],
 ) -> Iterator[ListedFile]:
-    """Yields the files that no earlier run has dealt with.
+    """Yields the files that no earlier run has processed.
 
     Args:
         rows: files as listed.
@@ -209,7 +209,7 @@ _IndexRow = tuple[bytes | None, str, int, bytes | None, str | None]
 
 
 def _rows(earlier: EarlierRun, names: set[str]) -> Iterator[_IndexRow]:
-    """Yields what one run has dealt with, scored rows first.
+    """Yields what one run has processed, scored rows first.
 
     Args:
         earlier: the run.

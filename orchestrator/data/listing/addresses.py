@@ -18,7 +18,7 @@ def check_address(address: str) -> None:
     """Raises `SpecError` where an address cannot be used, without a call to its server."""
     parts = urlsplit(address)
     if parts.scheme == "file":
-        raise SpecError(f"{address} is a path in other words; give the path itself")
+        raise SpecError(f"{address} is a local path written as an address; give the path itself")
     if parts.username or parts.password:
         raise SpecError(
             f"the address {parts.scheme}://...@{parts.hostname or ''}{parts.path} holds "

@@ -43,7 +43,7 @@ def build_report(
 
     Args:
         tally: the rows of this run.
-        found: files found; each must be in the tally or have been dealt with before.
+        found: files found; each must be in the tally or have been processed before.
         threshold_rule: the rule behind the tally's threshold.
         model: facts about the bundle, JSON-able, among them `backbone` and `sha256`.
         run: facts about the run, JSON-able, such as run_id, engine and versions.

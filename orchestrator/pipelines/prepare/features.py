@@ -118,7 +118,7 @@ def compute_features(
             others the plain one.
         out: folder of the result: the exported backbone, and what `open_features` opens.
         session: workers to use.
-        reporter: told of each shard.
+        reporter: receives each shard.
 
     Raises:
         OrchestratorError: the backbone's weights are not to be had, or a worker failed.

@@ -65,7 +65,7 @@ def prepare_images(
         spec: names the data, the image size and the seed.
         session: workers to use.
         run: where the tables go, and the decoded images until the run is finished.
-        reporter: told of the images, the split and the audit.
+        reporter: receives the images, the split and the audit.
         limit: about so many of the labelled images, whole patients.
 
     Raises:
@@ -84,7 +84,7 @@ def prepare_images(
     prepared.write(run)
     if audit.blocking and not spec.allow_leakage:
         raise DataError(
-            f"images leak between the splits of {spec.data} (see {run.audit}); mend the folders "
+            f"images leak between the splits of {spec.data} (see {run.audit}); fix the folders "
             "or the patient ids, or add --allow-leakage"
         )
     return prepared

@@ -81,7 +81,7 @@ def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[s
     Args:
         spec: what to decode, to what size.
         resources: what to use of the cluster.
-        reporter: told of every shard.
+        reporter: receives every shard.
 
     Returns:
         The data set's description, as in its `dataset.json`.
@@ -152,7 +152,7 @@ def ingest_manifest(
         limits: limits on one file.
         patient_key_file: lasting key of the patient hash; a random one otherwise.
         session: workers to use.
-        reporter: told of each shard.
+        reporter: receives each shard.
 
     Returns:
         The finished data set.

@@ -80,7 +80,7 @@ def place_manifest(
         models: SHA-256 of each bundle.
         ingested: manifest of the ingested data set where the input is one.
         naming: how the run's tables name files.
-        reporter: told of unfinished runs and of runs that cannot be read.
+        reporter: receives a line about unfinished runs and of runs that cannot be read.
 
     Returns:
         What is to be done.

@@ -63,7 +63,7 @@ def score(
     Args:
         spec: what to score, with what.
         resources: what to use of the cluster.
-        reporter: told of every shard.
+        reporter: receives every shard.
         run_folder: folder of the run; the one that the spec's `out` or `out_root` gives otherwise.
 
     Returns:
@@ -126,7 +126,7 @@ def _score(
     listed = ingested.files.manifest if ingested else None
     work = place_manifest(spec, run, members.hashes, listed, naming, reporter)
     if opened.resumed:
-        reporter.say(f"going on with {run.path}: {work.manifest.num_rows:,} files as found then")
+        reporter.say(f"resuming {run.path}: {work.manifest.num_rows:,} files, as listed then")
     source: Source = ingested or FileSource(
         work.manifest.path,
         work.manifest.roots,

@@ -18,7 +18,7 @@ def check_spec(spec: TrainSpec) -> TrainSpec:
     on_images = spec.features == "live" or spec.finetune != "none"
     if not on_images and (spec.test_time_views > 1 or spec.threshold == "youden-shifted"):
         raise SpecError(
-            "--test-time-views 3 and --threshold youden-shifted need the images at hand: add "
+            "--test-time-views 3 and --threshold youden-shifted need the images: add "
             "--features live, or --finetune"
         )
     if spec.lr == "auto" and spec.features == "live":

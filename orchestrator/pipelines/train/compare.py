@@ -77,7 +77,7 @@ def compare(
     Args:
         spec: what to compare, on what.
         resources: what to use of the cluster.
-        reporter: told of every step.
+        reporter: receives every step.
         run_folder: folder of the run; `out` of the spec, or a new one under `runs/` otherwise.
 
     Returns:
@@ -240,7 +240,7 @@ class _Timed:
     """Passes everything on, and times the shards as they are committed.
 
     Args:
-        reporter: told of everything.
+        reporter: receives everything.
         num_done: shards that were there before.
     """
 

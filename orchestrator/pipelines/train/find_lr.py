@@ -38,7 +38,7 @@ def find_lr(
     Args:
         spec: the training; its own learning rate is not looked at.
         resources: what to use of the cluster.
-        reporter: told of every step.
+        reporter: receives every step.
         run_folder: folder of the run; `out` of the spec, or a new one under `runs/` otherwise.
 
     Returns:

@@ -28,7 +28,7 @@ def search_rate(
         spec: the training's spec.
         run: the run, its split and features done.
         session: size of the worker.
-        reporter: told of the rate.
+        reporter: receives the rate.
 
     Returns:
         `RateSearch.as_dict()`.

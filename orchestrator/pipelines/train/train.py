@@ -64,7 +64,7 @@ def train(
     Args:
         spec: what to train, on what.
         resources: what to use of the cluster.
-        reporter: told of every step; the audit and the class-by-split table are said in full.
+        reporter: receives every step; the audit and the class-by-split table are said in full.
         run_folder: folder of the run; the one that the bundle's folder names, or a new one under
             `runs/` otherwise.
         prepared: the images where they are decoded, split and audited already.
@@ -184,7 +184,7 @@ class EpochLines:
 
     Args:
         run: the run whose history is read.
-        reporter: told of each epoch.
+        reporter: receives each epoch.
         on_row: called with each row of the history.
     """
 

@@ -76,7 +76,7 @@ class CachedTrial(Trainable):
         }
 
     def _open(self) -> None:
-        """Builds the heads, or begins anew with those of the last trial; counts as start-up."""
+        """Builds the heads, or begins again with those of the last trial; counts as start-up."""
         spec = self._task.spec
         if not self._trainings:
             features = open_features(self._task.features)

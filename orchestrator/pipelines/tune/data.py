@@ -124,7 +124,7 @@ def prepare_features(
     described = describe_features(spec, rows, division, feature_engine(session))
     folder = store / digest(described)[:16]
     if is_packed(folder):
-        reporter.say(f"features are at hand: {folder}")
+        reporter.say(f"reusing cached features: {folder}")
         return folder
     splits: list[str | None] = [None] * rows.num_rows
     for part, name in ((division.augmented, "train"), (division.plain, "val")):

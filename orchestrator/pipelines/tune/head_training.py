@@ -64,7 +64,7 @@ def limit_process(num_threads: int) -> None:
 
 
 class HeadTraining:
-    """The training of a head, which begins anew with each configuration.
+    """The training of a head, which begins again with each configuration.
 
     Args:
         features: memory-mapped; nothing of the training rows is copied but the batch at hand.

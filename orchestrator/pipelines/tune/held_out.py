@@ -53,7 +53,7 @@ def judge(
         held_out: the rows that no trial saw, to measure on.
         measure: trains them.
         run: keeps the result.
-        reporter: told of it.
+        reporter: receives it.
 
     Returns:
         num_images, num_patients, seeds; of `winner` and `default` config and metrics by seed; and

@@ -1,7 +1,7 @@
 """Which configuration a trial gets, and what its settings were worth; Optuna decides.
 
 The configuration of a trial is a function of the spec, the trial's number and, for TPE, the trials
-before it. Optuna's study is built anew for each, so that an interrupted search goes on exactly as
+before it. Optuna's study is built again for each, so that an interrupted search goes on exactly as
 an undisturbed one would.
 """
 

@@ -1,4 +1,4 @@
-"""What became of each trial of a search: one file a trial, written before it runs and when it ends.
+"""How each trial of a search ended: one file a trial, written before it runs and when it ends.
 
 Ray Tune's own state is saved from time to time only, so that a kill would lose trials that had
 finished since. These files are what a search resumes from; the driver alone writes them.

@@ -69,7 +69,7 @@ def tune(
     Args:
         spec: what to search, on what.
         resources: what to use of the cluster.
-        reporter: told of every step and every trial.
+        reporter: receives every step and every trial.
         run_folder: folder of the run; `out` of the spec, or a new one under `runs/` otherwise.
 
     Returns:
@@ -236,7 +236,7 @@ def _choose(spec: TuneSpec, ledger: TrialLedger) -> Trial:
     if not ranked:
         errors = [trial.error for trial in ledger.ended if trial.error]
         why = f"the first failed with {errors[0]}" if errors else "the time budget was over before"
-        raise DataError(f"no trial ended well: {why}; change the ranges or the budget")
+        raise DataError(f"no trial succeeded: {why}; change the ranges or the budget")
     return ranked[0]
 
 

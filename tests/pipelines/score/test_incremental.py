@@ -55,7 +55,7 @@ def table(path: Path) -> list[dict[str, Any]]:
 
 
 def fates(run: Path) -> dict[str, str]:
-    """Every file of a run and what became of it; fails where one has two rows."""
+    """Every file of a run and what happened to it; fails where one has two rows."""
     found: dict[str, str] = {}
     rows = [(row["path"], "scored") for row in table(run / "predictions")]
     rows += [(row["path"], row["code"]) for row in table(run / "rejected.parquet")]
@@ -116,7 +116,7 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
     night.add("copy.jpeg", images[0].read_bytes())  # known content under a new name
     night.add("1.jpeg", images[21].read_bytes())  # a known name with other content
     night.add("2.jpeg", images[2].read_bytes(), LONG_AGO + 1)  # touched
-    night.add("bad.jpeg", images[22].read_bytes())  # mended
+    night.add("bad.jpeg", images[22].read_bytes())  # fixed
     (night.inbox / "3.jpeg").unlink()
     third = night.run()
     assert counts(third) == {

@@ -287,7 +287,7 @@ def test_what_needs_images_is_refused_for_a_head_on_features(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     spec = TrainSpec.model_validate({"data": "x", "backbone": "tiny", "weights": "none"} | change)
-    with pytest.raises(SpecError, match="need the images at hand: add --features live"):
+    with pytest.raises(SpecError, match="need the images: add --features live"):
         train(spec, Resources(), Recorder())
     assert list(tmp_path.iterdir()) == []
 

@@ -118,7 +118,7 @@ def test_features_of_one_key_are_computed_once(
     cut_short(RunDir(tuned.result.run))
     recorder = Recorder()
     tune(tuned.spec, Resources(workers=1), recorder)
-    assert any("features are at hand" in line for line in recorder.lines)
+    assert any("reusing cached features" in line for line in recorder.lines)
     assert not any(line.startswith(("trial ", "epoch", "building")) for line in recorder.lines)
 
 
