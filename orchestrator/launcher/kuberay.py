@@ -51,8 +51,8 @@ def render_manifest(cluster: KubeCluster) -> str:
     for flag, text in (("--name", cluster.name), ("--claim", cluster.claim)):
         if not _NAME.fullmatch(text):
             raise SpecError(
-                f"{flag} {text!r} is not a valid Kubernetes name; write at most 50 small letters, digits "
-                "and dashes, a letter first"
+                f"{flag} {text!r} is not a valid Kubernetes name; write at most 50 "
+                "lowercase letters, digits and dashes, a letter first"
             )
     if not _QUANTITY.fullmatch(cluster.memory):
         raise SpecError(f"--memory {cluster.memory!r} is not a quantity; write it like 32Gi")

@@ -59,9 +59,9 @@ def test_no_gpu_is_asked_for_where_there_are_none() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--name", "X ray"], "--name 'X ray' is no name"),
+        (["--name", "X ray"], "--name 'X ray' is not a valid Kubernetes name"),
         (["--name", "x" * 51], "at most 50"),
-        (["--claim", "a\nb: c"], "--claim .* is no name"),
+        (["--claim", "a\nb: c"], "--claim .* is not a valid Kubernetes name"),
         (["--memory", "lots"], "--memory 'lots' is not a quantity"),
         (["--mount", "data"], "--mount 'data' is not absolute"),
         (["--image", "a b"], "--image 'a b' is not an image name"),

@@ -304,7 +304,7 @@ def test_a_command_that_fails_is_given_up_and_said(world: World) -> None:
     one_tick(world, on_failure={"command": ["/nowhere/page-oncall"]})
     fail_to_the_end(world)
     assert "did not start" in (world.history()[0].notice or "")
-    assert any("nobody was told" in line for line in world.said)
+    assert any("nobody was notified" in line for line in world.said)
 
 
 def test_a_run_over_its_time_is_stopped_and_tried_again(world: World) -> None:

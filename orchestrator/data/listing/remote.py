@@ -128,7 +128,8 @@ class RemoteFolder:
             except (FileNotFoundError, NotADirectoryError) as error:
                 if not relative:
                     raise DataError(
-                        f"{self._address} does not exist or is not a folder; name a folder of X-rays"
+                        f"{self._address} does not exist or is not a folder; name a folder of "
+                        "X-rays"
                     ) from error
                 found = rejection("unlistable_folder", "The folder was gone when it was listed")
                 yield Found(relative, None, None, found.code, found.message)
