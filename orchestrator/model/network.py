@@ -163,7 +163,7 @@ def focal_loss(
 def unchecked_focal_loss(
     alpha: Any, gamma: Any, reduction: str | None = "sum_over_batch_size"
 ) -> "keras.losses.Loss":
-    """Returns `focal_loss` of settings that may be variables, with values known only at run time."""
+    """Returns `focal_loss` of settings that may be variables, known only at run time."""
     import keras
 
     class FocalLoss(keras.losses.BinaryFocalCrossentropy):  # type: ignore[misc]
