@@ -1,7 +1,8 @@
-"""The help page of the whole program, with Typer's look at half of its time.
+"""The help page of the whole program: Typer's to the letter, in two thirds of the time.
 
 Typer's own page imports rich's Markdown and tracebacks, which takes longer than all the rest of
-`orchestrator --help`; this one imports what it shows. The pages of commands are Typer's own.
+`orchestrator --help` (`benchmarks/cli.py`); this one imports what it shows. The pages of commands
+are Typer's own.
 """
 
 from typing import Any

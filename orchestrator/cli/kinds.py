@@ -23,7 +23,7 @@ from orchestrator.progress import Reporter
 
 
 @dataclass(frozen=True)
-class Kind:
+class RunKind:
     """One kind of run.
 
     Args:
@@ -74,11 +74,11 @@ def _ingest(spec: IngestSpec, resources: Resources, reporter: Reporter, _: Path 
     return ingest(spec, resources, reporter)  # its run folder is its `out`
 
 
-KINDS: dict[str, Kind] = {
-    "train": Kind(SPECS["train"], _train),
-    "tune": Kind(SPECS["tune"], _tune),
-    "compare": Kind(SPECS["compare"], _compare),
-    "find-lr": Kind(SPECS["find-lr"], _find_lr),
-    "score": Kind(SPECS["score"], _score),
-    "ingest": Kind(IngestSpec, _ingest, on_gpus=False),  # no kind of job file
+KINDS: dict[str, RunKind] = {
+    "train": RunKind(SPECS["train"], _train),
+    "tune": RunKind(SPECS["tune"], _tune),
+    "compare": RunKind(SPECS["compare"], _compare),
+    "find-lr": RunKind(SPECS["find-lr"], _find_lr),
+    "score": RunKind(SPECS["score"], _score),
+    "ingest": RunKind(IngestSpec, _ingest, on_gpus=False),  # no kind of job file
 }
