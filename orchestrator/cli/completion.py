@@ -49,7 +49,7 @@ def complete_backbone(incomplete: str) -> list[str]:
 @_quiet
 def complete_bundle(incomplete: str) -> list[str]:
     """Bundles under models/."""
-    from orchestrator.model.bundle import list_bundles
+    from orchestrator.model.bundle_folder import list_bundles
 
     return sorted(str(bundle) for bundle in list_bundles(Path("models")))
 

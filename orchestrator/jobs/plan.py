@@ -19,7 +19,8 @@ from orchestrator.errors import ClusterError, OrchestratorError, SpecError
 from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
-from orchestrator.model.bundle import load_info, newest_bundle
+from orchestrator.model.bundle import load_info
+from orchestrator.model.bundle_folder import newest_bundle
 
 _TRAINS = ("train", "tune", "compare", "find-lr")
 

@@ -15,7 +15,7 @@ from orchestrator.config.specs import SPECS
 from orchestrator.errors import SpecError
 from orchestrator.jobs.client import Jobs, build_entrypoint, check_id
 from orchestrator.jobs.records import Record, write_record
-from orchestrator.model.bundle import newest_bundle
+from orchestrator.model.bundle_folder import newest_bundle
 from orchestrator.runs.atomic import write_text
 from orchestrator.runs.run_dir import RunDir
 

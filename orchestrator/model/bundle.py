@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator import __version__
-from orchestrator.errors import BundleError, SpecError
+from orchestrator.errors import BundleError
 from orchestrator.evaluation.calibration import Calibration, Threshold
 from orchestrator.evaluation.metrics import Interval
 from orchestrator.evaluation.wording import INTENDED_USE
+from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.keras_file import check_keras_file, load_keras_file
 from orchestrator.runs.atomic import digest, sha256_file
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import keras
 
 SCHEMA_VERSION = 1
-INFO_FILE = "bundle.json"
 MODEL_FILE = "model.keras"
 IR_FILE = "openvino.xml"
 IR_WEIGHTS_FILE = "openvino.bin"
@@ -100,26 +100,6 @@ class BundleInfo(_Form):
     def sha256(self) -> str:
         """Identity of the bundle: a SHA-256 over its metadata, which hold every file's hash."""
         return digest(self.model_dump(mode="json"))
-
-
-def newest_bundle(folder: Path) -> Path:
-    """Returns the bundle under a folder whose description was written last.
-
-    Raises:
-        SpecError: there is none.
-    """
-    bundles = list_bundles(folder)
-    if not bundles:
-        raise SpecError(
-            f"no model was named and there is none under {folder.absolute()}; train one with "
-            "`orchestrator train DATA` or name a bundle with --model"
-        )
-    return max(bundles, key=lambda path: ((path / INFO_FILE).stat().st_mtime_ns, path)).absolute()
-
-
-def list_bundles(folder: Path) -> list[Path]:
-    """Returns the bundles under a folder, unverified, in no order."""
-    return [described.parent for described in folder.glob(f"*/{INFO_FILE}")]
 
 
 def load_info(folder: Path) -> BundleInfo:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     import keras
 from orchestrator.model.bundle import (
     CARD_FILE,
-    INFO_FILE,
     IR_FILE,
     MODEL_FILE,
     REQUIRED_FILES,
@@ -18,6 +17,7 @@ from orchestrator.model.bundle import (
     FileEntry,
     _check_name,
 )
+from orchestrator.model.bundle_folder import INFO_FILE
 
 
 def write_bundle(

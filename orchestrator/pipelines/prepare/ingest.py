@@ -32,7 +32,8 @@ from orchestrator.data.source import (
     open_manifest,
 )
 from orchestrator.errors import DataError, SpecError
-from orchestrator.model.bundle import load_info, newest_bundle
+from orchestrator.model.bundle import load_info
+from orchestrator.model.bundle_folder import newest_bundle
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import atomic_path, write_json
 from orchestrator.runs.life_cycle import open_run

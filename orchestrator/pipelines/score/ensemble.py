@@ -7,7 +7,8 @@ from typing import Any
 
 from orchestrator.errors import SpecError
 from orchestrator.evaluation.calibration import Calibration, Threshold
-from orchestrator.model.bundle import BundleInfo, load_info, newest_bundle
+from orchestrator.model.bundle import BundleInfo, load_info
+from orchestrator.model.bundle_folder import newest_bundle
 
 
 @dataclass(frozen=True)

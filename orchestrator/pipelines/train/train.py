@@ -17,7 +17,7 @@ from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.source import IngestedSource
-from orchestrator.model.bundle import INFO_FILE
+from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.network import focal_alpha
 from orchestrator.model.strip import pick_samples
 from orchestrator.pipelines.prepare.features import compute_features, prepare_backbone

@@ -13,7 +13,7 @@ from pyarrow import BufferReader
 from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import IngestSpec, Resources, ScoreSpec
 from orchestrator.errors import DataError, SpecError
-from orchestrator.model.bundle import newest_bundle
+from orchestrator.model.bundle_folder import newest_bundle
 from orchestrator.pipelines.prepare.ingest import ingest
 from orchestrator.pipelines.score.ensemble import load_members
 from orchestrator.pipelines.score.score import score
