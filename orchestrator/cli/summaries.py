@@ -233,7 +233,7 @@ def bundle_summary(folder: Path, info: Any) -> str:
     ]
     parts = [text_table(str(folder), ("", ""), rows)]
     for split, figures in info.metrics.items():
-        metrics = {name: figure.model_dump() for name, figure in figures.metrics.items()}
+        metrics = {name: figure.as_dict() for name, figure in figures.metrics.items()}
         parts.append(metrics_table(split.capitalize(), metrics))
     return "\n".join(parts)
 

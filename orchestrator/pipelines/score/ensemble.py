@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
-from orchestrator.evaluation.calibration import Calibration, Threshold
+from orchestrator.evaluation.figures import Calibration, Threshold
 from orchestrator.model.bundle import BundleInfo, load_info, newest_bundle
 
 
