@@ -48,7 +48,7 @@ def make_images(source: Path, folder: Path, count: int) -> None:
 def make_bundle(folder: Path, backbone: str, size_px: int) -> None:
     """Writes a bundle of an untrained network."""
     from orchestrator.data.schema import CLASS_NAMES
-    from orchestrator.evaluation.calibration import Calibration, Threshold
+    from orchestrator.evaluation.figures import Calibration, Threshold
     from orchestrator.model import bundle
     from orchestrator.model.backbones import build_backbone
     from orchestrator.model.bundle_writer import write_bundle

@@ -3,57 +3,19 @@
 Both are chosen on validation rows alone. Calibration never changes the order of images.
 """
 
-from typing import Annotated
-
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
 from scipy.special import expit
 
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.bootstrap import FloatArray
+from orchestrator.evaluation.figures import Calibration, Threshold
 from orchestrator.evaluation.metrics import check_scored
 
 _MAXIMISED = ("youden", "accuracy", "f1")
 # The slope is in units of the logits' own spread. Below the lower bound logits carry no
 # information, and the bound keeps the curve rising whatever the labels say.
 _MIN_SLOPE, _MAX_SLOPE = 1e-2, 1e3
-_ABOVE_ALL = float(np.nextafter(np.float32(1), np.float32(2)))  # a threshold that calls no image
-# These two are stored in bundles, which may come from elsewhere.
-_STORED = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-@dataclass(frozen=True, config=_STORED)
-class Calibration:
-    """probability = sigmoid(slope * logit + intercept), slope > 0."""
-
-    slope: Annotated[float, Field(gt=0)] = 1.0
-    intercept: float = 0.0
-
-    def apply(self, logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Returns calibrated probabilities of PNEUMONIA.
-
-        Args:
-            logits: float [N], the network's outputs before the sigmoid.
-
-        Returns:
-            float32 [N], 0..1, in the order of the logits.
-        """
-        wide = np.asarray(logits, np.float64)
-        probabilities: npt.NDArray[np.float64] = expit(self.slope * wide + self.intercept)
-        return probabilities.astype(np.float32)
-
-
-@dataclass(frozen=True, config=_STORED)
-class Threshold:
-    """PNEUMONIA is called where probability >= value; `rule` says how the value was chosen.
-
-    The probability is the calibrated one.
-    """
-
-    value: Annotated[float, Field(ge=0, le=_ABOVE_ALL)]
-    rule: str
 
 
 def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:

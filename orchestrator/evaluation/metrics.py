@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.errors import DataError, SpecError
@@ -25,6 +23,7 @@ from orchestrator.evaluation.bootstrap import (
     prepare_rows,
     reweigh,
 )
+from orchestrator.evaluation.figures import Interval
 
 METRIC_NAMES = (
     "accuracy",
@@ -67,24 +66,6 @@ _DENOMINATOR = {
     "npv": (0, 2),
     "f1": (1, 2, 3),
 }
-
-
-@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Interval:
-    """A figure with the bounds of its 95% interval; None where undefined, `note` says why.
-
-    Stored in bundles, which may come from elsewhere.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    note: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns value, low, high, and note where there is one."""
-        out: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high}
-        return out if self.note is None else {**out, "note": self.note}
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator import __version__
 from orchestrator.errors import BundleError
-from orchestrator.evaluation.calibration import Calibration, Threshold
-from orchestrator.evaluation.metrics import Interval
+from orchestrator.evaluation.figures import Calibration, Interval, Threshold
 from orchestrator.evaluation.wording import INTENDED_USE
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.keras_file import check_keras_file, load_keras_file

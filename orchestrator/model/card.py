@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from orchestrator.evaluation.wording import METRIC_TITLES, format_figure, format_range
 
 if TYPE_CHECKING:
-    from orchestrator.evaluation.metrics import Interval
+    from orchestrator.evaluation.figures import Interval
     from orchestrator.model.bundle import BundleInfo
 
 

@@ -5,12 +5,11 @@ from sklearn.linear_model import LogisticRegression
 
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.calibration import (
-    Calibration,
-    Threshold,
     call_labels,
     choose_threshold,
     fit_calibration,
 )
+from orchestrator.evaluation.figures import Calibration, Threshold
 
 
 def test_apply_is_the_sigmoid_of_a_line_in_float32():

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
-from orchestrator.evaluation.calibration import Calibration, Threshold
+from orchestrator.evaluation.figures import Calibration, Threshold
 from orchestrator.evaluation.metrics import Evaluation
 from orchestrator.evaluation.report import plots
 from orchestrator.evaluation.report.page import (

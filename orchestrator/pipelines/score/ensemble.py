@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
-from orchestrator.evaluation.calibration import Calibration, Threshold
+from orchestrator.evaluation.figures import Calibration, Threshold
 from orchestrator.model.bundle import BundleInfo, load_info
 from orchestrator.model.bundle_folder import newest_bundle
 

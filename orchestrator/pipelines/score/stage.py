@@ -13,7 +13,8 @@ from orchestrator.data import schema
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.source import Source
 from orchestrator.errors import DataError
-from orchestrator.evaluation.calibration import Calibration, call_labels
+from orchestrator.evaluation.calibration import call_labels
+from orchestrator.evaluation.figures import Calibration
 from orchestrator.model.engine.load import load_engine
 
 # Columns of a shard's file beside those of the predictions, while the run lasts.

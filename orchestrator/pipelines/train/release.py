@@ -14,11 +14,10 @@ import pyarrow.parquet as pq
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.evaluation.calibration import (
-    Calibration,
-    Threshold,
     choose_threshold,
     fit_calibration,
 )
+from orchestrator.evaluation.figures import Calibration, Threshold
 from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.report.training_report import (
     build_training_report,

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from orchestrator.evaluation.calibration import Calibration, Threshold
+from orchestrator.evaluation.figures import Calibration, Threshold
 from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.report.training_report import (
     build_training_report,

@@ -174,7 +174,7 @@ def test_an_unfinished_run_does_not_count_and_can_be_finished_by_itself(
     resumed = night.run(out=str(broken))
     assert resumed.run == broken
     assert counts(resumed)["found"] == 10
-    assert any("10 files as found then" in line for line in night.said)
+    assert any("10 files, as listed then" in line for line in night.said)
     keys = ("path", "probability", "sha256")
     assert [[row[k] for k in keys] for row in table(broken / "predictions")] == [
         [row[k] for k in keys] for row in table(whole.run / "predictions")

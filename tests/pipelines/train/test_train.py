@@ -47,9 +47,11 @@ def test_curves_are_in_tensorboard_files(trained: SimpleNamespace) -> None:
 
 
 def test_evaluated_rows_give_the_reports_figures(trained: SimpleNamespace) -> None:
-    for split, rows in load_evaluated(RunDir(trained.run)).items():
+    parts, probabilities = load_evaluated(RunDir(trained.run))
+    assert list(parts) == list(probabilities) == ["validation", "test"]
+    for split, rows in parts.items():
         stored = trained.report[split]
-        found = evaluate(rows.labels, rows.probabilities, stored["threshold"], rows.patients)
+        found = evaluate(rows.labels, probabilities[split], stored["threshold"], rows.patients)
         assert found.as_dict() == stored
 
 
