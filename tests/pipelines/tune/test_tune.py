@@ -68,9 +68,10 @@ def test_a_search_releases_the_best_configuration(tuned: SimpleNamespace) -> Non
     info = load_info(tuned.result.bundle)
     assert {name: info.training[name] for name in best["config"]} == best["config"]
     assert set(info.metrics) == {"validation", "test"}
-    assert report["refit"]["test"]["metrics"]["auroc"] == info.metrics["test"].metrics[
-        "auroc"
-    ].model_dump(exclude_none=report["refit"]["test"]["metrics"]["auroc"]["value"] is not None)
+    assert (
+        report["refit"]["test"]["metrics"]["auroc"]
+        == info.metrics["test"].metrics["auroc"].as_dict()
+    )
     assert (out / "_SUCCESS").exists()
     assert not (out / "_ray").exists()
 
