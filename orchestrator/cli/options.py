@@ -19,6 +19,7 @@ from orchestrator.cli.request import Request, resolve
 if TYPE_CHECKING:
     from orchestrator.config.fields import Form
 
+_REPEATED = ("path", "name=class")
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 # Typer's names of types, and `Span`'s, which is a reference in its schema.
 _TYPES = {"integer": "int", "number": "float", "string": "str", "array": "list", None: "range"}
@@ -185,8 +186,8 @@ def _parameter(name: str, shown: Mapping[str, Any], fallback: Any = None) -> ins
         "autocompletion": completer_of(name, shown.get("enum", ())),
     }
     default: Any = _default_text(shown["default"]) if "default" in shown else fallback
-    # Paths may hold commas, so several of them are given by repeating the option.
-    repeated = any(form.get("items", {}).get("format") == "path" for form in forms)
+    # Paths and names may hold commas, so several of them are given by repeating the option.
+    repeated = any(form.get("items", {}).get("format") in _REPEATED for form in forms)
     annotation: Any = list[str] if repeated else str
     if shown.get("positional"):
         info = typer.Argument(metavar=shown.get("metavar"), **look)
@@ -236,7 +237,7 @@ def _default_text(default: Any) -> str | None:
     if isinstance(default, dict):
         return f"{default['low']:g}:{default['high']:g}"
     if isinstance(default, list):
-        return ", ".join(map(str, default))
+        return ", ".join(map(str, default)) or None
     return None if default is None else str(default)
 
 

@@ -68,7 +68,9 @@ def _plans(
         if each.job is not None:
             first = owners.setdefault(each.job.name, each.file)
             if first != each.file:
-                each.problems.append(f"the name {each.job.name} is {first}'s; give each its own")
+                each.add_problem(
+                    SpecError(f"the name {each.job.name} is {first}'s; give each its own")
+                )
     return nodes, plans
 
 
@@ -138,5 +140,6 @@ def _print_plans(nodes: "Nodes", plans: list["JobPlan"]) -> None:
 
 
 def _exit(plans: list["JobPlan"]) -> None:
-    if any(plan.problems for plan in plans):
-        raise typer.Exit(SpecError.exit_code)
+    codes = [plan.exit_code for plan in plans if plan.exit_code]
+    if codes:
+        raise typer.Exit(min(codes))

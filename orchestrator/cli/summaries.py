@@ -49,6 +49,8 @@ def score_summary(result: Any) -> str:
     rows += [(f"  called {name}", f"{n:,}") for name, n in counts["called"].items()]
     rows.append(("rejected", f"{counts['rejected']:,}"))
     rows += [(f"  {code}", f"{n:,}") for code, n in counts["rejected_by_code"].items()]
+    if counts["ignored"]:
+        rows.append(("ignored, no input", f"{counts['ignored']:,}"))
     known = counts["scored_before"] + counts["rejected_before"]
     if known:
         rows.append(("known from earlier runs", f"{known:,}"))

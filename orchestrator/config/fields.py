@@ -92,7 +92,7 @@ PathText = Annotated[str, PathMarker()]
 # One path or several; a single one is written back as plain text.
 Paths = Annotated[
     tuple[PathText, ...],
-    Field(min_length=1, max_length=1000),
+    Field(min_length=1, max_length=1_000_000),  # a shell puts every file of `*.jpeg` there
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     PlainSerializer(lambda value: value[0] if len(value) == 1 else list(value)),
 ]

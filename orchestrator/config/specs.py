@@ -6,7 +6,7 @@ working directory. A field is also a flag: what `flag` is given here is what `--
 300 lines, one declaration a field.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -48,6 +48,7 @@ from orchestrator.config.fields import (
     Weights,
     flag,
 )
+from orchestrator.config.listing import ClassMap, TableName
 
 
 class Resources(Form):
@@ -80,7 +81,34 @@ class DecodeLimits(Form):
     )
 
 
-class _TrainingForm(Form):
+class _ListingForm(Form):
+    """What every command that lists files takes: what is input, and what its names mean."""
+
+    include_hidden: Annotated[
+        bool, flag("List hidden and system files too, but not results of this program.", DATA)
+    ] = False
+    class_map: Annotated[
+        ClassMap,
+        flag(
+            "Class of a folder's name or a table's label, such as VIRUS=PNEUMONIA or COVID=none; "
+            "repeat the option for several.",
+            DATA,
+            default="none",
+            metavar="<name>=<class>",
+        ),
+    ] = ()
+    table: Annotated[
+        TableName | None,
+        flag(
+            "Data set whose columns the table has.",
+            DATA,
+            default="told by the header",
+            metavar=f"<{'|'.join(get_args(TableName))}>",
+        ),
+    ] = None
+
+
+class _TrainingForm(_ListingForm):
     """What every command that trains takes: the data, what is done with it, for how long."""
 
     data: Annotated[
@@ -223,13 +251,13 @@ class CompareSpec(_TrainingForm):
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
-class ScoreSpec(Form):
+class ScoreSpec(_ListingForm):
     """Score a folder of X-rays: one row per image and a report."""
 
     input: Annotated[
         Paths,
         flag(
-            "Folders or addresses, or one CSV table, Parquet table or ingested data set.",
+            "Folders, addresses or files, or one CSV table, Parquet table or ingested data set.",
             metavar="FOLDER",
             positional=True,
         ),
@@ -285,7 +313,7 @@ class ScoreSpec(Form):
         return self
 
 
-class IngestSpec(Form):
+class IngestSpec(_ListingForm):
     """Decode a folder once into an Arrow data set of uint8 images."""
 
     input: Annotated[

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from orchestrator.data.decode.perceptual import NEAR_DUPLICATE_BITS
 from orchestrator.data.listing.names import unscoped_patient
 from orchestrator.data.schema import SPLITS
+from orchestrator.data.splits import patient_keys
 
 MAX_EXAMPLES = 20  # of each kind of overlap
 MAX_IMAGES = 6  # shown of one example
@@ -68,12 +69,19 @@ class Audit:
             `NEAR_DUPLICATE_BITS` bits.
         possible: equal patient numbers in file names. Where they come from different train and
             test folders the numbering may restart, so this alone proves nothing.
+        repeated: identical files within one split, as a zip within a zip leaves them.
+        num_images: images of all splits.
+        num_with_patient: those of them whose patient is known, or guessed from a name. Of the
+            others nobody can say whether one patient's images are in several splits.
     """
 
     same_patient: Overlap
     same_bytes: Overlap
     near_duplicate: Overlap
     possible: Overlap
+    repeated: Overlap
+    num_images: int
+    num_with_patient: int
 
     @property
     def blocking(self) -> bool:
@@ -85,11 +93,13 @@ class Audit:
 
         Returns:
             `blocking`; for each kind its number of cases; under `num_images` and `examples` the
-            images involved and the examples of each kind.
+            images involved and the examples of each kind; `images_without_patient`.
         """
-        kinds = {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        kinds = {name: value for name, value in found.items() if isinstance(value, Overlap)}
         return {
             "blocking": self.blocking,
+            "images_without_patient": self.num_images - self.num_with_patient,
             **{name: overlap.num_cases for name, overlap in kinds.items()},
             "num_images": {name: overlap.num_images for name, overlap in kinds.items()},
             "examples": {
@@ -120,10 +130,13 @@ def audit_leakage(table: pa.Table, names: pa.Array) -> Audit:
     )
     hashes = used.column("sha256") if "sha256" in used.column_names else None
     return Audit(
-        same_patient=_find_shared(known, known.column("patient_id")),
+        same_patient=_find_shared(known, patient_keys(known.column("patient_id"))),
         same_bytes=_find_shared(used, hashes) if hashes is not None else _none(),
         near_duplicate=_find_near(used) if "phash" in used.column_names else _none(),
-        possible=_find_shared(guessed, guessed_ids),
+        possible=_find_shared(guessed, patient_keys(guessed_ids)),
+        repeated=_find_repeated(used) if hashes is not None else _none(),
+        num_images=used.num_rows,
+        num_with_patient=used.num_rows - used.column("patient_id").null_count,
     )
 
 
@@ -136,6 +149,7 @@ def render_audit(audit: Audit) -> list[str]:
         ("possibly same patient", audit.possible, "numbers", "equal numbers in file names"),
     )
     lines = []
+    unknown = audit.num_images - audit.num_with_patient
     for name, overlap, unit, remark in kinds:
         line = f"{name:<22} across splits: "
         if overlap.num_cases:
@@ -143,9 +157,28 @@ def render_audit(audit: Audit) -> list[str]:
             first = overlap.examples[0]
             shown = zip(first.splits, first.paths, strict=True)
             lines += [line, "  such as " + ", ".join(f"{path} ({split})" for split, path in shown)]
+        elif overlap is audit.same_patient and unknown:
+            lines.append(line + _describe_unknown(audit, unknown))
         else:
             lines.append(line + "none")
+    if audit.repeated.num_cases:
+        paths = " and ".join(audit.repeated.examples[0].paths)
+        lines.append(
+            f"{'same bytes':<22} within a split: {audit.repeated.num_cases:,} groups, "
+            f"{audit.repeated.num_images:,} images (each counts as often as it is there), such as "
+            f"{paths}"
+        )
     return lines
+
+
+def _describe_unknown(audit: Audit, unknown: int) -> str:
+    """Returns what can be said of patients where that of some images is not known."""
+    if not audit.num_with_patient:
+        return (
+            "patients unknown, so one patient's images may be on both sides; a table with a "
+            "column patient_id tells them"
+        )
+    return f"none found; patients unknown for {unknown:,} of {audit.num_images:,} images"
 
 
 def _none() -> Overlap:
@@ -169,6 +202,21 @@ def _find_shared(rows: pa.Table, keys: pa.Array | pa.ChunkedArray) -> Overlap:
     cases = np.split(at, np.flatnonzero(np.diff(code[at])) + 1)
     examples = tuple(_example(rows, case, split) for case in cases[:MAX_EXAMPLES] if len(case))
     return Overlap(int(shared.sum()), len(at), examples)
+
+
+def _find_repeated(rows: pa.Table) -> Overlap:
+    """Returns the groups of identical bytes within one split."""
+    rows = rows.filter(pc.is_valid(rows.column("sha256")))
+    if not rows.num_rows:
+        return _none()
+    content = rows.column("sha256").combine_chunks().dictionary_encode().indices.to_numpy()
+    split = _split_numbers(rows)
+    key = content.astype(np.int64) * len(SPLITS) + split
+    order = np.argsort(key, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
+    cases = [group for group in groups if len(group) > 1]
+    examples = tuple(_example(rows, case, split) for case in cases[:MAX_EXAMPLES])
+    return Overlap(len(cases), sum(map(len, cases)), examples)
 
 
 def _example(rows: pa.Table, case: IntArray, split: IntArray, bits: int | None = None) -> Example:

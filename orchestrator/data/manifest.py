@@ -16,13 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.data.listing.inputs import SPLIT_COLUMN_KEY, ListedFile, list_inputs
+from orchestrator.data.listing.inputs import SPLIT_COLUMN_KEY, list_inputs
+from orchestrator.data.listing.listed_rows import ListedFile
+from orchestrator.data.listing.notes import NOTES_KEY, Notes, load_notes
+from orchestrator.data.listing.options import OPTIONS_KEY, ListingOptions
 from orchestrator.data.schema import MANIFEST, ROOTS_KEY, escape_path, unescape_path
 from orchestrator.errors import DataError
 from orchestrator.runs.atomic import atomic_path
 
 # When the listing began; a file changed later, or just before, may hold other bytes by now.
 LISTED_KEY = b"orchestrator.listed_ns"
+_KEPT_KEYS = (SPLIT_COLUMN_KEY, NOTES_KEY, OPTIONS_KEY)
 
 __all__ = [
     "LISTED_KEY",
@@ -64,12 +68,14 @@ class StoredManifest:
         roots: as in `Manifest`.
         shard_rows: rows of each shard.
         listed_ns: when the listing began, ns since the epoch; None where that is not recorded.
+        notes: what the listing left out or did not understand.
     """
 
     path: Path
     roots: tuple[bytes, ...]
     shard_rows: tuple[int, ...]
     listed_ns: int | None
+    notes: Notes
 
     @property
     def num_rows(self) -> int:
@@ -82,13 +88,16 @@ class StoredManifest:
         return len(self.shard_rows)
 
 
-def build_manifest(source: Path, shard_rows: int) -> Manifest:
+def build_manifest(
+    source: Path, shard_rows: int, options: ListingOptions | None = None
+) -> Manifest:
     """Returns the manifest of a folder or of a table of paths, as `list_inputs` finds it.
 
     Args:
-        source: a folder, or a .csv or .parquet file with columns
-            `path[,label][,patient_id][,split]`.
+        source: a folder, or a table with columns `path[,label][,patient_id][,split]` or a public
+            data set's.
         shard_rows: rows a shard, at least 1.
+        options: what else the user says of it.
 
     Returns:
         The manifest, not yet written.
@@ -96,7 +105,7 @@ def build_manifest(source: Path, shard_rows: int) -> Manifest:
     Raises:
         DataError: as `list_inputs`.
     """
-    listed = list_inputs([source])
+    listed = list_inputs([source], options)
     table = pa.concat_tables(_shard_tables(listed.rows(), shard_rows)).combine_chunks()
     return Manifest(table.replace_schema_metadata(listed.metadata or None), listed.roots)
 
@@ -142,7 +151,11 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 
 def rewrite_manifest(
-    stored: StoredManifest, path: Path, change: Callable[[pa.Table], pa.Table]
+    stored: StoredManifest,
+    path: Path,
+    change: Callable[[pa.Table], pa.Table],
+    *,
+    names: bool = True,
 ) -> None:
     """Writes a changed copy of a stored manifest, one shard in memory at a time.
 
@@ -150,8 +163,11 @@ def rewrite_manifest(
         stored: the manifest.
         path: the file to write.
         change: gives the rows of a shard as they shall stand, schema `MANIFEST`.
+        names: keep the listing's notes, which hold names of folders.
     """
-    metadata = _open(stored.path).schema_arrow.metadata
+    metadata = dict(_open(stored.path).schema_arrow.metadata)
+    if not names:
+        metadata.pop(NOTES_KEY, None)
     _write_tables(map(change, iter_shards(stored)), stored.roots, metadata, path)
 
 
@@ -186,8 +202,10 @@ def open_manifest_file(path: Path) -> StoredManifest:
     file = _open(path)
     groups = (file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
     roots = _load_roots(path, file.schema_arrow)
-    listed = (file.schema_arrow.metadata or {}).get(LISTED_KEY)
-    return StoredManifest(path, roots, tuple(groups), None if listed is None else int(listed))
+    metadata = file.schema_arrow.metadata
+    listed = metadata.get(LISTED_KEY)
+    listed_ns = None if listed is None else int(listed)
+    return StoredManifest(path, roots, tuple(groups), listed_ns, load_notes(metadata))
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -210,7 +228,7 @@ def load_manifest(path: Path) -> Manifest:
     root = table.column("root").to_numpy()
     if (row != np.arange(len(row))).any() or not ((root >= 0) & (root < len(roots))).all():
         raise _damaged(path)
-    known = {key: value for key, value in metadata.items() if key == SPLIT_COLUMN_KEY}
+    known = {key: metadata[key] for key in _KEPT_KEYS if key in metadata}
     return Manifest(table.replace_schema_metadata(known or None), roots)
 
 

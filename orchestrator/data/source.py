@@ -22,6 +22,7 @@ from orchestrator.data.decode.decoders import DecoderPool
 from orchestrator.data.decode.images import DecodedImage, Limits
 from orchestrator.data.file_decoder import Decoded, FileDecoder
 from orchestrator.data.known.index import KnownIndex, Origin
+from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import Manifest, build_manifest, load_manifest, load_shard
 from orchestrator.data.shard_files import Images, part_path, read_part, table_images
 from orchestrator.errors import DataError, ImageError
@@ -256,14 +257,18 @@ def load_dataset(files: DatasetFiles) -> IngestedSource:
     return IngestedSource(files, num_shards=int(shards), size_px=int(size_px))
 
 
-def open_manifest(data: Path, shard_rows: int) -> tuple[Manifest, IngestedSource | None]:
+def open_manifest(
+    data: Path, shard_rows: int, options: ListingOptions | None = None
+) -> tuple[Manifest, IngestedSource | None]:
     """Returns the manifest of any input, and the ingested data set when it is one.
 
     Args:
         data: a folder, a CSV or Parquet table, or an ingested data set.
         shard_rows: rows a shard; an ingested data set keeps its own.
+        options: what else the user says of it.
 
     Raises:
+        SpecError: options that an ingested data set was not made with.
         DataError: nothing there that can be read.
     """
     if not data.exists():
@@ -273,8 +278,11 @@ def open_manifest(data: Path, shard_rows: int) -> tuple[Manifest, IngestedSource
         )
     ingested = open_ingested(data) if data.is_dir() else None
     if ingested is not None:
-        return load_manifest(ingested.files.manifest), ingested
-    return build_manifest(data, shard_rows), None
+        manifest = load_manifest(ingested.files.manifest)
+        if options is not None:
+            options.check_ingested(manifest.table.schema.metadata, data)
+        return manifest, ingested
+    return build_manifest(data, shard_rows, options), None
 
 
 def _decoded_columns(row: Row, image: DecodedImage) -> Row:

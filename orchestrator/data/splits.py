@@ -13,6 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
+from orchestrator.data.listing.notes import load_notes
 from orchestrator.data.manifest import SPLIT_COLUMN_KEY
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
 from orchestrator.errors import DataError
@@ -85,9 +86,10 @@ def split_rows(table: pa.Table, *, seed: int, merge_val: bool) -> Split:
     in_column = SPLIT_COLUMN_KEY in (table.schema.metadata or {})
     if "train" not in found:
         where = "column `split` names" if in_column else "folders give"
+        first = table.column("path")[int(np.flatnonzero(given != "")[0])].as_py()
         raise DataError(
-            f"the {where} {', '.join(sorted(found))} but no train images; expected a train part, "
-            "or class folders alone"
+            f"the {where} {', '.join(sorted(found))} but no train images, such as {first}; "
+            "expected a train part, or class folders alone"
         )
     names[given == "test"] = "test"
     if in_column and "val" in found and not merge_val:
@@ -125,7 +127,9 @@ def class_by_split(table: pa.Table, names: pa.Array) -> dict[str, dict[str, int]
             label = pc.fill_null(rows.column("label"), len(CLASS_NAMES)).to_numpy()
             of_class = np.bincount(label, minlength=len(CLASS_NAMES) + 1).tolist()
             counts[part] = dict(zip((*CLASS_NAMES, _NO_LABEL), of_class, strict=True))
-            counts[part]["patients"] = pc.count_distinct(rows.column("patient_id")).as_py()
+            counts[part]["patients"] = pc.count_distinct(
+                patient_keys(rows.column("patient_id"))
+            ).as_py()
     return counts
 
 
@@ -143,8 +147,8 @@ def render_class_table(counts: dict[str, dict[str, int]]) -> list[str]:
     lines = [f"{'':<7}" + "".join(f"{name:>11}" for name in (*columns, "images", "patients"))]
     for part, row in counts.items():
         shown = [row[name] for name in columns]
-        values = (*shown, sum(shown), row["patients"])
-        lines.append(f"{part:<7}" + "".join(f"{value:>11,}" for value in values))
+        numbers = "".join(f"{value:>11,}" for value in (*shown, sum(shown)))
+        lines.append(f"{part:<7}{numbers}{row['patients'] or 'unknown':>11}")
     return lines
 
 
@@ -164,16 +168,28 @@ def group_rows(table: pa.Table) -> IntArray:
     for name in ("patient_id", "sha256"):
         if name not in table.column_names:
             continue
-        codes = table.column(name).combine_chunks().dictionary_encode().indices
+        values = table.column(name)
+        if name == "patient_id":
+            values = patient_keys(values)
+        codes = values.combine_chunks().dictionary_encode().indices
         known = np.flatnonzero(pc.is_valid(codes).to_numpy(zero_copy_only=False))
-        values = codes.take(pa.array(known)).to_numpy()
+        numbers = codes.take(pa.array(known)).to_numpy()
         rows.append(known)
-        nodes.append(values.astype(np.int64) + num_nodes)
-        num_nodes += int(values.max(initial=-1)) + 1
+        nodes.append(numbers.astype(np.int64) + num_nodes)
+        num_nodes += int(numbers.max(initial=-1)) + 1
     edges = (np.concatenate(rows), np.concatenate(nodes))
     graph = coo_array((np.ones(len(edges[0]), np.int8), edges), shape=(num_nodes, num_nodes))
     _, component = connected_components(graph, directed=False)
     return np.asarray(component[:num_rows], dtype=np.int64)
+
+
+def patient_keys(patients: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Returns patient ids in the form in which they are compared: `007` and `7` are one patient.
+
+    Spreadsheets drop leading zeros. Two patients taken for one cost a little freedom in the split;
+    one taken for two would be a leak.
+    """
+    return pc.replace_substring_regex(patients, r"^0+([0-9]+)$", r"\1")
 
 
 def fold_rows(table: pa.Table, chosen: IntArray, num_folds: int, seed: int) -> IntArray:
@@ -274,16 +290,18 @@ def fill_groups(counts: IntArray, target: IntArray) -> npt.NDArray[np.bool_]:
 
 def _check_classes(table: pa.Table, usable: npt.NDArray[np.bool_]) -> None:
     present = set(table.column("label").filter(pa.array(usable)).to_pylist())
+    notes = load_notes(table.schema.metadata)
+    folders = f"; there are {notes.describe_unknown()}" if notes.unknown else ""
     if not present:
         raise DataError(
             "no image has a label; expected class folders NORMAL and PNEUMONIA, or a table with a "
-            "column `label`"
+            f"column `label`{folders}"
         )
     if len(present) == 1:
         (only,) = present
         raise DataError(
             f"all labelled images are {CLASS_NAMES[only]}; expected images of both NORMAL and "
-            "PNEUMONIA"
+            f"PNEUMONIA{folders}"
         )
 
 

@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.inputs import list_inputs
+from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.rejections import Rejections
 from orchestrator.data.source import open_ingested
 from orchestrator.data.splits import TEST_OF_POOL, VAL_OF_POOL
+from orchestrator.errors import DataError
 from orchestrator.model.backbones import sizes_of
 from orchestrator.model.bundle import BundleInfo
 from orchestrator.model.engine.base import default_batch_size
@@ -74,28 +77,42 @@ class InputFacts:
     size_px: int | None
 
     @classmethod
-    def of(cls, sources: Sequence[str]) -> "InputFacts":
-        """Lists an input: folders, a table of paths, or an ingested data set.
+    def of(cls, sources: Sequence[str], options: ListingOptions | None = None) -> "InputFacts":
+        """Lists an input: folders, files, a table of paths, or an ingested data set.
+
+        Args:
+            sources: paths and addresses.
+            options: what else the job says of them.
 
         Raises:
-            DataError: nothing there that can be read.
+            DataError: nothing there, or nothing that can be read.
         """
         ingested = open_ingested(Path(sources[0])) if Path(sources[0]).is_dir() else None
         if ingested is not None:
-            columns = ["size_bytes", "label", "split"]
+            columns = ["path", "size_bytes", "label", "split", "code", "message"]
             table = pq.read_table(ingested.files.manifest, columns=columns)
             rows: Iterable[Any] = zip(
                 *(table.column(name).to_pylist() for name in columns), strict=True
             )
         else:
-            rows = ((r.size_bytes, r.label, r.split) for r in list_inputs(sources).rows())
+            listed = list_inputs(sources, options)
+            rows = (
+                (r.path, r.size_bytes, r.label, r.split, r.code, r.message) for r in listed.rows()
+            )
         files = size = largest = labelled = 0
         has_splits = False
-        for num_bytes, label, split in rows:
+        rejections = Rejections()
+        for path, num_bytes, label, split, code, message in rows:
+            if code is not None:
+                rejections.add([{"path": path, "code": code, "message": message}])
             files, size = files + 1, size + (num_bytes or 0)
             largest = max(largest, num_bytes or 0)
             labelled += label is not None
             has_splits |= split is not None
+        if rejections.total == files:
+            raise DataError(
+                f"none of the {files:,} files can be read; {rejections.describe(files)}"
+            )
         return cls(
             files, size, largest, labelled, has_splits, ingested.size_px if ingested else None
         )

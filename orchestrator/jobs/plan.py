@@ -15,13 +15,15 @@ from orchestrator.config.job import Job
 from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import SPECS
 from orchestrator.config.workers import Session, plan_workers
-from orchestrator.errors import ClusterError, OrchestratorError, SpecError
+from orchestrator.data.listing.options import ListingOptions
+from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
 from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
 from orchestrator.model.bundle import load_info
 from orchestrator.model.bundle_folder import newest_bundle
 
+THIS_MACHINE = "this machine"
 _TRAINS = ("train", "tune", "compare", "find-lr")
 
 
@@ -49,6 +51,7 @@ class JobPlan:
         found: its input, where it was looked at.
         predicted: what it would take.
         problems: why it could not run; empty where it could.
+        exit_code: of the first of these; 0 where there are none.
         notes: what could not be known from here.
     """
 
@@ -58,7 +61,13 @@ class JobPlan:
     found: InputFacts | None = None
     predicted: list[Estimate] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    exit_code: int = 0
     notes: list[str] = field(default_factory=list)
+
+    def add_problem(self, error: OrchestratorError) -> None:
+        """Keeps why the job could not run."""
+        self.problems.append(str(error).removeprefix(f"{self.file}: "))
+        self.exit_code = self.exit_code or error.exit_code
 
 
 def find_nodes(launcher: Path | None, address: str | None) -> Nodes:
@@ -84,7 +93,7 @@ def find_nodes(launcher: Path | None, address: str | None) -> Nodes:
         gpus = Path("/proc/driver/nvidia/gpus")  # where Ray itself looks
         num_gpus = len(list(gpus.iterdir())) if gpus.is_dir() else 0
         cpus = len(os.sched_getaffinity(0))
-        return Nodes("this machine", [{"CPU": float(cpus), "GPU": float(num_gpus)}])
+        return Nodes(THIS_MACHINE, [{"CPU": float(cpus), "GPU": float(num_gpus)}])
     if address.startswith(("http://", "https://")):
         return Nodes(address, _dashboard_nodes(address))
     return Nodes(address, query_nodes(address))
@@ -121,7 +130,7 @@ def plan_job(file: Path, nodes: Nodes, *, look: bool) -> JobPlan:
         try:
             return action()
         except SpecError as error:
-            plan.problems.append(str(error).removeprefix(f"{file}: "))
+            plan.add_problem(error)
             return None
 
     plan.job = step(lambda: load_job(file))
@@ -133,7 +142,7 @@ def plan_job(file: Path, nodes: Nodes, *, look: bool) -> JobPlan:
     if spec is not None and job.kind in _TRAINS:
         step(lambda: _check_backbones(spec))
     if look and spec is not None and not plan.problems:
-        _look(plan, spec)
+        _look(plan, spec, here=nodes.source == THIS_MACHINE)
     return plan
 
 
@@ -150,11 +159,12 @@ def backbones_of(spec: Any) -> tuple[str, ...]:
     return tuple(getattr(spec, "backbones", None) or (spec.backbone,))
 
 
-def _look(plan: JobPlan, spec: Any) -> None:
+def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
     """Lists the input and estimates; what cannot be seen from here is a note."""
     scores = plan.job is not None and plan.job.kind == "score"
+    sources = spec.input if scores else [spec.data]
     try:
-        plan.found = InputFacts.of(spec.input if scores else [spec.data])
+        plan.found = InputFacts.of(sources, ListingOptions.of(spec))
         if scores:
             info = load_info(Path(spec.model[0]) if spec.model else newest_bundle(Path("models")))
             plan.predicted = estimate_scoring(plan.found, spec, info, plan.session)
@@ -162,4 +172,8 @@ def _look(plan: JobPlan, spec: Any) -> None:
             names = [canonical_name(name) for name in backbones_of(spec)]
             plan.predicted = estimate_training(plan.found, spec, names, plan.session)
     except OrchestratorError as error:
-        plan.notes.append(f"nothing could be predicted: {error}")
+        seen = here or all("://" in source or Path(source).exists() for source in sources)
+        if isinstance(error, DataError) and seen:
+            plan.add_problem(error)
+        else:
+            plan.notes.append(f"nothing could be predicted: {error}")

@@ -130,12 +130,31 @@ def test_no_job_file_is_an_error(folder: Path) -> None:
         run("validate")
 
 
-def test_an_input_that_is_not_here_is_a_note(folder: Path) -> None:
+def test_an_input_that_another_machine_may_have_is_a_note(folder: Path) -> None:
     write_job(folder, "a", "score", {"input": "/nowhere"})
-    (job,) = planned()["jobs"]
+    (job,) = planned("--cluster", str(ROOT / "cluster.yaml"))["jobs"]
     assert job["problems"] == []
     assert "/nowhere does not exist" in job["notes"][0]
     assert job["predicted"] == []
+
+
+def test_an_input_without_anything_to_read_fails_the_plan(folder: Path) -> None:
+    (folder / "moved.csv").write_text("path,label\nxrays/a.png,0\nxrays/b.png,1\n")
+    (folder / "links").mkdir()
+    (folder / "links" / "a.png").symlink_to("/nowhere/a.png")
+    expected = {
+        "/nowhere": "/nowhere does not exist",
+        str(folder / "moved.csv"): "none of the 2 files that it names is there; line 2 names xrays",
+        str(folder / "links"): "1 of 1: link_outside_root; the first is a.png",
+    }
+    for place, problem in expected.items():
+        path = write_job(folder, "a", "score", {"input": place})
+        done = run("plan", str(path))
+        assert done.exit_code == 3, done.output
+        assert problem in done.stdout
+    # What is wrong with the file itself comes first.
+    write_job(folder, "b", "score", {})
+    assert run("plan").exit_code == 2
 
 
 def test_disk_of_a_training_follows_from_images_views_and_network(

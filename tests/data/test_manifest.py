@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import (
     SPLIT_COLUMN_KEY,
     build_manifest,
@@ -57,9 +58,10 @@ def test_train_and_test_folders_in_any_case(tmp_path):
     assert columns(manifest, "patient_source")[2:4] == [("filename",), (None,)]
 
 
-def test_a_flat_folder_has_no_labels_and_hidden_files_have_rows(tmp_path):
+def test_a_flat_folder_has_no_labels_and_hidden_files_have_rows_on_request(tmp_path):
     touch(tmp_path, "b.jpg", ".DS_Store", "Thumbs.db", "a/.hidden/c.jpg")
-    manifest = build_manifest(tmp_path, 10)
+    assert columns(build_manifest(tmp_path, 10), "path", "label", "code") == [("b.jpg", None, None)]
+    manifest = build_manifest(tmp_path, 10, ListingOptions(include_hidden=True))
     assert columns(manifest, "path", "label", "code") == [
         (".DS_Store", None, None),
         ("Thumbs.db", None, None),

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.data.known.index import KnownIndex, file_key
-from orchestrator.data.listing.inputs import ListedFile, database_errors
+from orchestrator.data.listing.listed_rows import ListedFile, database_errors
 from orchestrator.data.manifest import iter_shards, open_manifest_file
 from orchestrator.data.schema import KNOWN, unescape_path
 from orchestrator.errors import OrchestratorError

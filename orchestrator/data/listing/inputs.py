@@ -1,66 +1,53 @@
-"""Lists the inputs of a run: folders or one table of paths -> rows in the order of the manifest.
+"""Lists the inputs of a run: folders, files or one table of paths -> rows of the manifest.
 
-Rows are sorted in a temporary SQLite database, which goes to disk when it grows, so that millions
-of files need no memory in proportion. Folders are walked in `listing.py`, tables read in
-`tables.py`, what a path says is in `names.py`; the manifest they become is `manifest.py`'s.
+Folders are walked in `listing.py`, tables read in `tables.py`, what a path says is in `names.py`,
+rows are sorted in `listed_rows.py`; the manifest they become is `manifest.py`'s.
 """
 
 # pathlib has no paths of bytes
-# ruff: noqa: PTH100, PTH110, PTH112, PTH117, PTH120
+# ruff: noqa: PTH100, PTH110, PTH112, PTH118, PTH120
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from orchestrator.data.listing.addresses import check_address, is_address, open_folder
+from orchestrator.data.listing.ignored import OTHER_NAMES, Ignoring
+from orchestrator.data.listing.listed_rows import (
+    ListedFile,
+    check_unique,
+    drop_other_names,
+    merge_rows,
+    read_rows,
+    store_rows,
+)
 from orchestrator.data.listing.listing import Found, Listing
-from orchestrator.data.listing.names import patient_of_name, read_folders
-from orchestrator.data.listing.tables import InputTable
+from orchestrator.data.listing.names import (
+    FolderFacts,
+    patient_of_folders,
+    patient_of_name,
+    read_folders,
+)
+from orchestrator.data.listing.notes import Notes, Survey
+from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.listing.table_files import TableFiles
+from orchestrator.data.listing.tables import InputTable, is_table
 from orchestrator.data.schema import escape_path
-from orchestrator.errors import ClusterError, DataError
+from orchestrator.errors import DataError
 
 # Present in the metadata of a manifest whose splits were written by hand in a table's column.
 SPLIT_COLUMN_KEY = b"orchestrator.split_column"
 
 _SYSTEM_ROOT = b"/"
-_read_folders = lru_cache(maxsize=4096)(read_folders)
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
-
-class ListedFile(NamedTuple):
-    """One file found: where, what the table or its path says of it, or why it is rejected.
-
-    Attributes:
-        root: index of the input root.
-        raw: path relative to the root, bytes.
-        line: line of the table that names it; None where a folder was listed.
-        path: `raw`, escaped.
-        size_bytes: None where it is not a readable file, as in `Found`.
-        mtime_ns: ns since the epoch.
-        label: 0 NORMAL, 1 PNEUMONIA, or None.
-        patient_id: from the table or the file's name, or None.
-        patient_source: "column" or "filename", or None.
-        split: "train", "val", "test", or None.
-        code: why the listing rejects it, or None.
-        message: what to do about it, or None.
-    """
-
-    root: int
-    raw: bytes
-    line: int | None
-    path: str
-    size_bytes: int | None
-    mtime_ns: int | None
-    label: int | None
-    patient_id: str | None
-    patient_source: str | None
-    split: str | None
-    code: str | None
-    message: str | None
+Row = tuple[ListedFile, bytes | None]  # with `Found.same_as`
+# What the folders of a file say: their names' facts, and a patient.
+ReadFolder = Callable[[bytes], tuple[FolderFacts, str | None]]
 
 
 @dataclass(frozen=True)
@@ -70,62 +57,82 @@ class Inputs:
     Attributes:
         roots: absolute paths or addresses; `ListedFile.root` indexes them. Paths that a table
             gave as absolute and that lie outside its folder are relative to the root `/`.
-        metadata: of the manifest's schema; `SPLIT_COLUMN_KEY` where a table has that column.
+        metadata: of the manifest's schema; `SPLIT_COLUMN_KEY` where a table has that column, the
+            options and the notes.
         num_rows: files found, at least 1.
+        notes: what was left out or not understood.
     """
 
     roots: tuple[bytes, ...]
     metadata: dict[bytes, bytes]
     num_rows: int
     _database: sqlite3.Connection
+    notes: Notes = field(default_factory=Notes)
 
     def rows(self) -> Iterator[ListedFile]:
         """Yields the files in the order of (root, path bytes)."""
-        columns = ", ".join(ListedFile._fields)
-        with database_errors("the temporary folder"):
-            found = self._database.execute(f"SELECT {columns} FROM listed ORDER BY root, raw")
-            yield from map(ListedFile._make, found)
+        yield from read_rows(self._database)
 
 
-def list_inputs(sources: Sequence[str | Path]) -> Inputs:
-    """Finds every file of some folders, or of one table of paths.
+def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = None) -> Inputs:
+    """Finds every file of some folders, some files, or every file of one table of paths.
 
-    A folder gives one row per file found below it, whatever the file is: hidden files too, and
-    what cannot be read gets a code. Labels and splits come from class folders (NORMAL, PNEUMONIA)
-    and split folders (train, val or validation, test) in any case, at any depth below the root
-    (see `read_folders`); a file under none of these has no label. A table gives one row per row;
-    a column it lacks is filled from the path in the same way, an empty cell stays empty.
+    A folder gives one row per file found below it, whatever the file is, but for what
+    `ignored.py` leaves out; what cannot be read gets a code. Labels and splits come from class
+    folders (NORMAL, PNEUMONIA) and split folders (train, val, test and what `split_of_name` takes
+    for these) in any case, at any depth below the root (see `read_folders`); a file under none of
+    these has no label. A file of several names has one row. A table gives one row per row; a
+    column it lacks is filled from the path in the same way, an empty cell stays empty.
 
     Args:
-        sources: folders or addresses of folders that do not hold one another, or one .csv or
-            .parquet file with columns `path[,label][,patient_id][,split]`.
+        sources: folders, addresses of folders and files that do not hold one another, or one
+            table with columns `path[,label][,patient_id][,split]` or a public data set's.
+        options: what else the user says of them.
 
     Raises:
         SpecError: an address that cannot be used.
         DataError: no such path, nothing in it, a folder within another, a bad value in the table
-            (named by line), or a path that the table lists twice.
+            (named by line), a path that the table lists twice, or none of its files is there.
         ClusterError: the temporary folder is full, or a store does not answer.
     """
+    options = options or ListingOptions()
     check_inputs(sources)
-    shown = ", ".join(map(_shown, sources))
-    if len(sources) > 1 or _is_folder(sources[0]):
-        roots = tuple(map(_root, sources))
-        database = _sort(row for index in range(len(roots)) for row in _list_folder(roots, index))
-        metadata: dict[bytes, bytes] = {}
-        when_empty = f"the folder {shown} holds no files"
-    else:
-        table = InputTable(Path(sources[0]))
-        folder = os.path.dirname(os.path.abspath(os.fsencode(sources[0])))
-        database = _sort(_list_table(table, folder))
-        _check_unique(database, f"{table.name}, {table.unit}")
-        metadata = {SPLIT_COLUMN_KEY: b"1"} if "split" in table.columns else {}
-        outside = database.execute("SELECT max(root) FROM listed").fetchone()[0]
-        roots = (folder, _SYSTEM_ROOT) if outside else (folder,)
-        when_empty = f"the table {table.name} has no rows"
-    num_rows = database.execute("SELECT count(*) FROM listed").fetchone()[0]
+    if len(sources) == 1 and not _is_folder(sources[0]) and is_table(sources[0]):
+        return _list_table(Path(sources[0]), options)
+    folders = [source for source in sources if _is_folder(source)]
+    files = [os.path.abspath(os.fsencode(source)) for source in sources if not _is_folder(source)]
+    roots = tuple(map(_root, folders))
+    if files:
+        roots += (os.path.commonpath([os.path.dirname(file) for file in files]), _SYSTEM_ROOT)
+    notes, ignoring = Notes(), Ignoring(include_hidden=options.include_hidden)
+    # Patients are told apart by file names within one root only: two archives number alike.
+    scoped = len(folders) + bool(files) > 1
+
+    surveys = [Survey(options.labels) for _ in folders]
+
+    def rows() -> Iterator[Row]:
+        for index, survey in enumerate(surveys):
+            scope = f"input{index}/" if scoped else ""
+            yield from _list_folder(roots[index], index, scope, options, ignoring, survey)
+        scope = f"input{len(folders)}/" if scoped else ""
+        yield from _list_files(files, roots, len(folders), scope, options)
+
+    database = store_rows(rows())
+    dropped = drop_other_names(database)
+    if dropped:
+        ignoring.counts[OTHER_NAMES] += dropped
+        surveys = [_survey(database, index, options) for index in range(len(folders))]
+    for survey in surveys:
+        survey.note(notes)
+    notes.ignored = dict(sorted(ignoring.counts.items(), key=lambda item: (-item[1], item[0])))
+    num_rows = _count(database)
     if not num_rows:
-        raise DataError(f"{when_empty}; expected chest X-rays")
-    return Inputs(roots, metadata, num_rows, database)
+        shown = ", ".join(map(_shown, sources))
+        but = f" ({'; '.join(notes.lines())})" if notes.ignored else ""
+        raise DataError(f"the folder {shown} holds no files{but}; expected chest X-rays")
+    last = database.execute("SELECT max(root) FROM listed").fetchone()[0]
+    metadata = options.metadata() | notes.metadata()
+    return Inputs(roots[: max(last + 1, len(folders))], metadata, num_rows, database, notes)
 
 
 def check_inputs(sources: Sequence[str | Path]) -> None:
@@ -145,54 +152,157 @@ def check_inputs(sources: Sequence[str | Path]) -> None:
                 f"{_shown(source)} does not exist; name a folder of X-rays, a CSV or Parquet table "
                 "with a `path` column, or an ingested data set"
             )
-        if len(sources) > 1 and not os.path.isdir(path):
+        if len(sources) > 1 and is_table(source) and not os.path.isdir(path):
             raise DataError(f"{_shown(source)} is not a folder; expected one table, or folders")
+        if str(source).lower().endswith(_ARCHIVES) and not os.path.isdir(path):
+            raise DataError(f"{_shown(source)} is an archive; unpack it and name its folder")
     # Every path under /a/ sorts between /a/ and the next folder that is not under it.
     real = sorted((_real(source), _shown(source)) for source in sources)
     for (outer, outer_shown), (inner, inner_shown) in pairwise(real):
-        if inner.startswith(outer):
+        if inner == outer or (outer.endswith(b"/") and inner.startswith(outer)):
             raise DataError(
                 f"the input {inner_shown} lies in the input {outer_shown}, so its files would be "
                 "found twice; leave one of them out"
             )
 
 
-def _list_folder(roots: tuple[bytes, ...], index: int) -> Iterator[ListedFile]:
-    # Patients are told apart by file names within one root only: two archives number alike.
-    scope = f"input{index}/" if len(roots) > 1 else ""
-    root = roots[index]
+def _list_folder(
+    root: bytes,
+    index: int,
+    scope: str,
+    options: ListingOptions,
+    ignoring: Ignoring,
+    survey: Survey,
+) -> Iterator[Row]:
     address = os.fsdecode(root)
     listing = open_folder(address) if is_address(address) else Listing(root)
-    for found in listing.walk():
-        yield _describe(index, found, {}, None, scope)
+    read_folder = _folder_reader(options)
+    last, tallied = None, survey.folder(b"")
+    for found in listing.walk(ignoring):
+        folder, name = os.path.split(found.path)
+        if folder != last:
+            last, tallied = folder, survey.folder(folder)
+        if found.code is None:
+            tallied.add(found.size_bytes)
+        yield _describe(index, found, name, read_folder(folder), {}, None, scope), found.same_as
 
 
-def _list_table(table: InputTable, folder: bytes) -> Iterator[ListedFile]:
-    listings = (Listing(folder), Listing(_SYSTEM_ROOT))
-    for row in table.rows():
-        root = int(os.path.isabs(row.path))
-        found = listings[root].look_up(row.path[1:] if root else row.path)
-        given = {name: getattr(row, name) for name in table.columns - {"path"}}
-        yield _describe(root, found, given, row.line, "")
+def _survey(database: sqlite3.Connection, index: int, options: ListingOptions) -> Survey:
+    """Returns the survey of the rows that a root has in the database."""
+    survey = Survey(options.labels)
+    for raw, size_bytes in database.execute(
+        "SELECT raw, size_bytes FROM listed WHERE root = ? AND code IS NULL", (index,)
+    ):
+        survey.folder(os.path.dirname(raw)).add(size_bytes)
+    return survey
+
+
+def _list_files(
+    files: Sequence[bytes],
+    roots: Sequence[bytes],
+    index: int,
+    scope: str,
+    options: ListingOptions,
+) -> Iterator[Row]:
+    """Yields the rows of files that the user named, under the root `index` and, after it, `/`."""
+    if not files:
+        return
+    listing, everywhere = Listing(roots[index]), Listing(_SYSTEM_ROOT)
+    read_folder = _folder_reader(options)
+    for file in files:
+        root = index
+        found = listing.look_up(os.path.relpath(file, roots[index]))
+        if found.code == "link_outside_root":  # the user named this very link
+            root, found = index + 1, everywhere.look_up(file[1:])
+        folder, name = os.path.split(os.path.relpath(file, roots[index]))
+        yield _describe(root, found, name, read_folder(folder), {}, None, scope), None
+
+
+def _list_table(source: Path, options: ListingOptions) -> Inputs:
+    table = InputTable(source, options)
+    folder = os.path.dirname(os.path.abspath(os.fsencode(source)))
+    files = TableFiles(
+        folder,
+        by_name=table.public is not None and table.public.by_name,
+        of_folders=table.public is not None and table.public.of_folders,
+    )
+    read_folder = _folder_reader(options)
+
+    def rows() -> Iterator[Row]:
+        for row in table.rows():
+            given = {name: getattr(row, name) for name in table.columns - {"path"}}
+            for root, found in files.find(row.path):
+                directory, name = os.path.split(found.path)
+                facts = read_folder(directory)
+                yield _describe(root, found, name, facts, given, row.line, ""), None
+
+    database = store_rows(rows())
+    notes = Notes(table=table.title, num_uncertain=table.num_uncertain, num_others=table.num_others)
+    if table.public is not None and table.public.is_merged:
+        notes.num_merged = merge_rows(database)
+    check_unique(database, f"{table.name}, {table.unit}")
+    num_rows = _count(database)
+    if not num_rows:
+        raise DataError(f"the table {table.name} has no rows; expected chest X-rays")
+    _check_any_there(database, table, files, num_rows)
+    metadata = {SPLIT_COLUMN_KEY: b"1"} if "split" in table.columns else {}
+    outside = database.execute("SELECT max(root) FROM listed").fetchone()[0]
+    roots = (folder, _SYSTEM_ROOT) if outside else (folder,)
+    metadata |= options.metadata() | notes.metadata()
+    return Inputs(roots, metadata, num_rows, database, notes)
+
+
+def _check_any_there(
+    database: sqlite3.Connection, table: InputTable, files: TableFiles, num_rows: int
+) -> None:
+    """Raises `DataError` where none of a table's files is there: its paths are of elsewhere."""
+    missing, line = database.execute(
+        "SELECT count(*), min(line) FROM listed WHERE code = 'missing_file'"
+    ).fetchone()
+    if missing < num_rows:
+        return
+    raw, root = database.execute("SELECT raw, root FROM listed WHERE line = ?", (line,)).fetchone()
+    path = b"/" + raw if root else raw
+    raise DataError(
+        f"{table.name}: none of the {num_rows:,} files that it names is there; {table.unit} {line} "
+        f"names {escape_path(path)}, and {files.explain(path)}"
+    )
+
+
+def _folder_reader(options: ListingOptions) -> ReadFolder:
+    """Returns a function that reads folders' names, and remembers the last few thousand."""
+
+    @lru_cache(maxsize=4096)
+    def read(folder: bytes) -> tuple[FolderFacts, str | None]:
+        return read_folders(folder, options.labels), patient_of_folders(folder)
+
+    return read
 
 
 def _describe(
-    root: int, found: Found, given: dict[str, Any], line: int | None, scope: str
+    root: int,
+    found: Found,
+    name: bytes,
+    of_folder: tuple[FolderFacts, str | None],
+    given: dict[str, Any],
+    line: int | None,
+    scope: str,
 ) -> ListedFile:
     """Returns the row of one file: what a table gave, and for the rest what the path says.
 
     Args:
         root: index of the file's root.
         found: the file.
+        name: of the file, without folders.
+        of_folder: what its folders say.
         given: values of the columns that the table has.
         line: line of the table, or None for a listed folder.
-        scope: goes before a patient id that a file name tells.
+        scope: goes before a patient id that a name tells.
     """
-    folder, name = os.path.split(found.path)
-    facts = _read_folders(folder)
+    facts, patient_of_folder = of_folder
     source, patient = "column", given.get("patient_id")
     if patient is None:
-        source, patient = "filename", patient_of_name(name, facts.scope)
+        source, patient = "filename", patient_of_name(name, facts.scope) or patient_of_folder
         patient = patient and scope + patient
     return ListedFile(
         root,
@@ -210,47 +320,8 @@ def _describe(
     )
 
 
-def _sort(rows: Iterable[ListedFile]) -> sqlite3.Connection:
-    """Returns a temporary database of rows; SQLite sorts on disk what does not fit its cache."""
-    database = sqlite3.connect("", isolation_level=None)
-    columns = ", ".join(ListedFile._fields)
-    places = ", ".join("?" * len(ListedFile._fields))
-    with database_errors("the temporary folder"):
-        database.execute("PRAGMA journal_mode = OFF")
-        database.execute(f"CREATE TABLE listed ({columns})")
-        database.execute("BEGIN")
-        database.executemany(f"INSERT INTO listed VALUES ({places})", rows)
-        database.execute("COMMIT")
-    return database
-
-
-@contextmanager
-def database_errors(where: str) -> Iterator[None]:
-    """Turns an SQLite error, which a full disk is, into a `ClusterError`.
-
-    Args:
-        where: the place of the database, for the message.
-    """
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise ClusterError(
-            f"cannot keep the list of files in {where}: {error}; free space there (TMPDIR names "
-            "the temporary folder), then run the same command again"
-        ) from error
-
-
-def _check_unique(database: sqlite3.Connection, where: str) -> None:
-    """Raises `DataError` where one path has two rows."""
-    again = database.execute(
-        "SELECT min(line), max(line) FROM listed GROUP BY root, raw HAVING count(*) > 1 "
-        "ORDER BY max(line) LIMIT 1"
-    ).fetchone()
-    if again:
-        raise DataError(
-            f"{where} {again[1]} lists the same path as {again[0]}; expected one row per image: "
-            "remove one of them"
-        )
+def _count(database: sqlite3.Connection) -> int:
+    return int(database.execute("SELECT count(*) FROM listed").fetchone()[0])
 
 
 def _is_folder(source: str | Path) -> bool:
@@ -263,8 +334,11 @@ def _root(source: str | Path) -> bytes:
 
 
 def _real(source: str | Path) -> bytes:
-    """Returns a name with a slash at its end by which inputs within one another are told."""
+    """Returns a name by which inputs within one another are told; a folder's ends with a slash."""
     raw = os.fsencode(source)
+    if not _is_folder(source):  # by its own name: several links may lead to one file
+        folder, name = os.path.split(os.path.abspath(raw))
+        return os.path.join(os.path.realpath(folder), name)
     real = raw.partition(b"?")[0] if is_address(str(source)) else os.path.realpath(raw)
     return real.rstrip(b"/") + b"/"
 

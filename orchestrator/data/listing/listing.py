@@ -15,10 +15,13 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import NamedTuple
 
 from orchestrator.data.limits import rejection
+from orchestrator.data.listing.ignored import Ignoring
 from orchestrator.errors import DataError
+from orchestrator.runs.outputs import MOST_ENTRIES
 
 _FOLDERS_KEPT = 4096  # a table may name millions
 
@@ -32,6 +35,9 @@ class Found(NamedTuple):
         mtime_ns: time of the last change, ns since the epoch; None likewise.
         code: why it is rejected already, a key of `REJECTION_CODES`, or None.
         message: what to do about it, or None.
+        same_as: what it has in common with the other names of the same file, where it may have
+            some: the path that a link leads to, relative to the root, or `/` and a number of the
+            file where that has several names itself. None for a file of one name.
     """
 
     path: bytes
@@ -39,6 +45,29 @@ class Found(NamedTuple):
     mtime_ns: int | None
     code: str | None = None
     message: str | None = None
+    same_as: bytes | None = None
+
+
+class _Scan:
+    """The entries of a folder, read one by one; an error ends them and is kept.
+
+    Attributes:
+        error: what ended the entries, None where they were read to their end.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+        self.error: OSError | None = None
+
+    def __iter__(self) -> Iterator[os.DirEntry[bytes]]:
+        try:
+            with os.scandir(self._path) as entries:
+                yield from entries
+        except OSError as error:
+            self.error = error
 
 
 class Listing:
@@ -53,37 +82,54 @@ class Listing:
         self._real_root = os.path.realpath(root)
         self._real_folders: dict[bytes, bytes] = {}
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self, ignoring: Ignoring | None = None) -> Iterator[Found]:
         """Yields every file below the root, in no particular order.
 
         Entries are read one by one with a single `lstat` each; only the folders still to be read
-        are held in memory.
+        are held in memory, and the first entries of one.
+
+        Args:
+            ignoring: what to leave out; nothing where not given.
 
         Raises:
             DataError: the root itself cannot be listed.
         """
         folders = [b""]
         while folders:
-            folder = folders.pop()
+            yield from self._list(folders.pop(), folders, ignoring)
+
+    def _list(
+        self, folder: bytes, folders: list[bytes], ignoring: Ignoring | None
+    ) -> Iterator[Found]:
+        """Yields the files of one folder and adds the folders in it to those still to be read."""
+        scan = _Scan(os.path.join(self._real_root, folder))
+        entries = iter(scan)
+        first: list[os.DirEntry[bytes]] = []
+        if ignoring is not None:
+            first = list(islice(entries, MOST_ENTRIES + 1))
+            names = [entry.name for entry in first]
+            if len(first) <= MOST_ENTRIES and ignoring.leaves_out_folder(names):
+                return
+        for entry in chain(first, entries):
+            path = folder + b"/" + entry.name if folder else entry.name
             try:
-                with os.scandir(os.path.join(self._real_root, folder)) as entries:
-                    for entry in entries:
-                        path = folder + b"/" + entry.name if folder else entry.name
-                        try:
-                            if entry.is_dir(follow_symlinks=False):
-                                folders.append(path)
-                            else:
-                                yield self._classify(path, entry.stat(follow_symlinks=False))
-                        except OSError as error:
-                            yield _failed(path, error)
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if ignoring is not None and ignoring.leaves_out(entry.name, is_folder):
+                    continue
+                if is_folder:
+                    folders.append(path)
+                else:
+                    yield self._classify(path, entry.stat(follow_symlinks=False))
             except OSError as error:
-                if not folder:
-                    raise DataError(
-                        f"cannot list the input folder ({_reason(error)}); check the path and its "
-                        "permissions"
-                    ) from error
-                found = f"The folder could not be listed to its end ({_reason(error)})"
-                yield _rejected(folder, "unlistable_folder", found)
+                yield _failed(path, error)
+        if scan.error is not None:
+            reason = _reason(scan.error)
+            if not folder:
+                raise DataError(
+                    f"cannot list the input folder ({reason}); check the path and its permissions"
+                ) from scan.error
+            found = f"The folder could not be listed to its end ({reason})"
+            yield _rejected(folder, "unlistable_folder", found)
 
     def look_up(self, path: bytes) -> Found:
         """Returns one file that a table names.
@@ -111,7 +157,8 @@ class Listing:
     def _classify(self, path: bytes, info: os.stat_result, full: bytes | None = None) -> Found:
         """Returns the item for a path whose `lstat` is `info`."""
         if stat.S_ISREG(info.st_mode):
-            return Found(path, info.st_size, info.st_mtime_ns)
+            same_as = _number(info) if info.st_nlink > 1 else None
+            return Found(path, info.st_size, info.st_mtime_ns, same_as=same_as)
         if stat.S_ISLNK(info.st_mode):
             return self._follow(path, full or os.path.join(self._real_root, path))
         found = "A folder" if stat.S_ISDIR(info.st_mode) else "A FIFO, a socket or a device"
@@ -129,7 +176,9 @@ class Listing:
         if not self._holds(target):
             return _rejected(path, "link_outside_root", "A link out of the input folder")
         if stat.S_ISREG(info.st_mode):
-            return Found(path, info.st_size, info.st_mtime_ns)
+            relative = target[len(self._real_root.rstrip(b"/")) + 1 :]
+            same_as = _number(info) if info.st_nlink > 1 else relative
+            return Found(path, info.st_size, info.st_mtime_ns, same_as=same_as)
         if not stat.S_ISDIR(info.st_mode):
             return _rejected(path, "not_a_file", "A link to a FIFO, a socket or a device")
         if _under(os.path.dirname(link), target):
@@ -139,6 +188,11 @@ class Listing:
 
     def _holds(self, real_path: bytes) -> bool:
         return _under(real_path, self._real_root)
+
+
+def _number(info: os.stat_result) -> bytes:
+    """Returns what all names of a file have in common, and no other file has."""
+    return b"/%d:%d" % (info.st_dev, info.st_ino)
 
 
 def _under(path: bytes, folder: bytes) -> bool:

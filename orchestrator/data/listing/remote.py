@@ -17,8 +17,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from orchestrator.data.limits import Limits, rejection
+from orchestrator.data.listing.ignored import Ignoring
 from orchestrator.data.listing.listing import Found
 from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.runs.outputs import MOST_ENTRIES
 
 _ARROW_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 # Answers of object stores about one object, as Arrow's text has them: the object is at fault.
@@ -112,8 +114,11 @@ class RemoteFolder:
         self._base = base.rstrip("/")
         self._address = address
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self, ignoring: Ignoring | None = None) -> Iterator[Found]:
         """Yields every file below the folder, one call to the store per folder, in no order.
+
+        Args:
+            ignoring: what to leave out; nothing where not given.
 
         Raises:
             DataError: the folder itself is not there.
@@ -139,7 +144,13 @@ class RemoteFolder:
                     f"cannot list {self._address}: {_reason(error)}; check the address, the "
                     "credentials and the network, then run the same command again"
                 ) from error
+            if ignoring is not None and len(entries) <= MOST_ENTRIES:
+                names = [_base_name(path) for path, *_ in entries]
+                if ignoring.leaves_out_folder(names):
+                    continue
             for path, is_folder, size_bytes, mtime_ns in entries:
+                if ignoring is not None and ignoring.leaves_out(_base_name(path), is_folder):
+                    continue
                 if is_folder:
                     folders.append(path.rstrip("/"))
                 else:
@@ -219,6 +230,11 @@ def open_folder(address: str) -> RemoteFolder:
             "s3://bucket/folder"
         ) from error
     return RemoteFolder(store, base, address)
+
+
+def _base_name(path: str) -> bytes:
+    """Returns the last part of a path of a store."""
+    return path.rstrip("/").rpartition("/")[2].encode()
 
 
 def _reason(error: Exception) -> str:

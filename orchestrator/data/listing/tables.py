@@ -1,7 +1,8 @@
-"""Reads the CSV or Parquet table a user gives as input: `path[,label][,patient_id][,split]`.
+"""Reads the table a user gives as input: `path[,label][,patient_id][,split]`, CSV or Parquet.
 
 The table is untrusted: only these columns are read, every value is checked, and an error names
-the line and what was expected. Whether the files exist is `listing.py`'s business.
+the line and what was expected. Where the files are is `table_files.py`'s business; the columns of
+public data sets are `public_tables.py`'s.
 
 Paths are taken as written, byte for byte. A relative path starts at the table's own folder and
 may not lead out of it by `..`; an absolute path is accepted as it stands, because whoever wrote
@@ -9,27 +10,41 @@ the table named that very file. Column names are compared without case; other co
 """
 
 # pathlib has no paths of bytes
-# ruff: noqa: PTH100, PTH117
-import csv
-import math
+# ruff: noqa: PTH100
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data.listing.names import LABEL_OF_NAME, SPLIT_OF_NAME
-from orchestrator.data.schema import escape_path
+from orchestrator.data.listing.csv_text import (
+    CSV_SUFFIXES,
+    EXCEL_SUFFIXES,
+    describe_header,
+    open_text_table,
+    refuse_workbook,
+    shown_name,
+    unreadable,
+)
+from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.listing.public_tables import PUBLIC_TABLES, READ_COLUMNS, PublicTable
+from orchestrator.data.listing.table_values import (
+    UnknownLabelError,
+    clean_label,
+    clean_path,
+    clean_patient,
+    clean_split,
+)
 from orchestrator.errors import DataError
 
 COLUMNS = ("path", "label", "patient_id", "split")
-CSV_SUFFIXES = (".csv",)
 PARQUET_SUFFIXES = (".parquet", ".pq")
+TABLE_SUFFIXES = (*CSV_SUFFIXES, *PARQUET_SUFFIXES, *EXCEL_SUFFIXES)
 
-_LABEL_OF_TEXT = LABEL_OF_NAME | {"0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas writes 1.0 near gaps
 _BATCH_ROWS = 65_536
+_MOST_UNKNOWN = 5  # labels named in one error
 
 
 class TableRow(NamedTuple):
@@ -58,31 +73,50 @@ class InputTable:
         name: the file's name, printable.
         unit: what `TableRow.line` counts: "line" or "row".
         columns: which of `COLUMNS` the table has.
+        public: the public data set whose table it is, or None.
+        title: how it is read, where not as a plain table by commas; None otherwise.
+        num_uncertain: rows read so far whose label says that it is uncertain.
+        num_others: rows read so far that name other findings alone.
 
     Args:
-        source: a .csv, .parquet or .pq file, in any case of the suffix.
+        source: a file of one of `TABLE_SUFFIXES`, in any case.
+        options: the meaning of labels, and the kind of table where it is named.
 
     Raises:
         DataError: another kind of file, unreadable, or without a `path` column.
     """
 
-    def __init__(self, source: Path) -> None:
-        self.name = _shown(source)
+    def __init__(self, source: Path, options: ListingOptions | None = None) -> None:
+        options = options or ListingOptions()
+        self.name = shown_name(source)
         self._folder = os.path.abspath(os.fsencode(source.parent))
-        suffix = source.suffix.lower()
+        self._labels = options.labels
+        self._kind = options.table
+        self.num_uncertain = self.num_others = 0
         if not source.is_file():  # a FIFO would hang
             raise DataError(f"{self.name} is not a regular file; expected a folder or a table")
-        if suffix in CSV_SUFFIXES:
-            self.unit = "line"
-            self.columns, self._records = _open_csv(source)
-        elif suffix in PARQUET_SUFFIXES:
+        refuse_workbook(source)
+        self.title: str | None = None
+        if is_table(source, PARQUET_SUFFIXES):
             self.unit = "row"
-            self.columns, self._records = _open_parquet(source)
+            file, names = _open_parquet(source)
+            self._find_columns(names, "columns")
+            _check_types(source, file, self._positions, plain=self.public is None)
+            self._records = _read_parquet(source, file, self._positions)
+        elif is_table(source, CSV_SUFFIXES):
+            self.unit = "line"
+            separated_by, header, records = open_text_table(source, self._understands)
+            self._find_columns(header, separated_by)
+            self._records = _named(source, records, self._positions, len(header))
+            if separated_by != "commas":
+                self.title = f"a table separated by {separated_by}"
         else:
             raise DataError(
                 f"{self.name} is neither a folder nor a table; expected a folder of X-rays, "
                 "or a .csv or .parquet table with a `path` column"
             )
+        if self.public is not None:
+            self.title = self.public.title
 
     def rows(self) -> Iterator[TableRow]:
         """Yields the rows in the table's order.
@@ -90,51 +124,101 @@ class InputTable:
         Raises:
             DataError: a value that is not accepted, naming its line.
         """
-        for line, record in self._records:
+        for line, read in self._records:
+            record = read if self.public is None else self.public.read(read)
             try:
                 yield TableRow(
                     line,
-                    _clean_path(record.get("path"), self._folder),
-                    _clean_label(record.get("label")),
-                    _clean_patient(record.get("patient_id")),
-                    _clean_split(record.get("split")),
+                    clean_path(record.get("path"), self._folder),
+                    self._read_label(record.get("label")),
+                    clean_patient(record.get("patient_id")),
+                    clean_split(record.get("split")),
                 )
+            except UnknownLabelError as error:
+                raise self._unknown_label(line, str(error)) from None
             except ValueError as error:
                 raise DataError(f"{self.name}, {self.unit} {line}: {error}") from None
 
+    def _understands(self, header: Sequence[str]) -> bool:
+        names = {name.strip().lower() for name in header}
+        return "path" in names or self._public_of(names) is not None
 
-Record = dict[str, Any]  # of `COLUMNS`, as read
+    def _public_of(self, names: set[str]) -> PublicTable | None:
+        """Returns the public data set whose table has these columns, or the one that is named."""
+        if self._kind is not None:
+            named = PUBLIC_TABLES[self._kind]
+            return named if named.is_table(names) else None
+        if {"path", "label"} <= names:
+            return None
+        return next((table for table in PUBLIC_TABLES.values() if table.is_table(names)), None)
 
+    def _find_columns(self, header: Sequence[str], separated_by: str) -> None:
+        """Finds the columns to read; raises `DataError` where there is no path among them."""
+        names = [name.strip().lower() for name in header]
+        self.public = self._public_of(set(names))
+        wanted: Iterable[str] = COLUMNS
+        if self.public is not None:
+            wanted = READ_COLUMNS
+            self.columns = self.public.given_by(names)
+        self._positions: dict[str, int] = {}
+        for index, name in enumerate(names):
+            if name in self._positions and self.public is None:
+                raise DataError(f"{self.name} has two columns named {name!r}; keep one of them")
+            if name and name in wanted:
+                self._positions.setdefault(name, index)
+        if self.public is None:
+            self.columns = frozenset(self._positions)
+            if self._kind is not None or "path" not in self.columns:
+                raise self._no_path(header, separated_by)
 
-def _open_csv(source: Path) -> tuple[frozenset[str], Iterator[tuple[int, Record]]]:
-    """Returns the known columns of a CSV file and an iterator of (line, record)."""
-    records = _read_csv(source)
-    _, header = next(records, (1, []))
-    columns = _known_columns(source, header)
-    return frozenset(columns), _named(source, records, columns, len(header))
+    def _no_path(self, header: Sequence[str], separated_by: str) -> DataError:
+        described = describe_header(list(header), separated_by)
+        if self._kind is not None:
+            table = PUBLIC_TABLES[self._kind]
+            wanted = " or ".join(", ".join(sorted(names)) for names in table.columns)
+            return DataError(
+                f"{self.name} is not {table.title} ({described}); expected the columns {wanted}"
+            )
+        return DataError(
+            f"{self.name} has no column 'path' ({described}); expected "
+            "path[,label][,patient_id][,split], separated by commas"
+        )
 
+    def _read_label(self, value: object) -> int | None:
+        label = clean_label(value, self._labels)
+        if isinstance(label, str):
+            self.num_uncertain += label == "uncertain"
+            self.num_others += label == "others"
+            return None
+        return label
 
-def _read_csv(source: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line, fields) of a CSV file, blank lines left out.
-
-    Bytes that are not UTF-8 come as surrogates, so that a path of any bytes survives.
-    """
-    try:
-        with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            line = 1
+    def _unknown_label(self, line: int, text: str) -> DataError:
+        """Returns the error for a label, with the other unknown ones of the rows that follow."""
+        unknown = [text]
+        for _, read in self._records:
+            record = read if self.public is None else self.public.read(read)
             try:
-                for fields in reader:
-                    if fields:
-                        yield line, fields
-                    line = reader.line_num + 1
-            except csv.Error as error:
-                raise DataError(
-                    f"{_shown(source)}, line {line}: not valid CSV ({error}); expected values "
-                    "separated by commas, with quotes doubled inside quoted ones"
-                ) from None
-    except OSError as error:
-        raise _unreadable(source, error) from error
+                clean_label(record.get("label"), self._labels)
+            except UnknownLabelError as error:
+                if str(error) not in unknown:
+                    unknown.append(str(error))
+            if len(unknown) > _MOST_UNKNOWN:
+                break
+        others = ", ".join(repr(label[:20]) for label in unknown[1:_MOST_UNKNOWN])
+        more = f" (and {others}{', ...' if len(unknown) > _MOST_UNKNOWN else ''})" if others else ""
+        return DataError(
+            f"{self.name}, {self.unit} {line}: unknown label {text[:20]!r}; expected 0, 1, NORMAL, "
+            f"PNEUMONIA or nothing{more}; say what it means, such as --class-map "
+            f"'{text[:20]}=PNEUMONIA' (or =NORMAL, or =none)"
+        )
+
+
+def is_table(source: str | Path, suffixes: Sequence[str] = TABLE_SUFFIXES) -> bool:
+    """Returns whether a name is that of a table, by its suffix."""
+    return str(source).lower().endswith(tuple(suffixes))
+
+
+Record = dict[str, Any]  # by column name
 
 
 def _named(
@@ -146,37 +230,45 @@ def _named(
     for line, fields in records:
         if len(fields) != num_fields:
             raise DataError(
-                f"{_shown(source)}, line {line}: {len(fields)} values, but the header has "
+                f"{shown_name(source)}, line {line}: {len(fields)} values, but the header has "
                 f"{num_fields}; put quotes around values that hold commas"
             )
         yield line, {name: fields[index] for name, index in columns.items()}
 
 
-def _open_parquet(source: Path) -> tuple[frozenset[str], Iterator[tuple[int, Record]]]:
-    """Returns the known columns of a Parquet file and an iterator of (row from 1, record)."""
+def _open_parquet(source: Path) -> tuple[pq.ParquetFile, list[str]]:
+    """Returns a Parquet file, opened, and the names of its columns."""
     try:
         file = pq.ParquetFile(source)
-        fields = file.schema_arrow
+        return file, file.schema_arrow.names
     except OSError as error:
-        raise _unreadable(source, error) from error
+        raise unreadable(source, error) from error
     except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"{_shown(source)} is not a Parquet file that can be read") from error
-    columns = _known_columns(source, fields.names)
-    for name, index in columns.items():
-        kind = fields.field(index).type
+        raise DataError(f"{shown_name(source)} is not a Parquet file that can be read") from error
+
+
+def _check_types(
+    source: Path, file: pq.ParquetFile, positions: dict[str, int], *, plain: bool
+) -> None:
+    """Raises `DataError` where a column holds what its values cannot be read from."""
+    for name, index in positions.items():
+        kind = file.schema_arrow.field(index).type
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
+        numbers = pa.types.is_integer(kind) or pa.types.is_null(kind) or pa.types.is_floating(kind)
+        if not plain:
+            continue
         if not (
             _is_text(kind)
             or (name == "path" and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)))
-            or (name != "path" and (pa.types.is_integer(kind) or pa.types.is_null(kind)))
-            or (name == "label" and pa.types.is_floating(kind))
+            or (name in ("label", "patient_id") and numbers)
+            or (name == "split" and pa.types.is_null(kind))
+            or (name == "label" and pa.types.is_boolean(kind))
         ):
             raise DataError(
-                f"{_shown(source)}: column {name!r} has the type {kind}; expected strings"
+                f"{shown_name(source)}: column {name!r} has the type {kind}; expected strings"
                 + (", or integers 0 and 1" if name == "label" else "")
             )
-    return frozenset(columns), _read_parquet(source, file, columns)
 
 
 def _read_parquet(
@@ -193,7 +285,7 @@ def _read_parquet(
                 yield row, dict(zip(wanted, record, strict=True))
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(
-            f"{_shown(source)} is damaged after row {row}; write the table again"
+            f"{shown_name(source)} is damaged after row {row}; write the table again"
         ) from error
 
 
@@ -201,84 +293,3 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
-
-
-def _known_columns(source: Path, names: list[str]) -> dict[str, int]:
-    """Returns the position of each of `COLUMNS` that the header has."""
-    found: dict[str, int] = {}
-    for index, name in enumerate(names):
-        key = name.strip().lower()
-        if key in COLUMNS and key in found:
-            raise DataError(f"{_shown(source)} has two columns named {key!r}; keep one of them")
-        if key in COLUMNS:
-            found[key] = index
-    if "path" not in found:
-        shown = ", ".join(repr(name[:40]) for name in names[:8]) or "none"
-        raise DataError(
-            f"{_shown(source)} has no column 'path' (columns found: {shown}); expected "
-            "path[,label][,patient_id][,split], separated by commas"
-        )
-    return found
-
-
-def _clean_path(value: str | bytes | None, folder: bytes) -> bytes:
-    """Returns a path relative to the table's folder, or absolute when it lies elsewhere."""
-    path = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
-    if not path:
-        raise ValueError("the path is empty; expected the path of an image file")
-    if b"\0" in path:
-        raise ValueError("the path holds a NUL byte; expected the path of an image file")
-    clean = os.path.normpath(path)
-    if os.path.isabs(clean):
-        clean = b"/" + clean.lstrip(b"/")  # POSIX lets a path begin with two slashes
-        inside = folder.rstrip(b"/") + b"/"
-        return clean.removeprefix(inside)
-    if clean == b".." or clean.startswith(b"../"):
-        raise ValueError(
-            "the path leads out of the table's folder; move the table to a folder above the "
-            "images, or write absolute paths"
-        )
-    return clean
-
-
-def _clean_label(value: object) -> int | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    text = str(value).strip().lower()
-    if not text:
-        return None
-    label = _LABEL_OF_TEXT.get(text)
-    if label is None:
-        raise ValueError(
-            f"unknown label {str(value)[:20]!r}; expected 0, 1, NORMAL, PNEUMONIA or nothing"
-        )
-    return label
-
-
-def _clean_patient(value: object) -> str | None:
-    text = "" if value is None else str(value).strip()
-    if any("\udc80" <= character <= "\udcff" for character in text):
-        raise ValueError("the patient id is not UTF-8 text; save the table as UTF-8")
-    return text or None
-
-
-def _clean_split(value: object) -> str | None:
-    text = "" if value is None else str(value).strip().lower()
-    if not text:
-        return None
-    split = SPLIT_OF_NAME.get(text)
-    if split is None:
-        raise ValueError(
-            f"unknown split {str(value)[:20]!r}; expected train, val, validation, test or nothing"
-        )
-    return split
-
-
-def _shown(source: Path) -> str:
-    """Returns the file's name, printable whatever its bytes."""
-    return escape_path(os.fsencode(source.name))
-
-
-def _unreadable(source: Path, error: OSError) -> DataError:
-    reason = error.strerror or "not readable"
-    return DataError(f"cannot read {_shown(source)} ({reason}); check the path and its permissions")

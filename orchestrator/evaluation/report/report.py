@@ -36,6 +36,8 @@ def build_report(
     run: Mapping[str, Any],
     scored_before: int = 0,
     rejected_before: int = 0,
+    ignored: int = 0,
+    listing: Mapping[str, Any] | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -49,12 +51,15 @@ def build_report(
         run: facts about the run, JSON-able, such as run_id, engine and versions.
         scored_before: files whose prediction is in an earlier run.
         rejected_before: files that an earlier run rejected.
+        ignored: names that the listing left out; none of them is a file found.
+        listing: what else the listing noted, JSON-able.
         num_resamples: resamples of the intervals.
         seed: seed of the resamples.
 
     Returns:
-        counts, threshold, threshold_rule, model, run, intended_use, num_images and num_patients
-        of the labelled rows, metrics ({} without labels), confusion and interval (None without).
+        counts, listing, threshold, threshold_rule, model, run, intended_use, num_images and
+        num_patients of the labelled rows, metrics ({} without labels), confusion and interval
+        (None without).
 
     Raises:
         DataError: rows and files do not add up, or a probability is outside 0..1.
@@ -92,6 +97,7 @@ def build_report(
         "rejected": tally.num_rejected,
         "scored_before": scored_before,
         "rejected_before": rejected_before,
+        "ignored": ignored,
         "rejected_by_code": _by_count(tally),
         "called": _by_class(call_labels(probabilities, tally.threshold)),
         "labelled": _by_class(labels),
@@ -99,6 +105,7 @@ def build_report(
     return {
         "kind": "score",
         "counts": counts,
+        "listing": dict(listing or {}),
         **evaluation,
         "threshold": tally.threshold,
         "threshold_rule": threshold_rule,

@@ -53,7 +53,8 @@ def build_training_report(
         best_epoch: the epoch whose weights were kept, numbered as in `history`.
         splits: images by split and class name, the paper's Table I, as `class_by_split` gives it.
         audit: the leakage audit, as `Audit.as_dict` gives it: `blocking`, a number for each of
-            same_patient, same_bytes, near_duplicate and possible, and `examples` of each.
+            same_patient, same_bytes, near_duplicate and possible, and `examples` of each; under
+            `files` how many were found and how many could not be used, by reason.
         validation: metrics on the validation rows, at the threshold.
         test: metrics on the test rows; None where there are none.
         threshold: the operating point and its rule.
@@ -128,6 +129,7 @@ def render_training_html(
         unused=_unused(report["splits"]),
         class_names=CLASS_NAMES,
         findings=_findings(report["audit"]),
+        unusable=_unusable(report["audit"]),
         model_facts=list_facts(model),
         recipe_facts=list_facts(report["recipe"]),
         run_facts=list_facts(report["run"]),
@@ -174,15 +176,25 @@ def _unused(splits: Mapping[str, Mapping[str, int]]) -> int:
     return sum(number for name, number in counts.items() if name != "patients")
 
 
+def _unusable(audit: Mapping[str, Any]) -> str | None:
+    """Returns how many of the files found could not be used, and why, or None."""
+    files = audit.get("files", {})
+    if not files.get("rejected"):
+        return None
+    reasons = ", ".join(f"{code} {number:,}" for code, number in files["rejected_by_code"].items())
+    return f"{files['rejected']:,} of {files['found']:,} files found cannot be used: {reasons}."
+
+
 def _findings(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the audit: title, number of cases, how grave, and the images of the first case."""
     rows = []
     for kind, title in _FINDINGS.items():
         examples = audit.get("examples", {}).get(kind, [])
         grave = "bad" if audit[kind] else "ok"
+        unknown = audit.get("images_without_patient", 0) if kind == "same_patient" else 0
         rows.append(
             {
-                "title": title,
+                "title": title + (f"; unknown for {unknown:,} images" if unknown else ""),
                 "count": audit[kind],
                 "class": grave if kind in _PROOFS else "",
                 "images": list(zip(examples[0]["splits"], examples[0]["paths"], strict=True))

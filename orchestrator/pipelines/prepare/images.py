@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.config.specs import CompareSpec, TrainSpec, TuneSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.audit import audit_leakage, render_audit
+from orchestrator.data.listing.notes import load_notes
+from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.rejections import Rejections
 from orchestrator.data.sample import sample_manifest
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
 from orchestrator.data.source import IngestedSource, load_dataset, open_manifest
-from orchestrator.data.splits import class_by_split, render_class_table, split_rows
+from orchestrator.data.splits import Split, class_by_split, render_class_table, split_rows
 from orchestrator.errors import DataError, SpecError
 from orchestrator.pipelines.prepare.ingest import decode_limits, ingest_manifest
 from orchestrator.progress import Reporter
@@ -33,7 +37,7 @@ class Prepared:
         split: `train`, `val`, `test` or None of each row, pa.string().
         layout: where the split comes from.
         counts: images by split, then by class.
-        audit: the leakage audit, JSON-able.
+        audit: the leakage audit, JSON-able, and under `files` how many could not be used, and why.
     """
 
     dataset: IngestedSource
@@ -75,12 +79,14 @@ def prepare_images(
     """
     dataset = _open_images(spec, session, run, reporter, limit)
     rows = dataset.load_rows()
+    files = _describe_files(rows, reporter)
     split = split_rows(rows, seed=spec.seed, merge_val=spec.merge_val)
     counts = class_by_split(rows, split.names)
     audit = audit_leakage(rows, split.names)
-    for line in [*render_class_table(counts), *render_audit(audit)]:
+    for line in [*render_class_table(counts), *_describe_val(rows, split), *render_audit(audit)]:
         reporter.say(line)
-    prepared = Prepared(dataset, rows, split.names, split.layout, counts, audit.as_dict())
+    described = audit.as_dict() | files
+    prepared = Prepared(dataset, rows, split.names, split.layout, counts, described)
     prepared.write(run)
     if audit.blocking and not spec.allow_leakage:
         raise DataError(
@@ -103,7 +109,8 @@ def _open_images(
     # key, and so split them otherwise.
     if own.described.is_file():
         return load_dataset(own)
-    manifest, ingested = open_manifest(Path(spec.data), _SHARD_ROWS)
+    options = ListingOptions.of(spec)
+    manifest, ingested = open_manifest(Path(spec.data), _SHARD_ROWS, options)
     if ingested is not None:
         if limit is not None:
             raise SpecError(
@@ -117,6 +124,8 @@ def _open_images(
             )
         return ingested
     reporter.say(f"found {manifest.table.num_rows:,} files in {spec.data}")
+    for line in load_notes(manifest.table.schema.metadata).lines():
+        reporter.say(line)
     if limit is not None:
         manifest = sample_manifest(manifest, limit, seed=spec.seed, shard_rows=_SHARD_ROWS)
         count = f"{manifest.table.num_rows:,}"
@@ -130,6 +139,38 @@ def _open_images(
         session,
         reporter,
     )
+
+
+def _describe_files(rows: pa.Table, reporter: Reporter) -> dict[str, Any]:
+    """Says which files cannot be used; returns what was found, JSON-able, for the audit."""
+    notes = load_notes(rows.schema.metadata)
+    rejections = Rejections()
+    rejected = rows.filter(pc.is_valid(rows.column("code")))
+    rejections.add(rejected.select(["code", "path", "message"]).to_pylist())
+    if rejections.total:
+        reporter.say(
+            f"{rejections.total:,} of {rows.num_rows:,} files cannot be used: "
+            + rejections.describe(rows.num_rows)
+        )
+    files = {
+        "found": rows.num_rows,
+        "rejected": rejections.total,
+        "rejected_by_code": rejections.by_code(),
+        "ignored": notes.num_ignored,
+    }
+    return {"files": files, "listing": notes.as_dict()}
+
+
+def _describe_val(rows: pa.Table, split: Split) -> list[str]:
+    """Returns the line on validation folders that no split uses, if there are such."""
+    given = pc.and_(pc.equal(rows.column("split"), "val"), pc.is_null(split.names))
+    unused = pc.sum(pc.and_(given, pc.is_valid(rows.column("label")))).as_py() or 0
+    if not unused:
+        return []
+    return [
+        f"the {unused:,} images of the validation folder are not used; --merge-val adds them to "
+        "train, which is divided 80/20"
+    ]
 
 
 def by_split(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:

@@ -22,7 +22,10 @@ from orchestrator.config.specs import DecodeLimits, IngestSpec, Resources, Train
 from orchestrator.config.workers import Session
 from orchestrator.data import schema
 from orchestrator.data.decode.images import Limits
+from orchestrator.data.listing.notes import load_notes
+from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import Manifest, load_manifest, write_manifest
+from orchestrator.data.rejections import Rejections
 from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.data.source import (
     DATASET_VERSION,
@@ -92,7 +95,8 @@ def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[s
         DataError: nothing to decode, or nothing that could be.
         ClusterError: a worker or the disk failed; the same command goes on later.
     """
-    manifest, ingested = open_manifest(Path(spec.input), spec.shard_rows)
+    options = ListingOptions.of(spec)
+    manifest, ingested = open_manifest(Path(spec.input), spec.shard_rows, options)
     if ingested is not None:
         raise DataError(f"{spec.input} is an ingested data set already; name a folder of X-rays")
     size_px = spec.image_size or default_image_size(Path("models"))
@@ -115,6 +119,8 @@ def _ingest(
 ) -> None:
     """Decodes into a claimed run."""
     reads, writes = [Path(spec.input)], [run.path]
+    for line in load_notes(manifest.table.schema.metadata).lines():
+        reporter.say(line)
     with open_session(resources, reads=reads, writes=writes) as session:
         ingest_manifest(
             manifest,
@@ -200,8 +206,11 @@ def describe(dataset: IngestedSource, manifest: Manifest) -> None:
         pq.write_table(rejected.select(schema.REJECTED.names), temporary)
     num_decoded = rows.num_rows - rejected.num_rows
     if num_decoded == 0:
+        rejections = Rejections()
+        rejections.add(rejected.select(["code", "path", "message"]).to_pylist())
         raise DataError(
-            f"none of the {rows.num_rows} files found could be decoded; {files.rejected} says why"
+            f"none of the {rows.num_rows:,} files found could be decoded; "
+            f"{rejections.describe(rows.num_rows)}; {files.rejected} lists them"
         )
     write_json(
         files.described,
@@ -212,6 +221,7 @@ def describe(dataset: IngestedSource, manifest: Manifest) -> None:
             "num_found": rows.num_rows,
             "num_decoded": num_decoded,
             "num_rejected": rejected.num_rows,
+            "num_ignored": load_notes(manifest.table.schema.metadata).num_ignored,
             "fingerprint": fingerprint(rows),
         },
     )

@@ -18,6 +18,7 @@ from orchestrator.data.decode.images import DECODER_VERSION
 from orchestrator.data.known.index import KnownIndex
 from orchestrator.data.known.index_build import build_index, find_runs, known_writer, leave_out
 from orchestrator.data.listing.inputs import Inputs, list_inputs
+from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import (
     LISTED_KEY,
     StoredManifest,
@@ -80,7 +81,8 @@ def place_manifest(
         models: SHA-256 of each bundle.
         ingested: manifest of the ingested data set where the input is one.
         naming: how the run's tables name files.
-        reporter: receives a line about unfinished runs and of runs that cannot be read.
+        reporter: receives what the listing left out or did not understand, and a line about
+            unfinished runs and runs that cannot be read.
 
     Returns:
         What is to be done.
@@ -98,7 +100,9 @@ def place_manifest(
         if ingested is not None:
             copy_manifest(ingested, path)
         else:
-            listed = list_inputs(spec.input)
+            listed = list_inputs(spec.input, ListingOptions.of(spec))
+            for line in listed.notes.lines(names=not naming.hashes):
+                reporter.say(line)
             metadata = {**listed.metadata, LISTED_KEY: str(began_ns).encode()}
             if spec.only_new:
                 _index_runs(spec, models, run.path, index.path, reporter)

@@ -4,11 +4,14 @@ What a run has to do is decided in `incremental.py`; its tables and its report a
 `tables.py`.
 """
 
+import os
 import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from orchestrator.cluster.session import open_session
 from orchestrator.cluster.shards import Stage, run_shards
@@ -16,6 +19,7 @@ from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.addresses import check_address, is_address
 from orchestrator.data.listing.inputs import check_inputs
+from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import part_path
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
@@ -145,6 +149,7 @@ def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
     """Returns the input as an ingested data set where it is one that the model can take.
 
     Raises:
+        SpecError: options of a listing that the data set was not made with.
         DataError: a data set of another image size, or one among several inputs or with `only_new`.
     """
     found = [open_ingested(Path(name)) for name in spec.input if Path(name).is_dir()]
@@ -162,6 +167,8 @@ def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
             f"{folder} holds images of {ingested.size_px} px and the model takes "
             f"{size_px} px; ingest with --image-size {size_px}"
         )
+    metadata = pq.read_schema(ingested.files.manifest).metadata
+    ListingOptions.of(spec).check_ingested(metadata, folder)
     return ingested
 
 
@@ -185,7 +192,9 @@ def _score_run(
         reporter.say("no image is left to score")
     else:
         # What is on an address is read from everywhere; a folder must be seen by every node.
-        reads = [Path(place) for place in (*spec.input, *(spec.model or ())) if "://" not in place]
+        roots = source.roots if isinstance(source, FileSource) else ()
+        inputs = [os.fsdecode(root) for root in roots] or spec.input
+        reads = [Path(place) for place in (*inputs, *(spec.model or ())) if "://" not in place]
         with open_session(resources, reads=reads, writes=[run.path]) as session:
             _score_shards(spec, run, source, work, members, session, naming, reporter)
     # Imported here, since the first image need not wait for it; mostly done by `_import_ahead`.

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 from orchestrator.config.specs import ScoreSpec
 from orchestrator.data import schema
 from orchestrator.data.known.index_build import iter_known, known_writer
+from orchestrator.data.listing.notes import Notes
 from orchestrator.data.manifest import StoredManifest, rewrite_manifest
 from orchestrator.data.pseudonym import FileNaming
+from orchestrator.data.rejections import Rejections
 from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.evaluation.report.report import build_report, render_html
@@ -42,16 +44,20 @@ def finish_tables(
 
     Raises:
         ClusterError: the rows of the shards are not those of the manifest, one for one.
-        DataError: more rows rejected than the spec allows; the tables are written all the same.
+        DataError: no image could be scored, now or before, or more rows are rejected than the
+            spec allows; the tables are written all the same.
     """
     predictions = schema.predictions_schema(len(members.bundles))
     tally = Tally(members.threshold.value)
     before = {"scored_before": 0, "rejected_before": 0}
+    rejections = Rejections()
     known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
-    with _rejected_writer(run.rejected) as rejections, known_table as add_known:
+    with _rejected_writer(run.rejected) as add_rejected, known_table as add_known:
         for row in iter_known(work.known):
+            named = naming.apply(row)
             before["scored_before" if row["code"] is None else "rejected_before"] += 1
-            add_known(naming.apply(row))
+            rejections.add([named] if row["code"] is not None else [])
+            add_known(named)
         for shard, table in enumerate(_checked_shards(run, work.manifest)):
             rejected = pc.is_valid(table.column("code"))
             known = pc.is_valid(table.column("known_run"))
@@ -60,7 +66,8 @@ def finish_tables(
                 pq.write_table(scored.select(predictions.names), temporary)
             bad = table.filter(rejected).select(schema.REJECTED.names)
             if bad.num_rows:
-                rejections.write_table(bad)
+                add_rejected.write_table(bad)
+                rejections.add(bad.select(["code", "path", "message"]).to_pylist())
             for row in table.filter(known).to_pylist():
                 before["scored_before"] += 1
                 add_known(_known_by_content(row))
@@ -69,7 +76,12 @@ def finish_tables(
             with atomic_path(run.predictions / "part-00000.parquet") as temporary:
                 pq.write_table(predictions.empty_table(), temporary)
     found = work.manifest.num_rows + work.num_known
-    report = _write_report(spec, run, tally, found, before, members)
+    report = _write_report(spec, run, tally, found, before, work.manifest.notes, members)
+    if not report["counts"]["scored"] + before["scored_before"]:
+        raise DataError(
+            f"none of the {found:,} files found could be scored; {rejections.describe(found)}; "
+            f"{run.rejected if tally.num_rejected else run.known} lists them"
+        )
     fraction = tally.num_rejected / max(found, 1)
     if fraction > spec.max_rejected_fraction:
         raise DataError(
@@ -86,7 +98,7 @@ def write_named(stored: StoredManifest, path: Path, naming: FileNaming) -> None:
         rows = [naming.apply(row) for row in table.to_pylist()]
         return pa.Table.from_pylist(rows, schema.MANIFEST)
 
-    rewrite_manifest(stored, path, named)
+    rewrite_manifest(stored, path, named, names=not naming.hashes)
 
 
 def _checked_shards(run: RunDir, manifest: StoredManifest) -> Iterator[pa.Table]:
@@ -127,6 +139,7 @@ def _write_report(
     tally: Tally,
     found: int,
     before: dict[str, int],
+    notes: Notes,
     members: Members,
 ) -> dict[str, Any]:
     """Writes and returns the report of a finished set of tables."""
@@ -137,6 +150,8 @@ def _write_report(
         model=members.facts(),
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
         seed=spec.seed,
+        ignored=notes.num_ignored,
+        listing={} if spec.hash_paths else notes.as_dict(),
         **before,
     )
     write_json(run.report_json, report)

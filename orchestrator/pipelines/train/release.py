@@ -178,7 +178,8 @@ def _strip(task: ReleaseTask) -> str | None:
 
 def _without_paths(report: dict[str, Any]) -> dict[str, Any]:
     """The report without file names, for the bundle, which goes where the images do not."""
-    audit = {key: value for key, value in report["audit"].items() if key != "examples"}
+    named = ("examples", "listing")
+    audit = {key: value for key, value in report["audit"].items() if key not in named}
     recipe = {key: value for key, value in report["recipe"].items() if "file" not in key}
     recipe.pop("data")
     return {**report, "audit": audit, "recipe": recipe}

@@ -15,7 +15,20 @@ from orchestrator.data.listing.names import patient_of_name, read_folders, unsco
         (b"val/NORMAL", 0, "val", "train"),
         (b"test", None, "test", "test"),
         (b"test/chest_xray/train/NORMAL", 0, "train", "train"),
-        (b"NORMAL/test", 0, None, None),  # below the class folder: not a split
+        (b"NORMAL/test", 0, "test", "test"),  # the class folders may be the outer ones
+        (b"NORMAL/Training/a", 0, "train", "train"),
+        (b"NORMAL/ward/test", 0, None, None),
+        (b"NORMAL/test patient", 0, None, None),
+        (b"test/NORMAL/train", 0, "test", "test"),
+        (b"valid/NORMAL", 0, "val", "train"),
+        (b"Training/0_Normal", 0, "train", "train"),
+        (b"Testing/PNEUMONIA ", 1, "test", "test"),
+        (b"stage_2_test_images", None, "test", "test"),
+        (b"external test cohort/NORMAL", 0, "test", "test"),
+        (b"train_val/NORMAL", 0, "train", "train"),
+        (b"latest/contest/NORMAL", 0, None, None),
+        (b"No Finding", 0, None, None),
+        (b"VIRUS", None, None, None),
         (b"NORMAL/PNEUMONIA", None, None, None),  # contradiction
         (b"NORMAL/normal", 0, None, None),
         (b"abnormal/normals", None, None, None),

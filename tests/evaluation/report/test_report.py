@@ -77,6 +77,7 @@ def test_labelled_run():
         "rejected": 3,
         "scored_before": 0,
         "rejected_before": 0,
+        "ignored": 0,
         "rejected_by_code": {"damaged": 2, "empty_file": 1},
         "called": {"NORMAL": 2, "PNEUMONIA": 3},
         "labelled": {"NORMAL": 2, "PNEUMONIA": 3},

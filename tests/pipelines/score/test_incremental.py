@@ -219,10 +219,31 @@ def test_a_listing_that_finds_rejected_things_alone_needs_no_ray(
     for number in range(6):
         (night.inbox / f"{number}").symlink_to("/etc/hostname")
     monkeypatch.setattr(scoring, "open_session", forbid)
-    first = night.run()
-    assert counts(first)["rejected"] == 6
-    assert {row["code"] for row in table(first.run / "rejected.parquet")} == {"link_outside_root"}
-    assert counts(night.run())["rejected_before"] == 6
+    nothing = (
+        r"none of the 6 files found could be scored; 6 of 6: link_outside_root; the first is 0: "
+        r"A link out of the input folder.*rejected\.parquet lists them"
+    )
+    for nights in (1, 2):  # a run in which nothing was scored does not count
+        with pytest.raises(DataError, match=nothing):
+            night.run()
+        assert len(list(night.root.iterdir())) == nights
+    for run in night.root.iterdir():
+        codes = [row["code"] for row in table(run / "rejected.parquet")]
+        assert codes == ["link_outside_root"] * 6
+        assert json.loads((run / "report.json").read_text())["counts"]["rejected"] == 6
+        assert RunDir(run).load_status()["status"] == "FAILED"
+
+
+def test_what_an_earlier_night_rejected_is_no_success_alone(night: Night) -> None:
+    night.run()
+    for path in night.inbox.iterdir():
+        if path.name != "bad.jpeg":
+            path.unlink()
+    with pytest.raises(DataError, match=r"none of the 1 files found.*1 of 1: not_an_image; the f"):
+        night.run()
+    night.add("good.jpeg", b"no picture either")
+    with pytest.raises(DataError, match="none of the 2 files found could be scored; 2 of 2"):
+        night.run(max_rejected_fraction=1.0)
 
 
 def test_what_the_listing_rejects_leaves_no_name_where_paths_are_hashed(

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.metrics import evaluate
 from orchestrator.model.bundle import load_info
+from orchestrator.pipelines.prepare.images import prepare_images
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.pipelines.train.train import train
 from orchestrator.runs.run_dir import RunDir
@@ -129,6 +131,45 @@ def test_proven_leakage_stops_training_before_the_backbone(
     with pytest.raises(DataError, match=r"leak between the splits.*--allow-leakage"):
         train(spec, Resources(workers=1), recorder)
     assert not any("building" in line for line in recorder.lines)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_files_that_cannot_be_used_are_said_and_stored(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    for number, path in enumerate(sorted(phantoms.rglob("*.jpeg"))):
+        kept = data / path.parent.name / f"scan{number}.jpeg"  # tells no patient
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(path.read_bytes())
+    (data / "NORMAL" / "Thumbs.db").touch()
+    (data / "NORMAL" / "letter.jpeg").write_text("Dear colleague")
+    (data / "NORMAL" / "empty.jpeg").touch()
+    (data / "NORMAL" / "empty too.jpeg").touch()
+    (data / "NORMAL" / "again.jpeg").write_bytes((data / "NORMAL" / "scan0.jpeg").read_bytes())
+    recorder = Recorder()
+    spec = TrainSpec(data=str(data), backbone="tiny", weights="none", image_size=64)
+    with open_session(Resources(workers=1), reads=[], writes=[]) as session:
+        run = RunDir(tmp_path / "run")
+        prepared = prepare_images(spec, session, run, recorder)
+    counts, audit = prepared.counts, prepared.audit
+    assert audit["files"] == {
+        "found": 164,
+        "rejected": 3,
+        "rejected_by_code": {"empty_file": 2, "not_an_image": 1},
+        "ignored": 1,
+    }
+    assert json.loads(run.audit.read_text())["leakage"]["files"] == audit["files"]
+    assert counts["unused"]["NORMAL"] == 3
+    said = "\n".join(recorder.lines)
+    assert "ignored 1 name: Thumbs.db (1)" in said
+    assert "3 of 164 files cannot be used: 2 of 164: empty_file; the first is NORMAL/empty" in said
+    assert "Others: not_an_image 1." in said
+    assert "across splits: patients unknown, so one patient's images may be on both sides" in said
+    assert "within a split: 1 groups, 2 images" in said
+    assert audit["repeated"] == 1
+    assert audit["images_without_patient"] == 161
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""How a user says what folders, labels and tables mean: `--class-map` and `--table`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+CLASSES = ("NORMAL", "PNEUMONIA", "none")
+
+# The tables of public data sets, by the columns that their authors gave them.
+TableName = Literal["nih", "chexpert", "rsna", "mimic", "padchest"]
+
+
+def _load_class_map(value: Any) -> Any:
+    """Reads `VIRUS=PNEUMONIA`, several of these by commas or as a list, or a mapping."""
+    if isinstance(value, str):
+        parts = value.split(",")
+        return parts if all("=" in part for part in parts) else [value]
+    if isinstance(value, Mapping):
+        return [f"{name}={'none' if given is None else given}" for name, given in value.items()]
+    return value
+
+
+def _check_class_map(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the entries with the classes as `CLASSES` spells them."""
+    known = {name.lower(): name for name in CLASSES}
+    checked: dict[str, str] = {}
+    for entry in entries:
+        name, _, given = entry.rpartition("=")
+        name, meant = name.strip(), known.get(given.strip().lower())
+        if not name or meant is None:
+            raise ValueError(
+                f"expected NAME=CLASS with one of the classes {', '.join(CLASSES)}, "
+                f"such as VIRUS=PNEUMONIA; received {entry[:60]!r}"
+            )
+        if checked.setdefault(name, meant) != meant:
+            raise ValueError(f"{name} is given two classes, {checked[name]} and {meant}")
+    return tuple(f"{name}={meant}" for name, meant in checked.items())
+
+
+# Each entry is NAME=CLASS: a folder's name or a text of a label column, and what it means.
+ClassMap = Annotated[
+    tuple[Annotated[str, Field(json_schema_extra={"format": "name=class"})], ...],
+    BeforeValidator(_load_class_map),
+    AfterValidator(_check_class_map),
+    PlainSerializer(list),
+]

@@ -1,0 +1,47 @@
+"""Says in one line why files could not be used: how many for which reason, and the first one."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Rejections:
+    """Rejected files by code, with the first of each.
+
+    Attributes:
+        counts: files by code.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    _first: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Counts rejected rows; each has `code` and `path`, and a `message` where it is known."""
+        for row in rows:
+            self.counts[row["code"]] += 1
+            self._first.setdefault(row["code"], (row["path"], row.get("message") or ""))
+
+    @property
+    def total(self) -> int:
+        """Files counted."""
+        return sum(self.counts.values())
+
+    def by_code(self) -> dict[str, int]:
+        """Returns the counts, the most frequent code first, then by name."""
+        return dict(sorted(self.counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def describe(self, found: int) -> str:
+        """Returns the commonest cause, its first file and the other causes.
+
+        Args:
+            found: files found, of which these are some or all; there is one at least.
+        """
+        code, *others = self.by_code()
+        path, message = self._first[code]
+        rest = ", ".join(f"{other} {self.counts[other]:,}" for other in others)
+        reason = f": {message}" if message else ""
+        return f"{self.counts[code]:,} of {found:,}: {code}; the first is {path}{reason}" + (
+            f" Others: {rest}." if rest else ""
+        )
