@@ -99,6 +99,33 @@ def test_near_duplicates_do_not_block():
     assert {example.bits for example in audit.near_duplicate.examples} == {NEAR_DUPLICATE_BITS}
 
 
+def test_patients_nobody_knows_are_not_said_to_be_apart():
+    rows = [(split, None, None, f"s{n}", None) for n, split in enumerate(("train", "val", "test"))]
+    audit = audit_leakage(*make_rows(rows))
+    assert not audit.blocking
+    assert audit.as_dict()["images_without_patient"] == 3
+    assert "across splits: patients unknown, so one patient's images may" in render_audit(audit)[0]
+    some = audit_leakage(*make_rows([*rows, *CLEAN]))
+    assert render_audit(some)[0].endswith("none found; patients unknown for 3 of 7 images")
+
+
+def test_leading_zeros_do_not_tell_patients_apart():
+    rows = [*CLEAN, ("train", "007", "column", "s5", None), ("val", "7", "column", "s6", None)]
+    rows += [("test", "0", "column", "s7", None), ("val", "00", "column", "s8", None)]
+    assert audit_leakage(*make_rows(rows)).same_patient.num_cases == 2
+    rows = [*CLEAN, ("train", "a07", "column", "s5", None), ("val", "a7", "column", "s6", None)]
+    assert audit_leakage(*make_rows(rows)).same_patient.num_cases == 0
+
+
+def test_identical_bytes_within_a_split_are_said():
+    rows = [*CLEAN, *[("train", None, None, "s", None)] * 3, *[("val", None, None, "t", None)] * 2]
+    audit = audit_leakage(*make_rows(rows))
+    assert not audit.blocking
+    assert (audit.repeated.num_cases, audit.repeated.num_images) == (2, 5)
+    assert "within a split: 2 groups, 5 images" in render_audit(audit)[-1]
+    assert audit_leakage(*make_rows(CLEAN)).repeated.num_cases == 0
+
+
 def test_numbers_from_file_names_clash_as_possible_only():
     rows = [*CLEAN]
     rows += [("train", "train/person1", "filename", "s5", None)]

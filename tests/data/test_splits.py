@@ -199,6 +199,19 @@ def test_groups_join_through_patients_and_bytes():
     assert len(set(group.tolist())) == 4
 
 
+def test_groups_join_through_leading_zeros():
+    table = make_table([0] * 4, patient=["007", "7", "70", "x7"])
+    assert len(set(group_rows(table).tolist())) == 3
+    names = pa.array(["train"] * 4)
+    assert class_by_split(table, names)["train"]["patients"] == 3
+
+
+def test_unknown_patients_are_said_to_be():
+    table = make_table([0, 1])
+    counts = class_by_split(table, pa.array(["train", "train"]))
+    assert render_class_table(counts)[1].split() == ["train", "1", "1", "2", "unknown"]
+
+
 def test_class_by_split_table():
     table = make_table([0, 0, 1, 1, 1, None], patient=["a", "a", "b", None, "c", "d"])
     names = pa.array(["train", "train", "train", "val", "val", None])

@@ -32,12 +32,13 @@ from orchestrator.data.listing.names import (
     patient_of_name,
     read_folders,
 )
-from orchestrator.data.listing.notes import Notes, Survey
+from orchestrator.data.listing.notes import Notes
 from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.listing.survey import Survey
 from orchestrator.data.listing.table_files import TableFiles
 from orchestrator.data.listing.tables import InputTable, is_table
 from orchestrator.data.schema import escape_path
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, SpecError
 
 # Present in the metadata of a manifest whose splits were written by hand in a table's column.
 SPLIT_COLUMN_KEY = b"orchestrator.split_column"
@@ -90,7 +91,7 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
         options: what else the user says of them.
 
     Raises:
-        SpecError: an address that cannot be used.
+        SpecError: an address that cannot be used, or a kind of table where there is none.
         DataError: no such path, nothing in it, a folder within another, a bad value in the table
             (named by line), a path that the table lists twice, or none of its files is there.
         ClusterError: the temporary folder is full, or a store does not answer.
@@ -99,6 +100,11 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
     check_inputs(sources)
     if len(sources) == 1 and not _is_folder(sources[0]) and is_table(sources[0]):
         return _list_table(Path(sources[0]), options)
+    if options.table is not None:
+        raise SpecError(
+            f"table {options.table} says whose columns a table has, and {_shown(sources[0])} is no "
+            "table; name the file, such as labels.csv"
+        )
     folders = [source for source in sources if _is_folder(source)]
     files = [os.path.abspath(os.fsencode(source)) for source in sources if not _is_folder(source)]
     roots = tuple(map(_root, folders))

@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.data.listing import inputs
 from orchestrator.data.listing.inputs import list_inputs
-from orchestrator.errors import ClusterError, DataError
+from orchestrator.data.listing.options import ListingOptions
+from orchestrator.errors import ClusterError, DataError, SpecError
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -70,6 +71,65 @@ def test_a_table_stands_alone(tmp_path: Path) -> None:
         list_inputs([tmp_path / "a", tmp_path / "t.csv"])
     with pytest.raises(DataError, match="none does not exist; name a folder"):
         list_inputs([tmp_path / "a", tmp_path / "none"])
+
+
+def test_files_have_the_folder_above_them_all_as_root(tmp_path: Path) -> None:
+    touch(tmp_path, "in/NORMAL/a.jpg", "in/PNEUMONIA/b.jpg", "in/c.jpg", "side/d.jpg")
+    one = list_inputs([tmp_path / "in" / "c.jpg"])
+    assert one.roots == (os.fsencode(tmp_path / "in"),)
+    assert [(row.path, row.label) for row in one.rows()] == [("c.jpg", None)]
+    several = list_inputs([tmp_path / "in" / "PNEUMONIA" / "b.jpg", tmp_path / "in/NORMAL/a.jpg"])
+    assert several.roots == (os.fsencode(tmp_path / "in"),)
+    assert [(row.path, row.label) for row in several.rows()] == [
+        ("NORMAL/a.jpg", 0),
+        ("PNEUMONIA/b.jpg", 1),
+    ]
+    mixed = list_inputs([tmp_path / "in" / "c.jpg", tmp_path / "side"])
+    assert mixed.roots == (os.fsencode(tmp_path / "side"), os.fsencode(tmp_path / "in"))
+    assert [(row.root, row.path) for row in mixed.rows()] == [(0, "d.jpg"), (1, "c.jpg")]
+
+
+def test_a_named_file_is_read_whatever_its_name_and_wherever_a_link_leads(tmp_path: Path) -> None:
+    touch(tmp_path, "in/.hidden.jpg", "elsewhere/real.jpg", "in/Thumbs.db")
+    (tmp_path / "in" / "link.jpg").symlink_to("../elsewhere/real.jpg")
+    (tmp_path / "in" / "other.jpg").symlink_to("../elsewhere/real.jpg")
+    names = (".hidden.jpg", "Thumbs.db", "link.jpg", "other.jpg")
+    listed = list_inputs([tmp_path / "in" / name for name in names])
+    assert listed.roots == (os.fsencode(tmp_path / "in"), b"/")
+    assert [(row.root, row.code) for row in listed.rows()] == [(0, None)] * 2 + [(1, None)] * 2
+    for row in listed.rows():
+        assert (Path(os.fsdecode(listed.roots[row.root])) / row.path).is_file()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a/b.jpg", "a/b.jpg"), ("a", "a/b.jpg"), ("a/b.jpg", "link/b.jpg"), ("link", "a/b.jpg")],
+)
+def test_a_file_named_twice_is_an_error(names: tuple[str, ...], tmp_path: Path) -> None:
+    touch(tmp_path, "a/b.jpg", "a/b.jpg2")
+    (tmp_path / "link").symlink_to("a")
+    with pytest.raises(DataError, match="would be found twice"):
+        list_inputs([tmp_path / name for name in names])
+    assert list_inputs([tmp_path / "a/b.jpg", tmp_path / "a/b.jpg2"]).num_rows == 2
+
+
+def test_a_kind_of_table_is_of_no_use_for_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    with pytest.raises(SpecError, match=r"table nih says whose columns .* name the file, such as"):
+        list_inputs([tmp_path], ListingOptions(table="nih"))
+
+
+def test_an_input_of_ignored_names_alone_says_so(tmp_path: Path) -> None:
+    touch(tmp_path, ".git/a.jpg", "Thumbs.db")
+    expected = r"holds no files \(ignored 2 names: .git \(1\), Thumbs.db \(1\); --include-hidden"
+    with pytest.raises(DataError, match=expected):
+        list_inputs([tmp_path])
+
+
+def test_notes_are_of_all_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "a/NORMAL/1.jpg", "a/VIRUS/2.jpg", "a/.x", "b/NORMAL/1.jpg", "b/VIRUS/3.jpg")
+    notes = list_inputs([tmp_path / "a", tmp_path / "b"]).notes
+    assert (notes.ignored, notes.unknown, notes.num_labelled) == ({".*": 1}, {"VIRUS": 2}, 2)
 
 
 def test_a_full_temporary_folder_is_one_clear_error(

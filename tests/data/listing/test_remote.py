@@ -12,6 +12,7 @@ from orchestrator.data.limits import Limits
 from orchestrator.data.listing import remote
 from orchestrator.data.listing.addresses import check_address, is_address, open_folder
 from orchestrator.data.listing.inputs import list_inputs
+from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, ImageError, SpecError
 from tests.data.s3_server import Bucket, serve_s3
 
@@ -49,6 +50,18 @@ def test_every_object_below_a_prefix_is_listed_once_page_by_page(bucket: Bucket)
     assert listed.roots == (bucket.address("in").encode(),)
     for row in rows:
         assert open_folder(bucket.address("in")).read(row.raw, LIMITS) == f"in/{row.path}".encode()
+
+
+def test_hidden_objects_and_copied_runs_are_no_input(bucket: Bucket) -> None:
+    names = ["in/NORMAL/1.jpeg", "in/.DS_Store", "in/NORMAL/.x/2.jpeg", "in/__MACOSX/._1.jpeg"]
+    names += ["in/night/manifest.parquet", "in/night/predictions/part-0.parquet", "in/_SUCCESS"]
+    bucket.objects |= dict.fromkeys(names, b"x")
+    listed = list_inputs([bucket.address("in")])
+    assert [row.path for row in listed.rows()] == ["NORMAL/1.jpeg"]
+    assert listed.notes.num_ignored == 5
+    assert listed.notes.ignored["results of this program"] == 1
+    everything = list_inputs([bucket.address("in")], ListingOptions(include_hidden=True))
+    assert everything.num_rows == 5
 
 
 @pytest.mark.parametrize(
