@@ -237,7 +237,7 @@ def _default_text(default: Any) -> str | None:
     if isinstance(default, dict):
         return f"{default['low']:g}:{default['high']:g}"
     if isinstance(default, list):
-        return ", ".join(map(str, default)) or None
+        return ", ".join(map(str, default))
     return None if default is None else str(default)
 
 

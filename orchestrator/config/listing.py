@@ -13,12 +13,18 @@ TableName = Literal["nih", "chexpert", "rsna", "mimic", "padchest"]
 
 def _load_class_map(value: Any) -> Any:
     """Reads `VIRUS=PNEUMONIA`, several of these by commas or as a list, or a mapping."""
-    if isinstance(value, str):
-        parts = value.split(",")
-        return parts if all("=" in part for part in parts) else [value]
     if isinstance(value, Mapping):
         return [f"{name}={'none' if given is None else given}" for name, given in value.items()]
-    return value
+    entries = [value] if isinstance(value, str) else value
+    if not isinstance(entries, list | tuple) or not all(isinstance(e, str) for e in entries):
+        return value  # for the form to refuse
+    return [part for entry in entries for part in _split(entry)]
+
+
+def _split(entry: str) -> list[str]:
+    """Returns the parts between commas where each says a class; a name may hold commas too."""
+    parts = entry.split(",")
+    return parts if all("=" in part for part in parts) else [entry]
 
 
 def _check_class_map(entries: tuple[str, ...]) -> tuple[str, ...]:

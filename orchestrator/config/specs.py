@@ -88,22 +88,22 @@ class _ListingForm(Form):
         bool, flag("List hidden and system files too, but not results of this program.", DATA)
     ] = False
     class_map: Annotated[
-        ClassMap,
+        ClassMap | None,
         flag(
             "Class of a folder's name or a table's label, such as VIRUS=PNEUMONIA or COVID=none; "
             "repeat the option for several.",
             DATA,
             default="none",
-            metavar="<name>=<class>",
+            metavar="<name=class>",
         ),
-    ] = ()
+    ] = None
     table: Annotated[
         TableName | None,
         flag(
-            "Data set whose columns the table has.",
+            f"Data set whose columns the table has: {', '.join(get_args(TableName))}.",
             DATA,
             default="told by the header",
-            metavar=f"<{'|'.join(get_args(TableName))}>",
+            metavar="<name>",
         ),
     ] = None
 

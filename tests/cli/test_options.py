@@ -178,6 +178,12 @@ def test_values_come_to_the_spec_as_its_types(ask: Ask) -> None:
     spec = ask("score", "a", "b", "s3://c/d", "--model", "m", "--model", "n").spec
     assert spec.input == (f"{here}/a", f"{here}/b", "s3://c/d")
     assert spec.model == (f"{here}/m", f"{here}/n")
+    spec = ask("score", "a", "--class-map", "a, b=NORMAL", "--class-map", "COVID=none").spec
+    assert spec.class_map == ("a, b=NORMAL", "COVID=none")
+    assert ask("train", "x", "--class-map", "A=NORMAL,B=none").spec.class_map == (
+        "A=NORMAL",
+        "B=none",
+    )
     assert ask("compare", "x", "--backbones", "tiny, VGG16").spec.backbones == ("tiny", "VGG16")
     ingested = ask("ingest", "x", "y", "--workers", "2")
     assert (ingested.spec.image_size, ingested.resources.gpus_per_worker) == (None, 0)
@@ -194,6 +200,8 @@ def test_values_come_to_the_spec_as_its_types(ask: Ask) -> None:
         (["train", "x", "--epochs", "many"], "valid integer"),
         (["compare", "x", "--max-bytes", "0"], "limits.max_bytes='0'"),
         (["train", "x", "--workers", "0"], "workers='0'"),
+        (["score", "x", "--class-map", "VIRUS"], "expected NAME=CLASS with one of the classes"),
+        (["score", "x", "--table", "excel"], "'nih', 'chexpert', 'rsna', 'mimic' or 'padchest'"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_says_what_is_right(

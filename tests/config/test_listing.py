@@ -17,6 +17,7 @@ def spec_of(**fields: Any) -> ScoreSpec:
     [
         ["VIRUS=PNEUMONIA", "COVID=none"],
         "VIRUS=pneumonia,COVID=None",
+        ["VIRUS=PNEUMONIA,COVID=none"],
         {"VIRUS": "PNEUMONIA", "COVID": None},
         [" VIRUS = PNEUMONIA", "COVID=none", "VIRUS=PNEUMONIA"],
     ],

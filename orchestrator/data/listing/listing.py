@@ -10,7 +10,7 @@ passed over in silence.
 """
 
 # pathlib has no paths of bytes
-# ruff: noqa: PTH116, PTH118, PTH120
+# ruff: noqa: PTH115, PTH116, PTH118, PTH120
 import errno
 import os
 import stat
@@ -23,6 +23,7 @@ from orchestrator.data.listing.ignored import Ignoring
 from orchestrator.errors import DataError
 from orchestrator.runs.outputs import MOST_ENTRIES
 
+_ANNEX = b".git/annex/objects/"
 _FOLDERS_KEPT = 4096  # a table may name millions
 
 
@@ -172,6 +173,9 @@ class Listing:
         except OSError as error:
             if error.errno != errno.ELOOP and not self._holds(os.path.realpath(link)):
                 return _rejected(path, "link_outside_root", "A link out of the input folder")
+            if error.errno == errno.ENOENT and _ANNEX in os.readlink(link):
+                found = "git-annex has not fetched it; run `git annex get`"
+                return _rejected(path, "missing_file", found)
             return _failed(path, error)
         if not self._holds(target):
             return _rejected(path, "link_outside_root", "A link out of the input folder")

@@ -20,7 +20,7 @@ class _Form(Protocol):
     @property
     def include_hidden(self) -> bool: ...
     @property
-    def class_map(self) -> tuple[str, ...]: ...
+    def class_map(self) -> tuple[str, ...] | None: ...
     @property
     def table(self) -> TableName | None: ...
 
@@ -43,7 +43,7 @@ class ListingOptions:
     def of(cls, spec: _Form) -> "ListingOptions":
         """Returns the options of a spec."""
         numbers: dict[str, int | None] = dict(zip(CLASS_NAMES, (0, 1), strict=True))
-        given = (entry.rpartition("=") for entry in spec.class_map)
+        given = (entry.rpartition("=") for entry in spec.class_map or ())
         mapped = {fold(name): numbers.get(meant) for name, _, meant in given}
         return cls(spec.include_hidden, {**LABEL_OF_NAME, **mapped}, spec.table)
 

@@ -154,3 +154,26 @@ def test_look_up(zoo, path, code):
     listing = Listing(os.fsencode(zoo))
     assert listing.look_up(path).code == code
     assert listing.look_up(path).path == path
+
+
+def test_what_git_annex_has_not_fetched_says_so(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(".git/annex/objects/SHA256E-1.jpg")
+    (tmp_path / "b.jpg").symlink_to("elsewhere.jpg")
+    found = walk(tmp_path)
+    assert {item.code for item in found.values()} == {"missing_file"}
+    assert found[b"a.jpg"].message.startswith("git-annex has not fetched it; run `git annex get`.")
+    assert found[b"b.jpg"].message.startswith("There is no such file.")
+
+
+def test_names_of_one_file_have_something_in_common(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"1")
+    (tmp_path / "in" / "b").hardlink_to(tmp_path / "in" / "a")
+    (tmp_path / "in" / "c").symlink_to("a")
+    (tmp_path / "in" / "single").write_bytes(b"1")
+    (tmp_path / "in" / "link").symlink_to("single")
+    found = walk(tmp_path)
+    assert found[b"in/a"].same_as is not None
+    assert len({found[name].same_as for name in (b"in/a", b"in/b", b"in/c")}) == 1
+    assert found[b"in/single"].same_as is None
+    assert found[b"in/link"].same_as == b"in/single"
