@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.model.bundle import INFO_FILE, MODEL_FILE
+from orchestrator.pipelines.prepare import feature_set
 from orchestrator.runs.outputs import MOST_ENTRIES, is_output
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
@@ -42,6 +43,7 @@ def test_copies_of_results_are_told() -> None:
     names = (dataset.described, dataset.manifest, dataset.images)
     assert is_output([os.fsencode(path.name) for path in names])
     assert is_output([INFO_FILE.encode(), MODEL_FILE.encode(), b"notes.txt"])
+    assert is_output([feature_set._ROWS.encode(), feature_set._AUGMENTED.encode()])
 
 
 @pytest.mark.parametrize(

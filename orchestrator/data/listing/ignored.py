@@ -42,7 +42,8 @@ _FILES = frozenset(
         b"_success",
     }
 )
-_STREAM = b"zone.identifier"  # Windows: where a file was downloaded from
+# Further streams of a file on NTFS, copied as files: where it was downloaded from, and the like.
+_STREAMS = (b"zone.identifier", b":encryptable", b":smartscreen", b":afp_afpinfo", b":$data")
 _MOST_REASONS = 30
 _MASKS = re.compile(rb"(?:.*[ _-]|manual|lung|left|right)?masks?", re.DOTALL)
 
@@ -99,4 +100,4 @@ def _reason(name: bytes, is_folder: bool) -> str | None:
         return "masks" if _MASKS.fullmatch(lower) else None
     if lower in _FILES:
         return escape_path(name)
-    return "*:Zone.Identifier" if lower.endswith(_STREAM) else None
+    return "*:Zone.Identifier and the like" if lower.endswith(_STREAMS) else None

@@ -7,7 +7,14 @@ from orchestrator.data.listing.listing import Listing
 from orchestrator.runs.outputs import MOST_ENTRIES
 
 FILES = [b".DS_Store", b"._IM-0001.jpeg", b".hidden.png", b"THUMBS.DB", b"ehthumbs.db"]
-FILES += [b"Desktop.ini", b"Icon\r", b"a.png:Zone.Identifier", b"_SUCCESS", b".\xff"]
+FILES += [
+    b"Desktop.ini",
+    b"Thumbs.db:encryptable",
+    b"Icon\r",
+    b"a.png:Zone.Identifier",
+    b"_SUCCESS",
+    b".\xff",
+]
 FOLDERS = [b".git", b".Trash-1000", b".ipynb_checkpoints", b"__MACOSX", b"@eaDir", b"#recycle"]
 FOLDERS += [b"$RECYCLE.BIN", b"System Volume Information", b"masks", b"Lung_Masks", b"ManualMask"]
 INPUT = [b"a.png", b"x_SUCCESS", b"thumbs.db.png", b"masks.png", b"mask", b"unmasked", b"a.b"]
