@@ -23,6 +23,7 @@ READ_COLUMNS = frozenset(
         "finding labels",
         "patient id",
         "path",
+        "patient_id",
         "pneumonia",
         "no finding",
         "patientid",
@@ -68,7 +69,11 @@ class PublicTable:
 
     def is_table(self, names: Collection[str]) -> bool:
         """Returns whether a header with these names, in lower case, is this table's."""
-        return any(needed <= set(names) for needed in self.columns)
+        # A table with a path says itself where its files are.
+        return any(
+            needed <= set(names) and ("path" in needed or "path" not in names)
+            for needed in self.columns
+        )
 
     def given_by(self, names: Collection[str]) -> frozenset[str]:
         """Returns which of path, label, patient_id and split a table with this header gives."""
@@ -87,7 +92,8 @@ def _read_nih(row: Row) -> Record:
 
 
 def _read_chexpert(row: Row) -> Record:
-    return {"path": _text(row, "path"), "label": _chexpert_label(row)}
+    own = {name: _text(row, name) or None for name in ("patient_id", "split")}
+    return {"path": row.get("path"), "label": _chexpert_label(row), **own}
 
 
 def _read_rsna(row: Row) -> Record:
@@ -149,7 +155,8 @@ PUBLIC_TABLES: dict[TableName, PublicTable] = {
         "the table of CheXpert",
         (frozenset({"path", "pneumonia"}),),
         _read_chexpert,
-        frozenset({"path", "label"}),
+        frozenset({"path", "label", "patient_id", "split"}),
+        needs={"patient_id": "patient_id", "split": "split"},
     ),
     "rsna": PublicTable(
         "the table of the RSNA pneumonia challenge",
