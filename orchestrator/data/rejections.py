@@ -33,15 +33,13 @@ class Rejections:
         return dict(sorted(self.counts.items(), key=lambda item: (-item[1], item[0])))
 
     def describe(self, found: int) -> str:
-        """Returns the commonest cause, its first file and the other causes.
+        """Returns the commonest cause, the others, and the first file of the commonest.
 
         Args:
             found: files found, of which these are some or all; there is one at least.
         """
         code, *others = self.by_code()
         path, message = self._first[code]
-        rest = ", ".join(f"{other} {self.counts[other]:,}" for other in others)
+        rest = "".join(f", {other} {self.counts[other]:,}" for other in others)
         reason = f": {message}" if message else ""
-        return f"{self.counts[code]:,} of {found:,}: {code}; the first is {path}{reason}" + (
-            f" Others: {rest}." if rest else ""
-        )
+        return f"{self.counts[code]:,} of {found:,}: {code}{rest}; the first is {path}{reason}"

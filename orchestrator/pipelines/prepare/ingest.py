@@ -209,8 +209,8 @@ def describe(dataset: IngestedSource, manifest: Manifest) -> None:
         rejections = Rejections()
         rejections.add(rejected.select(["code", "path", "message"]).to_pylist())
         raise DataError(
-            f"none of the {rows.num_rows:,} files found could be decoded; "
-            f"{rejections.describe(rows.num_rows)}; {files.rejected} lists them"
+            f"none of the {rows.num_rows:,} files found could be decoded, as {files.rejected} "
+            f"lists; {rejections.describe(rows.num_rows)}"
         )
     write_json(
         files.described,

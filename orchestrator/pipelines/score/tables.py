@@ -79,8 +79,9 @@ def finish_tables(
     report = _write_report(spec, run, tally, found, before, work.manifest.notes, members)
     if not report["counts"]["scored"] + before["scored_before"]:
         raise DataError(
-            f"none of the {found:,} files found could be scored; {rejections.describe(found)}; "
-            f"{run.rejected if tally.num_rejected else run.known} lists them"
+            f"none of the {found:,} files found could be scored, as "
+            f"{run.rejected if tally.num_rejected else run.known} lists; "
+            f"{rejections.describe(found)}"
         )
     fraction = tally.num_rejected / max(found, 1)
     if fraction > spec.max_rejected_fraction:

@@ -164,8 +164,7 @@ def test_files_that_cannot_be_used_are_said_and_stored(
     assert counts["unused"]["NORMAL"] == 3
     said = "\n".join(recorder.lines)
     assert "ignored 1 name: Thumbs.db (1)" in said
-    assert "3 of 164 files cannot be used: 2 of 164: empty_file; the first is NORMAL/empty" in said
-    assert "Others: not_an_image 1." in said
+    assert "3 of 164 files cannot be used: 2 of 164: empty_file, not_an_image 1; the first" in said
     assert "across splits: patients unknown, so one patient's images may be on both sides" in said
     assert "within a split: 1 groups, 2 images" in said
     assert audit["repeated"] == 1
