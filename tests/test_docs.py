@@ -20,6 +20,7 @@ from orchestrator.cli.app import app
 from orchestrator.config.job import Job
 from orchestrator.data import schema
 from orchestrator.data.decode.images import REJECTION_CODES
+from orchestrator.data.decode.rules import DECODE_NOTES, GREY_RULES
 from orchestrator.data.limits import Limits
 from orchestrator.errors import OrchestratorError
 from tests.conftest import ROOT
@@ -285,6 +286,15 @@ def test_columns_and_types_are_those_of_the_tables(heading: str, expected: pa.Sc
     rows = rows_under(ROOT / "docs" / "scoring.md", heading)
     shown = [(row[0].strip("`"), pa.type_for_alias(row[1])) for row in rows]
     assert shown == [(field.name, field.type) for field in expected]
+
+
+@pytest.mark.parametrize(
+    ("heading", "words"),
+    [("## From stored values to grey", GREY_RULES), ("### Notes", DECODE_NOTES)],
+)
+def test_formats_names_every_grey_rule_and_note(heading: str, words: dict[str, str]) -> None:
+    rows = rows_under(ROOT / "docs" / "formats.md", heading)
+    assert [row[0].strip("`") for row in rows] == list(words)
 
 
 def test_limits_on_one_file_are_the_defaults() -> None:

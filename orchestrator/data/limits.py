@@ -22,6 +22,9 @@ REJECTION_CODES: dict[str, str] = {
     "too_large": "If it is a genuine X-ray, raise the limit on bytes.",
     # the content
     "not_an_image": "Expected JPEG, PNG, TIFF, BMP, GIF or DICOM content; convert or remove it.",
+    "unsupported_format": "Convert it to JPEG, PNG, TIFF or uncompressed DICOM and run again.",
+    "too_small": "It is too small to show a chest; export the X-ray at its full size.",
+    "no_contrast": "There is nothing to see in it; export the X-ray again or remove it.",
     "damaged": "The file is cut short or corrupt; copy it again from its source.",
     "too_many_pixels": "If it is a genuine X-ray, raise the limit on pixels.",
     "too_many_frames": "Export the X-ray as a single image, or raise the limit on frames.",

@@ -39,6 +39,7 @@ def read_predictions(path: str | os.PathLike[str], *, latest: bool = False) -> "
         (name of the run's folder), then the columns of a run's predictions: `row` (Int64), `root`
         and `path` (text, escaped as in the run's tables), `patient_id`, `label` (Int8: 0 NORMAL,
         1 PNEUMONIA, missing where unknown), `split`, `sha256`, `width_px` and `height_px` (Int32),
+        `grey_rule` and `decode_notes` (text, missing in runs of earlier versions),
         `logit` and `probability` (float32, of PNEUMONIA) and `predicted` (Int8); with several
         models also `probability_1` and so on.
 

@@ -34,13 +34,16 @@ MANIFEST = pa.schema(
 )
 ROOTS_KEY = b"orchestrator.roots"  # JSON list of escaped roots in the manifest's metadata
 
-# What decoding adds to a manifest row. `phash` is the hash of `perceptual.py`.
+# What decoding adds to a manifest row. `phash` is the hash of `perceptual.py`; `grey_rule` and
+# `decode_notes` are words of `decode/rules.py`: one, and any number joined by commas or null.
 DECODED = pa.schema(
     [
         ("sha256", pa.string()),
         ("phash", pa.int64()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
+        ("grey_rule", pa.string()),
+        ("decode_notes", pa.string()),
     ]
 )
 
@@ -55,6 +58,8 @@ PREDICTIONS = pa.schema(
         ("sha256", pa.string()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
+        ("grey_rule", pa.string()),
+        ("decode_notes", pa.string()),
         ("logit", pa.float32()),
         ("probability", pa.float32()),  # calibrated, of PNEUMONIA
         ("predicted", pa.int8()),

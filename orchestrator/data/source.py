@@ -215,7 +215,8 @@ class IngestedSource:
         The schema carries the manifest's metadata, which say where splits came from.
         """
         rows = pa.concat_tables(
-            self.load_table(shard).drop_columns(["image"]) for shard in range(self.num_shards)
+            (self.load_table(shard).drop_columns(["image"]) for shard in range(self.num_shards)),
+            promote_options="default",  # shards of an earlier version lack the newest columns
         )
         stored = pq.read_schema(self.files.manifest)
         return rows.replace_schema_metadata(stored.metadata)

@@ -34,6 +34,8 @@ class Tally:
     threshold: float
     num_rejected: int = 0
     codes: Counter[str] = field(default_factory=Counter)
+    grey_rules: Counter[str] = field(default_factory=Counter)
+    decode_notes: Counter[str] = field(default_factory=Counter)
     rejected_rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by code
     images: dict[str, list[dict[str, Any]]] = field(
         default_factory=lambda: {name: [] for name in IMAGE_LISTS}
@@ -47,7 +49,8 @@ class Tally:
         """Adds one shard's rows; shards come in order.
 
         Args:
-            predictions: columns path, patient_id, label and probability of `schema.PREDICTIONS`.
+            predictions: columns path, patient_id, label, probability, grey_rule and decode_notes of
+                `schema.PREDICTIONS`.
             rejected: columns row, path, code and message of `schema.REJECTED`.
         """
         labels = predictions.column("label").fill_null(UNLABELLED).to_numpy().astype(np.int8)
@@ -56,6 +59,10 @@ class Tally:
         self._probabilities.append(probabilities)
         self._patients.append(_patient_numbers(predictions.column("patient_id")))
         self._add_images(predictions.column("path"), labels, probabilities)
+        # Null where the pixels came from an ingested data set of an earlier version
+        self.grey_rules.update(predictions.column("grey_rule").drop_null().to_pylist())
+        for notes in predictions.column("decode_notes").drop_null().to_pylist():
+            self.decode_notes.update(notes.split(","))
         self.num_rejected += rejected.num_rows
         for row in rejected.select(["row", "path", "code", "message"]).to_pylist():
             self.codes[row["code"]] += 1

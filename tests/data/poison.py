@@ -37,4 +37,4 @@ def decode(name: str) -> DecodedImage:
     elif what == "bug":
         raise ZeroDivisionError
     pixels = np.full((4, 4), int(number), np.uint8)
-    return DecodedImage(pixels, 4, 4, name, os.getpid(), None)
+    return DecodedImage(pixels, 4, 4, name, os.getpid(), "as_stored", None, None)

@@ -5,21 +5,34 @@ A stream can claim any size whatever the file around it says, and the decoders b
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from orchestrator.data.limits import rejection
 
 # Coded bytes follow a scan's header; in them FF is followed by 00 (stuffing) or D0-D7 (restart).
 # Anything else after FF is a marker.
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # F7: JPEG-LS
+_JPEG_LS_FRAME = 0xF7
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {_JPEG_LS_FRAME}
+_BASELINE_FRAMES = (0xC0, 0xC1, 0xC2)
 _LOSSLESS_FRAME, _HUFFMAN_TABLES, _RESTART_INTERVAL = 0xC3, 0xC4, 0xDD
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
+_JFIF, _ADOBE = 0xE0, 0xEE
 _WITHOUT_LENGTH = frozenset([0x01, _START_OF_IMAGE, _END_OF_IMAGE])
 _COMMENTS = frozenset([*range(0xE0, 0xF0), 0xFE])
 _MAX_SCANS = 100  # encoders write about 10
+_END = b"\xff\xd9"  # of a JPEG image and of a JPEG 2000 codestream
+_FILLING = b"\xff\x00" * 64  # one bits, where a decoder without data reads zeros
+_MAX_CODED_ZEROS, _MAX_PADDING = 2, 4
 _J2K_START = b"\xff\x4f\xff\x51"
+_J2K_TILE_PART = b"\xff\x90"
+JPEG_START = b"\xff\xd8\xff"
+JPEG2000_STARTS = (_J2K_START, b"\0\0\0\x0cjP  \r\n\x87\n")
 
 
 @dataclass(frozen=True)
@@ -27,41 +40,70 @@ class Codestream:
     """What the markers of one coded image say.
 
     Attributes:
+        coding: "jpeg" (baseline or progressive Huffman coding), "jpeg lossless", "jpeg-ls",
+            "jpeg 2000", or "other jpeg" for the codings that nobody writes.
         width_px: width of the image.
         height_px: height of the image.
         num_components: 1 for grey.
         precision_bits: bits per sample.
+        is_signed: whether samples are two's complement; only JPEG 2000 says.
+        colour_model: "ycbcr" or "rgb" where the markers say, otherwise "".
     """
 
+    coding: str
     width_px: int
     height_px: int
     num_components: int
     precision_bits: int
+    is_signed: bool = False
+    colour_model: str = ""
+
+
+def read_stream(data: bytes) -> Codestream | None:
+    """Returns what the header of a compressed image says, or None where it cannot be read.
+
+    Args:
+        data: a JPEG, JPEG-LS or JPEG 2000 stream.
+    """
+    return read_jpeg(data) if data.startswith(JPEG_START) else read_jpeg2000(data)
 
 
 def read_jpeg(data: bytes) -> Codestream | None:
     """Returns the size of a JPEG or JPEG-LS stream, or None where its header cannot be read.
 
-    Reference: ITU-T T.81 annex B; ITU-T T.87 annex C.
+    Reference: ITU-T T.81 annex B; ITU-T T.87 annex C; JFIF 1.02 (YCbCr); Adobe TN 5116 (APP14).
     """
-    for marker, start, _ in _segments(data):
-        if marker in _START_OF_FRAME and start + 10 <= len(data):
+    colour_model = ""
+    for marker, start, end in _segments(data):
+        body = data[start + 4 : end]
+        if marker == _JFIF and body.startswith(b"JFIF\0"):
+            colour_model = "ycbcr"
+        elif marker == _ADOBE and body.startswith(b"Adobe") and len(body) >= 12:
+            colour_model = colour_model or ("ycbcr" if body[11] == 1 else "rgb")
+        elif marker in _START_OF_FRAME and start + 10 <= len(data):
             precision, height, width, components = struct.unpack_from(">BHHB", data, start + 4)
-            return Codestream(width, height, components, precision)
+            if body[6::3] == b"RGB":
+                colour_model = colour_model or "rgb"
+            coding = {_LOSSLESS_FRAME: "jpeg lossless", _JPEG_LS_FRAME: "jpeg-ls"}.get(
+                marker, "jpeg" if marker in _BASELINE_FRAMES else "other jpeg"
+            )
+            return Codestream(
+                coding, width, height, components, precision, colour_model=colour_model
+            )
         if marker in _START_OF_FRAME or marker == _START_OF_SCAN:
             break
     return None
 
 
-def check_jpeg_scans(data: bytes) -> None:
-    """Raises `ImageError` where a JPEG has no end marker, or scans enough to be an attack.
-
-    A file whose second half was lost and filled with zeros still decodes, but has no end marker;
-    and a progressive JPEG may hold any number of scans, each of which costs a pass over all pixels
-    however few bytes it has.
+def check_jpeg_scans(data: bytes) -> bool:
+    """Returns whether a JPEG has its end marker.
 
     Args:
         data: the file, from its start-of-image marker.
+
+    Raises:
+        ImageError: scans enough to be an attack. A progressive JPEG may hold any number of them,
+            each of which costs a pass over all pixels however few bytes it has.
     """
     num_scans = 0
     for marker, _, _ in _segments(data):
@@ -69,8 +111,47 @@ def check_jpeg_scans(data: bytes) -> None:
         if num_scans > _MAX_SCANS:
             raise rejection("too_slow", f"The JPEG has more than {_MAX_SCANS} scans")
         if marker == _END_OF_IMAGE:
-            return
-    raise rejection("damaged", "The JPEG has no end marker")
+            return True
+    return False
+
+
+def add_end_marker(
+    data: bytes, decode: Callable[[bytes], npt.NDArray[Any]], *, is_strict: bool = False
+) -> bytes:
+    """Returns a JPEG stream without an end marker with one, where all its rows are there.
+
+    A decoder that runs out of data may make up the rest of the image from what it finds after the
+    end. So the stream is decoded twice, with different bits there: only where nothing was missing
+    the pixels are the same.
+
+    Args:
+        data: the stream, of any JPEG coding; zeros after it are dropped.
+        decode: decodes a whole stream at full size.
+        is_strict: whether `decode` raises for every byte too few or too many.
+
+    Raises:
+        ImageError: rows are missing.
+    """
+    stripped = data.rstrip(b"\0")
+    num_zeros = len(data) - len(stripped)
+
+    def ended(num_kept: int) -> bytes:
+        return (stripped + bytes(num_kept)).removesuffix(b"\xff")  # half an end marker
+
+    def is_whole(stream: bytes) -> bool:
+        try:
+            pixels = decode(stream + _END)
+            return is_strict or np.array_equal(pixels, decode(stream + _FILLING + _END))
+        except Exception:  # decoders raise anything
+            return False
+
+    # Zeros at the end may be padding, all of them coded (black rows), or stand for rows now lost
+    for num_kept in range(min(num_zeros, _MAX_CODED_ZEROS) + 1):
+        if is_whole(ended(num_kept)):
+            return ended(num_kept) + _END
+    if is_whole(data) and not is_whole(ended(num_zeros - _MAX_PADDING)):
+        return data + _END
+    raise rejection("damaged", "The JPEG has no end marker, and rows are missing")
 
 
 def rebuild_lossless_jpeg(data: bytes) -> bytes | None:
@@ -131,5 +212,40 @@ def read_jpeg2000(data: bytes) -> Codestream | None:
         return None
     right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
     num_components = int.from_bytes(data[start + 40 : start + 42], "big")
-    precision_bits = (data[start + 42] & 0x7F) + 1
-    return Codestream(right - left, bottom - top, num_components, precision_bits)
+    is_signed, depth = divmod(data[start + 42], 128)
+    return Codestream(
+        "jpeg 2000", right - left, bottom - top, num_components, depth + 1, bool(is_signed)
+    )
+
+
+def add_jpeg2000_end(data: bytes) -> bytes:
+    """Returns a JPEG 2000 stream with its end marker, which may be missing if no tile is.
+
+    Args:
+        data: the stream; zeros after it do not count.
+
+    Raises:
+        ImageError: it has no end marker, and its tiles are not all there.
+
+    Reference: ITU-T T.800 annex A.4.2 (the SOT marker).
+    """
+    if data.rstrip(b"\0\xff").endswith(_END):
+        return data
+    start = data.find(_J2K_START)
+    right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", data, start + 8)
+    num_tiles = -(-(right - left) // max(width, 1)) * -(-(bottom - top) // max(height, 1))
+    complete: dict[int, bool] = {}
+    num_coded = min(
+        len(data), len(data.rstrip(b"\0")) + _MAX_PADDING
+    )  # zeros may replace a lost end
+    position = data.find(_J2K_TILE_PART, start)
+    while 0 <= position <= len(data) - 12 and data[position : position + 2] == _J2K_TILE_PART:
+        tile, length, part, num_parts = struct.unpack_from(">HIBB", data, position + 4)
+        position += length
+        if length < 12 or position > num_coded:
+            break
+        complete[tile] = complete.get(tile, False) or part + 1 >= num_parts
+    else:
+        if len(complete) == num_tiles and all(complete.values()):
+            return data[:position] + _END
+    raise rejection("damaged", "The JPEG 2000 pixels have no end marker, and tiles are missing")

@@ -31,6 +31,8 @@ BITS_ALLOCATED = 0x0028_0100
 BITS_STORED = 0x0028_0101
 HIGH_BIT = 0x0028_0102
 PIXEL_REPRESENTATION = 0x0028_0103
+PIXEL_PADDING_VALUE = 0x0028_0120
+PIXEL_PADDING_RANGE_LIMIT = 0x0028_0121
 WINDOW_CENTER = 0x0028_1050
 WINDOW_WIDTH = 0x0028_1051
 RESCALE_INTERCEPT = 0x0028_1052
@@ -63,6 +65,8 @@ NAMES = {
     BITS_STORED: "BitsStored",
     HIGH_BIT: "HighBit",
     PIXEL_REPRESENTATION: "PixelRepresentation",
+    PIXEL_PADDING_VALUE: "PixelPaddingValue",
+    PIXEL_PADDING_RANGE_LIMIT: "PixelPaddingRangeLimit",
     WINDOW_CENTER: "WindowCenter",
     WINDOW_WIDTH: "WindowWidth",
     RESCALE_INTERCEPT: "RescaleIntercept",
@@ -97,7 +101,6 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 _UNDEFINED = 0xFFFF_FFFF
 _MAX_DEPTH = 32  # of sequences within sequences; real headers reach about 8
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_BIG_ENDIAN = b"1.2.840.10008.1.2.2"
 
 
 @dataclass
@@ -136,8 +139,10 @@ class Header:
         raw = self.values.get(tag, b"")
         if not raw and default is not None:
             return default
+        if not raw:
+            raise rejection("dicom_header", f"{NAMES[tag]} is missing")
         if len(raw) != 2:
-            raise rejection("dicom_header", f"{NAMES[tag]} is missing or not a number")
+            raise rejection("dicom_header", f"{NAMES[tag]} has {len(raw)} bytes, expected 2")
         return int.from_bytes(raw, "little" if self.is_little_endian else "big")
 
     def number(self, tag: int) -> float | None:
@@ -201,11 +206,9 @@ def read_header(data: bytes, limits: Limits, watch: Stopwatch) -> Header:
     if meta.code(TRANSFER_SYNTAX).encode() == _DEFLATED:
         data, position = _inflate(data[position:], limits), 0
     header = Header(values=meta.values)
-    if TRANSFER_SYNTAX in meta.values:
-        header.is_little_endian = meta.code(TRANSFER_SYNTAX).encode() != _BIG_ENDIAN
-    else:  # no data set starts above group 00FF, so a high byte first means little endian
-        header.is_little_endian = data[position : position + 1] != b"\x00"
-    # Some writers say explicit and write implicit, or the reverse: the bytes decide.
+    # No data set starts above group 00FF, so a zero first means big endian. Some writers say one
+    # byte order, or explicit, and write the other: the bytes decide.
+    header.is_little_endian = data[position : position + 1] != b"\x00"
     is_explicit = _has_vr(data, position)
     _Elements(data, header, watch, is_explicit=is_explicit).read(position, len(data))
     return header
@@ -269,6 +272,8 @@ class _Elements:
                 return position
             if tag == _ITEM_END:
                 return start
+            if tag in (_ITEM, _SEQUENCE_END) and self._depth:  # an item without its end mark
+                return position
             if tag in _PIXELS and self._depth == 0:
                 self._keep_pixels(tag, vr, length, start, end)
                 return end
@@ -313,6 +318,8 @@ class _Elements:
             item_tag, _, length, start = self._element(position)
             if item_tag == _SEQUENCE_END:
                 return start
+            if item_tag == _ITEM_END:  # of the item around a sequence without its end mark
+                return position
             if item_tag != _ITEM:
                 raise rejection("damaged", "A DICOM sequence holds something else than items")
             position = end if length == _UNDEFINED else start + length

@@ -7,25 +7,29 @@ pydicom and its plugins see pixel data and numbers only, never text. What the va
 import logging
 import struct
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gdcm
 import numpy as np
 import numpy.typing as npt
 from pydicom import uid
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID_dictionary
 
 from orchestrator.data.decode import dicom_header as tags
 from orchestrator.data.decode.codestream import (
+    Codestream,
+    add_end_marker,
+    add_jpeg2000_end,
     check_jpeg_scans,
-    read_jpeg,
-    read_jpeg2000,
+    read_stream,
     rebuild_lossless_jpeg,
 )
 from orchestrator.data.decode.dicom_header import Header
+from orchestrator.data.decode.fragments import first_frame, is_fragmented
+from orchestrator.data.decode.jpeg import decode_grey_jpeg, decode_jpeg
 from orchestrator.data.limits import rejection
 
 # The libraries report what they cannot decode by log, warning and trace as well as by exception.
@@ -41,20 +45,26 @@ _NATIVE = (
     uid.ExplicitVRBigEndian,
     uid.DeflatedExplicitVRLittleEndian,
 )
+_JPEG_FAMILY = (
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.JPEGLossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000Lossless,
+    uid.JPEG2000,
+)
+# By the coding that the stream itself names: the transfer syntax may name another of the family.
 # One decoder each, so that a file always decodes the same way: a second try by another library
 # would only multiply the cost of hostile files.
-_PLUGINS = {
-    uid.JPEGBaseline8Bit: "pillow",
-    uid.JPEGExtended12Bit: "pillow",
-    uid.JPEGLossless: "gdcm",
-    uid.JPEGLosslessSV1: "gdcm",
-    uid.JPEGLSLossless: "gdcm",  # pyjpegls spends 3 to 7 s on each damaged stream
-    uid.JPEGLSNearLossless: "gdcm",
-    uid.JPEG2000Lossless: "pylibjpeg",
-    uid.JPEG2000: "pylibjpeg",
+_DECODERS = {
+    "jpeg lossless": (uid.JPEGLossless, "gdcm"),
+    "jpeg-ls": (uid.JPEGLSNearLossless, "gdcm"),  # pyjpegls spends 3 to 7 s on each damaged stream
+    "jpeg 2000": (uid.JPEG2000, "pylibjpeg"),
 }
-_JPEG2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
-_LOSSLESS = (uid.JPEGLossless, uid.JPEGLosslessSV1)
+_YBR = ("YBR_FULL", "YBR_FULL_422")
+_END_OF_JPEG = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -86,52 +96,97 @@ class PixelFormat:
     is_signed: bool
 
 
-def decode_pixels(header: Header, form: PixelFormat) -> npt.NDArray[Any]:
+@dataclass(frozen=True)
+class StoredPixels:
+    """The stored values of one frame.
+
+    Attributes:
+        values: 8- or 16-bit integers, [rows, columns] or [rows, columns, 3]; bits above BitsStored
+            are left as they are.
+        form: the numbers that describe them; where a compressed stream knows better, its own.
+        is_ybr: whether three samples are YCbCr rather than RGB, for all that the file says.
+        notes: keys of `rules.DECODE_NOTES`.
+    """
+
+    values: npt.NDArray[Any]
+    form: PixelFormat
+    is_ybr: bool
+    notes: tuple[str, ...] = ()
+
+
+def decode_pixels(header: Header, form: PixelFormat) -> StoredPixels:
     """Returns the stored values of the first frame.
 
     Args:
         header: holds the pixel element.
-        form: what the header says of it; the compressed stream must agree.
-
-    Returns:
-        8- or 16-bit integers, [rows, columns] or [rows, columns, 3] (RGB).
+        form: what the header says of it; the size of a compressed stream must agree.
 
     Raises:
         ImageError: the pixels are damaged or cannot be decoded. Other exceptions may come out of
             the libraries; their text must not be shown.
     """
-    options: dict[str, Any] = {
-        "rows": form.rows,
-        "columns": form.columns,
-        "number_of_frames": 1,
-        "samples_per_pixel": form.samples,
-        "photometric_interpretation": form.photometric,
-        "bits_allocated": form.bits_allocated,
-        "bits_stored": form.bits_stored,
-        "pixel_representation": int(form.is_signed),
-        "planar_configuration": form.planar,
-        "pixel_keyword": "PixelData",
-    }
-    syntax, plugin = form.syntax, ""
-    if syntax in _NATIVE:
-        options["pixel_vr"] = header.pixels_vr.decode("ascii") or "OW"
-        pixels = bytes(header.pixels or b"")
+    is_ybr = form.photometric in _YBR
+    pixels = header.pixels or memoryview(b"")
+    if form.syntax in _NATIVE:
+        vr = header.pixels_vr.decode("ascii") or "OW"
+        return StoredPixels(_run(form.syntax, bytes(pixels), form, pixel_vr=vr), form, is_ybr)
+    frame = first_frame(pixels, form.num_frames, header.values.get(tags.EXTENDED_OFFSETS, b""))
+    if form.syntax == uid.RLELossless:
+        by_plane = replace(form, planar=1)
+        native = _run(uid.ExplicitVRLittleEndian, _decode_rle(frame, form), by_plane)
+        return StoredPixels(native, form, is_ybr)
+    stream = _check_stream(frame, form)
+    if stream.colour_model:
+        is_ybr = stream.colour_model == "ycbcr"
+    form = replace(
+        form,
+        bits_stored=min(form.bits_stored, stream.precision_bits),
+        is_signed=form.is_signed or stream.is_signed,
+    )
+    if stream.coding == "jpeg":
+        has_end = check_jpeg_scans(frame)
+        if not has_end:
+            frame = add_end_marker(frame, decode_grey_jpeg)
+        values = decode_jpeg(frame, stream)
     else:
-        frame = _first_frame(header, form)
-        if syntax == uid.RLELossless:
-            pixels = _decode_rle(frame, form)
-            syntax = uid.ExplicitVRLittleEndian
-            options["planar_configuration"] = 1
-        else:
-            _check_codestream(frame, form)
-            if syntax in _LOSSLESS:
-                frame = _rebuild(frame)
-            pixels, plugin = encapsulate([frame]), _PLUGINS[uid.UID(syntax)]
-    decoder = get_decoder(syntax)
+        frame, has_end = _prepare(frame, stream, form)
+        values = _decode_stream(frame, stream, form)
+    return StoredPixels(values, form, is_ybr, () if has_end else ("no_end_marker",))
+
+
+def _run(
+    syntax: str, pixels: bytes, form: PixelFormat, plugin: str = "", pixel_vr: str = "OW"
+) -> npt.NDArray[Any]:
+    """Returns what pydicom and one plugin make of the pixels, nothing converted or corrected."""
     values: npt.NDArray[Any]
     # Unvalidated: the numbers are checked, and its complaints about padding are only noise.
-    values, _ = decoder.as_array(pixels, index=0, validate=False, decoding_plugin=plugin, **options)
+    values, _ = get_decoder(syntax).as_array(
+        pixels,
+        index=0,
+        validate=False,
+        raw=True,
+        decoding_plugin=plugin,
+        rows=form.rows,
+        columns=form.columns,
+        number_of_frames=1,
+        samples_per_pixel=form.samples,
+        photometric_interpretation=form.photometric,
+        bits_allocated=form.bits_allocated,
+        bits_stored=form.bits_stored,
+        pixel_representation=int(form.is_signed),
+        planar_configuration=form.planar,
+        pixel_keyword="PixelData",
+        pixel_vr=pixel_vr,
+        correct_unused_bits=False,
+        apply_j2k_sign_correction=False,
+        apply_jls_sign_correction=False,
+    )
     return values
+
+
+def _decode_stream(frame: bytes, stream: Codestream, form: PixelFormat) -> npt.NDArray[Any]:
+    syntax, plugin = _DECODERS[stream.coding]
+    return _run(syntax, encapsulate([frame]), form, plugin)
 
 
 def check_syntax(header: Header) -> str:
@@ -141,55 +196,67 @@ def check_syntax(header: Header) -> str:
         ImageError: it is absent, unknown or has no decoder here.
     """
     syntax = header.code(tags.TRANSFER_SYNTAX)
-    if not syntax and not header.is_encapsulated:
-        # Without file meta the byte order was told by content; it is all that native pixels need.
-        return str(
-            uid.ExplicitVRLittleEndian if header.is_little_endian else uid.ExplicitVRBigEndian
-        )
-    if not syntax:
+    is_native = not syntax or syntax in _NATIVE
+    is_encapsulated = header.is_encapsulated or (
+        not is_native and header.pixels is not None and is_fragmented(header.pixels)
+    )
+    if not syntax and is_encapsulated:
         raise rejection("dicom_syntax", "Compressed pixels without a TransferSyntaxUID")
-    if syntax not in _NATIVE and syntax not in _PLUGINS and syntax != uid.RLELossless:
+    if not is_native and syntax not in (*_JPEG_FAMILY, uid.RLELossless):
         name = registered_name(syntax, "a UID that is not in the DICOM registry")
         raise rejection("dicom_syntax", f"No decoder for the transfer syntax {name}")
-    if (syntax in _NATIVE) == header.is_encapsulated:
-        raise rejection("damaged", "TransferSyntaxUID and pixels disagree on compression")
+    if is_native == is_encapsulated:
+        says, are = ("uncompressed", "are") if is_native else ("compressed", "are not")
+        found = f"TransferSyntaxUID is that of {says} pixels, and these {are} compressed"
+        raise rejection("dicom_header", found)
+    if is_native:  # told by content, since some say one byte order and write the other
+        little, big = uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian
+        return str(little if header.is_little_endian else big)
     return syntax
 
 
-def _first_frame(header: Header, form: PixelFormat) -> bytes:
-    """Returns the compressed stream of the first frame, joined from its fragments."""
-    offsets = header.values.get(tags.EXTENDED_OFFSETS)
-    lengths = header.values.get(tags.EXTENDED_LENGTHS)
-    extended = (offsets, lengths) if offsets and lengths else None
-    frame: bytes = get_frame(
-        bytes(header.pixels or b""),
-        0,
-        number_of_frames=form.num_frames,
-        extended_offsets=extended,
-    )
-    return frame
-
-
-def _check_codestream(frame: bytes, form: PixelFormat) -> None:
-    """Raises `ImageError` where a compressed stream is of another size than the header says.
+def _check_stream(frame: bytes, form: PixelFormat) -> Codestream:
+    """Returns what a compressed stream says of itself.
 
     The decoders allocate what the stream says, so a small header could hide a huge image.
+
+    Raises:
+        ImageError: it contradicts the header, or there is no decoder for its coding.
     """
-    stream = read_jpeg2000(frame) if form.syntax in _JPEG2000 else read_jpeg(frame)
+    stream = read_stream(frame)
     if stream is None:
         raise rejection("damaged", "The compressed pixels do not start with a readable header")
     if (stream.height_px, stream.width_px) != (form.rows, form.columns):
         raise rejection("damaged", "The compressed pixels and the header differ in size")
+    is_jpeg = stream.coding == "jpeg"
     if stream.num_components != form.samples or stream.precision_bits > form.bits_allocated:
-        raise rejection("damaged", "The compressed pixels and the header differ in depth")
-    if _PLUGINS[uid.UID(form.syntax)] == "pillow":
-        check_jpeg_scans(frame)
-    if form.syntax in _JPEG2000 and not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
-        raise rejection("damaged", "The JPEG 2000 pixels have no end marker")
-    if form.syntax == uid.JPEGExtended12Bit and stream.precision_bits != 8:
+        raise rejection("dicom_header", "The compressed pixels and the header differ in depth")
+    if stream.coding == "other jpeg" or (is_jpeg and stream.precision_bits != 8):
         name = registered_name(form.syntax, "")
-        found = f"No decoder for {stream.precision_bits}-bit pixels in the transfer syntax {name}"
-        raise rejection("dicom_syntax", found)
+        kind = "arithmetic or hierarchical" if not is_jpeg else f"{stream.precision_bits}-bit"
+        raise rejection("dicom_syntax", f"No decoder for {kind} JPEG pixels in {name}")
+    return stream
+
+
+def _prepare(frame: bytes, stream: Codestream, form: PixelFormat) -> tuple[bytes, bool]:
+    """Returns a stream that is whole and safe to hand to its decoder, and if it had an end marker.
+
+    Raises:
+        ImageError: it is malformed, or rows are missing.
+    """
+    if stream.coding == "jpeg 2000":
+        ended = add_jpeg2000_end(frame)
+        return ended, ended is frame
+    if stream.coding == "jpeg-ls":
+        if _END_OF_JPEG in frame:  # coded bytes may look like other markers, but never like this
+            return frame, True
+        return add_end_marker(
+            frame, lambda whole: _decode_stream(whole, stream, form), is_strict=True
+        ), False
+    if check_jpeg_scans(frame):
+        return _rebuild(frame), True
+    ended = add_end_marker(frame, lambda whole: _decode_stream(_rebuild(whole), stream, form))
+    return _rebuild(ended), False
 
 
 def _rebuild(frame: bytes) -> bytes:

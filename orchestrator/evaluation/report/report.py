@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from orchestrator.data.decode.rules import DECODE_NOTES, GREY_RULES
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.errors import DataError
 from orchestrator.evaluation.calibration import call_labels
@@ -57,9 +58,9 @@ def build_report(
         seed: seed of the resamples.
 
     Returns:
-        counts, listing, threshold, threshold_rule, model, run, intended_use, num_images and
-        num_patients of the labelled rows, metrics ({} without labels), confusion and interval
-        (None without).
+        counts, listing, decoding (images by grey rule and by note), threshold, threshold_rule,
+        model, run, intended_use, num_images and num_patients of the labelled rows, metrics ({}
+        without labels), confusion and interval (None without).
 
     Raises:
         DataError: rows and files do not add up, or a probability is outside 0..1.
@@ -98,7 +99,7 @@ def build_report(
         "scored_before": scored_before,
         "rejected_before": rejected_before,
         "ignored": ignored,
-        "rejected_by_code": _by_count(tally),
+        "rejected_by_code": _by_count(tally.codes),
         "called": _by_class(call_labels(probabilities, tally.threshold)),
         "labelled": _by_class(labels),
     }
@@ -106,6 +107,10 @@ def build_report(
         "kind": "score",
         "counts": counts,
         "listing": dict(listing or {}),
+        "decoding": {
+            "grey_rules": _by_count(tally.grey_rules),
+            "notes": _by_count(tally.decode_notes),
+        },
         **evaluation,
         "threshold": tally.threshold,
         "threshold_rule": threshold_rule,
@@ -142,6 +147,8 @@ def render_html(report: Mapping[str, Any], tally: Tally) -> str:
         **_histogram(report, labels, probabilities),
         **_image_lists(tally),
         **_rejected_lists(tally),
+        grey_rules=_explained(report["decoding"]["grey_rules"], GREY_RULES),
+        decode_notes=_explained(report["decoding"]["notes"], DECODE_NOTES),
         model_facts=list_facts(
             {
                 **report["model"],
@@ -157,9 +164,9 @@ def _by_class(values: npt.NDArray[np.int8]) -> dict[str, int]:
     return {name: int(np.sum(values == label)) for label, name in enumerate(CLASS_NAMES)}
 
 
-def _by_count(tally: Tally) -> dict[str, int]:
-    """Rejected rows by code, the most frequent first, then by name."""
-    return dict(sorted(tally.codes.items(), key=lambda item: (-item[1], item[0])))
+def _by_count(words: Mapping[str, int]) -> dict[str, int]:
+    """Counts by word, the most frequent first, then by name."""
+    return dict(sorted(words.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _subtitle(report: Mapping[str, Any]) -> str:
@@ -225,9 +232,16 @@ def _image_lists(tally: Tally) -> dict[str, Any]:
     return lists
 
 
+def _explained(counts: Mapping[str, int], meanings: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Words with their counts and what they mean."""
+    return [
+        {"word": word, "count": count, "meaning": meanings[word]} for word, count in counts.items()
+    ]
+
+
 def _rejected_lists(tally: Tally) -> dict[str, Any]:
     """One line a code, and a bounded list of files in which every code has its part."""
-    counts = _by_count(tally)
+    counts = _by_count(tally.codes)
     rows: list[dict[str, Any]] = []
     room = MAX_REJECTED_SHOWN
     for rank, code in enumerate(reversed(counts)):  # the rarest first: what it leaves is shared

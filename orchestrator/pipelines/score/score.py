@@ -17,6 +17,7 @@ from orchestrator.cluster.session import open_session
 from orchestrator.cluster.shards import Stage, run_shards
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
+from orchestrator.data.decode.images import DECODER_VERSION
 from orchestrator.data.listing.addresses import check_address, is_address
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.listing.options import ListingOptions
@@ -85,7 +86,7 @@ def score(
     folder, target = _place_run(spec, run_folder)
     spec = spec.model_copy(update={"model": tuple(map(str, members.bundles)), "out": target})
     decisive = spec.model_dump(exclude={"overwrite", "max_rejected_fraction"})
-    identity = digest([decisive, *members.hashes])
+    identity = digest([decisive, DECODER_VERSION, *members.hashes])
     if target is not None and not spec.overwrite and not RunDir(folder).holds_unfinished(identity):
         check_free(target)
     with open_run("score", folder, spec, resources, identity=identity, address=target) as opened:

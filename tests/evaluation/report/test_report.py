@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from orchestrator.data.decode.rules import DECODE_NOTES, GREY_RULES
 from orchestrator.data.schema import PREDICTIONS, REJECTED
 from orchestrator.errors import DataError
 from orchestrator.evaluation.metrics import METRIC_NAMES
@@ -18,7 +19,7 @@ RUN = {"run_id": "score-1", "versions": {"numpy": "2.4", "keras": "3.15"}}
 EVIL = "<script>alert(1)</script>&\"'{{ 7*7 }}"
 
 
-def predictions(labels, probabilities, paths=None, patients=None):
+def predictions(labels, probabilities, paths=None, patients=None, rules=None, notes=None):
     num = len(labels)
     paths = paths or [f"image-{row}.jpeg" for row in range(num)]
     columns = {
@@ -27,6 +28,8 @@ def predictions(labels, probabilities, paths=None, patients=None):
         "patient_id": patients or [None] * num,
         "label": labels,
         "probability": probabilities,
+        "grey_rule": rules or ["as_stored"] * num,
+        "decode_notes": notes or [None] * num,
     }
     filled = {name: columns.get(name, [None] * num) for name in PREDICTIONS.names}
     arrays = {
@@ -104,6 +107,21 @@ def test_labelled_run():
     ):
         assert text in visible, text
     assert page.count("<svg") >= 5
+
+
+def test_rows_are_counted_by_grey_rule_and_note():
+    rules = ["as_stored", "window", "narrower_depth", "as_stored", None]  # None: an old data set
+    notes = [None, "no_end_marker", "window_ignored,no_end_marker", None, None]
+    scored = predictions([None] * 5, [0.1] * 5, rules=rules, notes=notes)
+    report, _, visible = report_and_page(scored, rejected())
+    assert report["decoding"] == {
+        "grey_rules": {"as_stored": 2, "narrower_depth": 1, "window": 1},
+        "notes": {"no_end_marker": 2, "window_ignored": 1},
+    }
+    assert "How stored values became grey" in visible
+    for word, count in (report["decoding"]["grey_rules"] | report["decoding"]["notes"]).items():
+        meaning = (GREY_RULES | DECODE_NOTES)[word]
+        assert re.search(rf"{word} {count} (Note: )?{re.escape(meaning)}", visible), word
 
 
 def test_page_is_self_contained():

@@ -16,6 +16,7 @@ from PIL import Image
 from pydicom import uid
 
 from orchestrator.config.specs import Resources, ScoreSpec
+from orchestrator.data.decode.rules import GREY_RULES
 from orchestrator.data.manifest import load_manifest
 from orchestrator.data.schema import unescape_path
 from orchestrator.pipelines.score.score import score
@@ -166,7 +167,16 @@ def test_every_file_has_exactly_one_row_with_its_code(hostile: SimpleNamespace) 
 
 
 def test_good_rows_equal_those_of_a_clean_run(hostile: SimpleNamespace) -> None:
-    keys = ("path", "sha256", "logit", "probability", "predicted", "width_px", "height_px")
+    keys = (
+        "path",
+        "sha256",
+        "grey_rule",
+        "logit",
+        "probability",
+        "predicted",
+        "width_px",
+        "height_px",
+    )
     kept = [{k: r[k] for k in keys} for r in rows_of(hostile.run / "predictions")]
     clean = [{k: r[k] for k in keys} for r in rows_of(hostile.clean / "predictions")]
     assert [row for row in kept if row["path"].startswith("good")] == clean
@@ -199,6 +209,10 @@ def test_one_image_in_many_ways_scores_alike(trained: SimpleNamespace, tmp_path:
     assert rows_of(result.run / "rejected.parquet") == []
     rows = {row["path"]: row["probability"] for row in rows_of(result.run / "predictions")}
     assert len(rows) == len(PICTURE_WAYS) + len(DICOM_WAYS) >= 16
+    decoding = result.report["decoding"]
+    assert sum(decoding["grey_rules"].values()) == len(rows)
+    assert set(decoding["grey_rules"]) == set(GREY_RULES) - {"pixel_range"}
+    assert decoding["notes"] == {}
     reference = rows["picture png"]
     for path, probability in rows.items():
         kind, way = path.split(" ", 1)

@@ -1,0 +1,1 @@
+"""X-rays written in the ways that the field sends them."""
