@@ -1,9 +1,11 @@
 """How a user says what folders, labels and tables mean: `--class-map` and `--table`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+from orchestrator.config.fields import DATA, Form, flag
 
 CLASSES = ("NORMAL", "PNEUMONIA", "none")
 
@@ -51,3 +53,30 @@ ClassMap = Annotated[
     AfterValidator(_check_class_map),
     PlainSerializer(list),
 ]
+
+
+class ListingForm(Form):
+    """What every command that lists files takes: what is input, and what its names mean."""
+
+    include_hidden: Annotated[
+        bool, flag("List hidden and system files too, but not results of this program.", DATA)
+    ] = False
+    class_map: Annotated[
+        ClassMap | None,
+        flag(
+            "Class of a folder's name or a table's label, such as VIRUS=PNEUMONIA or COVID=none; "
+            "repeat the option for several.",
+            DATA,
+            default="none",
+            metavar="<name=class>",
+        ),
+    ] = None
+    table: Annotated[
+        TableName | None,
+        flag(
+            f"Data set whose columns the table has: {', '.join(get_args(TableName))}.",
+            DATA,
+            default="told by the header",
+            metavar="<name>",
+        ),
+    ] = None

@@ -6,7 +6,7 @@ working directory. A field is also a flag: what `flag` is given here is what `--
 300 lines, one declaration a field.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -48,7 +48,7 @@ from orchestrator.config.fields import (
     Weights,
     flag,
 )
-from orchestrator.config.listing import ClassMap, TableName
+from orchestrator.config.listing import ListingForm
 
 
 class Resources(Form):
@@ -81,34 +81,7 @@ class DecodeLimits(Form):
     )
 
 
-class _ListingForm(Form):
-    """What every command that lists files takes: what is input, and what its names mean."""
-
-    include_hidden: Annotated[
-        bool, flag("List hidden and system files too, but not results of this program.", DATA)
-    ] = False
-    class_map: Annotated[
-        ClassMap | None,
-        flag(
-            "Class of a folder's name or a table's label, such as VIRUS=PNEUMONIA or COVID=none; "
-            "repeat the option for several.",
-            DATA,
-            default="none",
-            metavar="<name=class>",
-        ),
-    ] = None
-    table: Annotated[
-        TableName | None,
-        flag(
-            f"Data set whose columns the table has: {', '.join(get_args(TableName))}.",
-            DATA,
-            default="told by the header",
-            metavar="<name>",
-        ),
-    ] = None
-
-
-class _TrainingForm(_ListingForm):
+class _TrainingForm(ListingForm):
     """What every command that trains takes: the data, what is done with it, for how long."""
 
     data: Annotated[
@@ -251,7 +224,7 @@ class CompareSpec(_TrainingForm):
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
-class ScoreSpec(_ListingForm):
+class ScoreSpec(ListingForm):
     """Score a folder of X-rays: one row per image and a report."""
 
     input: Annotated[
@@ -313,7 +286,7 @@ class ScoreSpec(_ListingForm):
         return self
 
 
-class IngestSpec(_ListingForm):
+class IngestSpec(ListingForm):
     """Decode a folder once into an Arrow data set of uint8 images."""
 
     input: Annotated[

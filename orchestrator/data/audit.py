@@ -2,6 +2,8 @@
 
 Splits are made in `splits.py`, the hash of near-duplicates in `perceptual.py`. What a leak means
 for a run (stop, or go on with `--allow-leakage`) is decided by the caller from `Audit.blocking`.
+
+Over 300 lines, one search a kind of leak.
 """
 
 from collections.abc import Iterator

@@ -3,6 +3,8 @@
 It is written before anything is read from the files and is what every later count is held
 against. `StoredManifest` is its form on disk, which scoring streams; `Manifest` is the whole table
 in memory, for training. Files are found in `inputs.py`; the columns are `schema.MANIFEST`.
+
+Over 300 lines: both forms of one table, and its checks.
 """
 
 import json

@@ -3,6 +3,8 @@
 A backbone here maps grey images [N, S, S, 1], grey levels 0..255, to pooled features [N, D]. Its
 own preprocessing is part of the graph, made of standard layers, so a saved model carries it. Names
 and weights can be checked without importing Keras. The classifier's head is in `network.py`.
+
+Over 300 lines, a good part of them the rows of the table.
 """
 
 import random

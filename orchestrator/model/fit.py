@@ -3,6 +3,8 @@
 The loop is ours and the callbacks are Keras's own. What one step does to the weights is the
 `Step`'s business: `KerasStep` runs on one device under any backend, `multiworker.DistributedStep`
 on one or several workers under TensorFlow.
+
+Over 300 lines, since a step, its loop and what the loop saves are read together.
 """
 
 import json

@@ -2,6 +2,8 @@
 
 What is of no use once a run is finished starts with `_`; its life cycle removes it then. Readers of
 Arrow data sets pass over such names.
+
+Over 300 lines, one property a file.
 """
 
 import json

@@ -6,6 +6,8 @@ schedulers run on: SQLite's write-ahead log does not work over a network file sy
 
 No policy and no cluster: `loop.py` has the one, its caller the other. Writes of the leader are in
 `writes.py`.
+
+Over 300 lines: every read of the file is here.
 """
 
 import contextlib

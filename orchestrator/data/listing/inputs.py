@@ -2,6 +2,8 @@
 
 Folders are walked in `listing.py`, tables read in `tables.py`, what a path says is in `names.py`,
 rows are sorted in `listed_rows.py`; the manifest they become is `manifest.py`'s.
+
+Over 300 lines: every kind of input, told apart in one place.
 """
 
 # pathlib has no paths of bytes

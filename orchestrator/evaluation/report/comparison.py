@@ -2,6 +2,8 @@
 
 The table has the columns of the paper's Table IV, with intervals, and the paper's own figures
 beside those of this run.
+
+Over 300 lines: the figures and their page belong together.
 """
 
 from collections.abc import Mapping, Sequence
