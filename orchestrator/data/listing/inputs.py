@@ -17,7 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.data.listing.addresses import check_address, is_address, open_folder
+from orchestrator.config.addresses import is_address
+from orchestrator.data.listing.addresses import check_address, open_folder
 from orchestrator.data.listing.listing import Found, Listing
 from orchestrator.data.listing.names import patient_of_name, read_folders
 from orchestrator.data.listing.tables import InputTable

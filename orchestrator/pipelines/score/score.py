@@ -12,9 +12,10 @@ from typing import Any
 
 from orchestrator.cluster.session import open_session
 from orchestrator.cluster.shards import Stage, run_shards
+from orchestrator.config.addresses import is_address
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
-from orchestrator.data.listing.addresses import check_address, is_address
+from orchestrator.data.listing.addresses import check_address
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import part_path

@@ -7,10 +7,11 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from orchestrator.config.addresses import is_address
 from orchestrator.data.file_decoder import FileDecoder
 from orchestrator.data.limits import Limits
 from orchestrator.data.listing import remote
-from orchestrator.data.listing.addresses import check_address, is_address, open_folder
+from orchestrator.data.listing.addresses import check_address, open_folder
 from orchestrator.data.listing.inputs import list_inputs
 from orchestrator.errors import ClusterError, DataError, ImageError, SpecError
 from tests.data.s3_server import Bucket, serve_s3
