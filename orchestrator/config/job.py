@@ -22,7 +22,7 @@ class Schedule(Form):
     timezone: str = "UTC"
     overlap: Literal["skip", "queue", "replace"] = "skip"
     catch_up: Literal["skip", "once", "all"] = "once"
-    # A missed tick older than this is never caught up; somebody is told where none succeeds in it.
+    # A missed tick older than this is never caught up; a notice is sent when none succeeds in it.
     window: Duration = timedelta(hours=12)
     notify_after_skips: Annotated[int, Field(ge=1, le=100_000)] = 3  # in a row
 

@@ -33,7 +33,7 @@ class _Plan:
     Args:
         job: its name, and all that is declared of it.
         schedule: the job's.
-        verdicts: what becomes of each tick, in order.
+        verdicts: what happens to each tick, in order.
         complete: no more is due.
         replaced: open runs that make way for the newest tick.
         placed: the run of each tick that runs, and its folder.
@@ -101,7 +101,7 @@ class Decider:
             self._declared.refresh()
 
     def _plan(self, name: str, now: datetime, lane: list[RunRow]) -> _Plan | None:
-        """Returns what becomes of a job's due ticks, None where none is due.
+        """Returns what happens to a job's due ticks, None where none is due.
 
         Args:
             name: the job's.
@@ -186,13 +186,13 @@ class Decider:
         write.advance(name, last.tick, skips)
         if before < plan.schedule.notify_after_skips <= skips:
             reason = f"{skips} ticks in a row were skipped, the last one: {last.skip_reason}"
-            self._tell(write, plan.job, last.tick, "skips", TickState.SKIPPED, reason)
+            self._notify(write, plan.job, last.tick, "skips", TickState.SKIPPED, reason)
 
     def _fail(self, write: Writes, job: Job, tick: datetime, reason: str) -> None:
         write.end(job.name, tick, 0, TickState.FAILED, reason)
-        self._tell(write, job, tick, "failure", TickState.FAILED, reason)
+        self._notify(write, job, tick, "failure", TickState.FAILED, reason)
 
-    def _tell(
+    def _notify(
         self,
         write: Writes,
         job: Job,

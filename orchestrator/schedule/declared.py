@@ -1,7 +1,7 @@
 """The jobs in force: those of the job files, and the last good version where a file has none.
 
-The ledger keeps the last good version of every job, so that neither a file that became wrong nor
-one that is away while a new version of it is put in place costs a tick, whoever leads.
+The ledger keeps the last good version of every job, so that neither a file that is wrong nor one
+that is away while a new version of it is put in place costs a tick, whoever leads.
 """
 
 from collections.abc import Callable
@@ -123,8 +123,8 @@ class DeclaredJobs:
         if found.problem is None:
             owners = {row.file: name for name, row in self.rows.items() if row.cron and row.file}
             faults = {owners.get(file, file): problem for file, problem in found.faults.items()}
-            mended = dict.fromkeys(leadership.faulty("file") - faults.keys())
-            leadership.record_faults("file", {**mended, **faults})
+            fixed = dict.fromkeys(leadership.faulty("file") - faults.keys())
+            leadership.record_faults("file", {**fixed, **faults})
         needless = leadership.faulty("stored") & found.jobs.keys()
         leadership.record_faults("stored", dict.fromkeys(needless))
         return found
@@ -209,6 +209,6 @@ def _owed(row: JobRow | None, now: datetime) -> list[datetime]:
         return []
     try:
         ticks = Ticks(row.cron, row.timezone)
-    except SpecError:  # a time zone that is no more
+    except SpecError:  # a time zone that no longer exists
         return []
     return list(islice(ticks.between(row.decided_until(now), now), CHUNK))

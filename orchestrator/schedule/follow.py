@@ -74,7 +74,7 @@ class Follower:
     ) -> dict[RunRow, TryState]:
         """Returns what tries have come to; those without an answer are left out.
 
-        Once the cluster does not answer there is no use in asking it for the others.
+        Once the cluster does not answer it is not asked for the others.
 
         Args:
             runs: in the order in which they are looked up.
@@ -94,7 +94,7 @@ class Follower:
             leadership.say_change("cluster", "")
         # The folders after the cluster: a run that has just ended has written its end before.
         evidence = {
-            run: Evidence() for run, told in seen.items() if told and told.status in AT_WORK
+            run: Evidence() for run, found in seen.items() if found and found.status in AT_WORK
         }
         evidence |= leadership.look_into(run for run in seen if run not in evidence)
         return {
@@ -129,7 +129,7 @@ class Follower:
             leadership.attempt(run.job, "run", partial(self._start, run, prepared[run]))
 
     def _is_wanted(self, run: RunRow, finding: TryState | None, is_fresh: bool) -> bool:
-        """Whether the cluster is to be asked for a try; records what has become of it otherwise."""
+        """Whether the cluster is to be asked for a try; otherwise records what happened to it."""
         if finding is None:
             line = "the cluster or the run folder does not answer"
             self._postpone(run, line, known_absent=False)
@@ -249,9 +249,9 @@ def _impossible(error: SpecError) -> TryState:
 
 
 def _notify(write: Writes, run: RunRow, state: TickState, reason: str) -> None:
-    """Records that a run's failure is to be told, where its job says to whom."""
-    target = load_terms(run.spec).on_failure
-    if target is not None:
-        told = target.model_dump_json()
-        found = run.submission_id or ""
-        write.notify(Notice(run.job, run.tick, "failure", state, reason, run.attempt, found, told))
+    """Records the notice of a failed run, where its job says who is notified."""
+    on_failure = load_terms(run.spec).on_failure
+    if on_failure is not None:
+        found, target = run.submission_id or "", on_failure.model_dump_json()
+        notice = Notice(run.job, run.tick, "failure", state, reason, run.attempt, found, target)
+        write.notify(notice)

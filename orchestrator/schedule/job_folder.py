@@ -153,7 +153,7 @@ class JobFolder:
         if known is not None and known.stamp == stamp:
             return known
         if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
-            return _File(stamp, problem=f"{path} is no regular file; name a YAML file")
+            return _File(stamp, problem=f"{path} is not a regular file; name a YAML file")
         try:
             job = load_job(path)
             if job.schedule is None:

@@ -220,7 +220,7 @@ class Leadership:
                 self.say(f"{source}: {problem}")
 
     def clear_faults(self, source: str) -> None:
-        """Ends all that is recorded of a job that is no more."""
+        """Ends all that is recorded of a job that was removed."""
         for topic in [topic for found, topic in self._faults if found == source]:
             self.record_faults(topic, {source: None})
 

@@ -1,9 +1,9 @@
 """The scheduler: ticks into ledger rows, ledger rows into submitted runs, results back.
 
 One step does, in this order: hold the lead; follow what is open; decide the ticks that are due;
-commit the intents of what can start; submit; tell of failures and of nights without a result; read
-the job files again. So a tick that was due before an edit was seen still belongs to the old
-schedule, and nothing is submitted that is not on disk before.
+commit the intents of what can start; submit; send notices; read the job files again. So a tick
+that was due before an edit was seen still belongs to the old schedule, and nothing is submitted
+that is not on disk before.
 
 The order makes it safe to kill at any point: an intent without a confirmed submit is looked up by
 its id, derived from job and tick, and asked for again only where the cluster does not have it and

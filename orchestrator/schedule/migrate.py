@@ -23,7 +23,7 @@ def migrate(database: sqlite3.Connection, version: int, now: datetime) -> None:
 
 def _from_1_to_2(database: sqlite3.Connection, now: datetime) -> None:
     """Jobs keep their last good version, notices have a table of their own, faults are recorded."""
-    told = database.execute(
+    notices = database.execute(
         "SELECT r.job, r.tick, r.state, coalesce(r.reason, ''), r.attempt, "
         "coalesce(a.submission_id, ''), r.spec, r.notice, r.decided_at, r.token FROM runs r "
         "LEFT JOIN attempts a ON a.job = r.job AND a.tick = r.tick AND a.attempt = r.attempt "
@@ -44,7 +44,7 @@ def _from_1_to_2(database: sqlite3.Connection, now: datetime) -> None:
     for table in ("faults", "notices"):
         for statement in split_statements(TABLES[table]):
             database.execute(statement)
-    for *what, spec, outcome, raised_at, token in told:
+    for *what, spec, outcome, raised_at, token in notices:
         target = json.dumps(json.loads(spec or "{}").get("on_failure"))
         database.execute(
             "INSERT INTO notices VALUES (?, ?, 'failure', ?, ?, ?, ?, ?, ?, ?, ?)",

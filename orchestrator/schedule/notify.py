@@ -1,6 +1,6 @@
-"""Telling somebody of runs that failed or did not come about: a command or a webhook.
+"""Notices of runs that failed or did not happen: a command or a webhook.
 
-What is told names the job, the tick and the ids, and nothing of the images or of their folders.
+A notice names the job, the tick and the ids, and nothing of the images or of their folders.
 """
 
 import http.client
@@ -83,7 +83,7 @@ class Notifier:
             self._leadership.wait(_key(notice), self._leadership.settings.retry_wait_s)
             return
         with self._leadership.writing() as write:
-            write.told(notice, problem or "sent")
+            write.record_sending(notice, problem or "sent")
         if problem is not None:
             key = run_key(notice.job, notice.tick)
             self._leadership.say(f"{key}: nobody was notified that it is {notice.state}: {problem}")

@@ -39,7 +39,7 @@ class JobRow:
     def decided_until(self, now: datetime) -> datetime:
         """Returns the instant after which ticks are undecided.
 
-        After the clock went back ticks are decided anew from there (runs are unique, so none runs
+        After the clock went back ticks are decided again from there (runs are unique, so none runs
         twice), until the clock passes the point it had reached before.
         """
         return max(self.cursor, self.high) if now >= self.high else self.cursor
@@ -68,7 +68,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class Notice:
-    """What somebody is to be told, once.
+    """A notice, sent once for each incident.
 
     Args:
         job: its name.
@@ -79,7 +79,7 @@ class Notice:
         reason: one line.
         attempts: tries that were made.
         submission_id: of the last try, empty without one.
-        target: who is told: `on_failure`, JSON.
+        target: who is notified: `on_failure`, JSON.
     """
 
     job: str

@@ -1,4 +1,4 @@
-"""What the scheduler tells systemd of itself, where systemd runs it."""
+"""What the scheduler reports to systemd, where systemd runs it."""
 
 import contextlib
 import os

@@ -42,7 +42,7 @@ CREATE TABLE jobs (
 CREATE TABLE faults (
     source TEXT NOT NULL,             -- a job, or a file where its job is not known
     topic TEXT NOT NULL,
-    problem TEXT,                     -- NULL: mended
+    problem TEXT,                     -- NULL: fixed
     since REAL NOT NULL,
     token INTEGER NOT NULL,
     PRIMARY KEY (source, topic)
@@ -97,11 +97,11 @@ CREATE TABLE notices (
     job TEXT NOT NULL,
     tick INTEGER NOT NULL,
     kind TEXT NOT NULL,               -- one notice of a kind for each incident
-    state TEXT NOT NULL,              -- this and the next three: what is told
+    state TEXT NOT NULL,              -- this and the next three: what it says
     reason TEXT NOT NULL,
     attempts INTEGER NOT NULL,
     submission_id TEXT NOT NULL,
-    target TEXT NOT NULL,             -- who is told: on_failure, JSON
+    target TEXT NOT NULL,             -- who is notified: on_failure, JSON
     outcome TEXT NOT NULL,            -- pending, sent, or what went wrong
     raised_at REAL NOT NULL,
     token INTEGER NOT NULL,

@@ -10,7 +10,7 @@ from orchestrator.schedule.rows import Notice
 
 
 class Watch:
-    """Tells once when a job's first tick since its last success is older than its window.
+    """Notifies once when a job's first tick since its last success is older than its window.
 
     However the silence came about: runs that fail, one that hangs, ticks that are skipped, a
     scheduler that was down. A pause is wanted, so nothing is missed in it.
@@ -22,7 +22,7 @@ class Watch:
 
     def __init__(self, leadership: Leadership, declared: DeclaredJobs) -> None:
         self._leadership, self._declared = leadership, declared
-        self._told: dict[str, datetime] = {}
+        self._notified: dict[str, datetime] = {}
 
     def step(self) -> None:
         """Raises the notices that are due."""
@@ -38,9 +38,9 @@ class Watch:
             since = max(moment for moment in known if moment is not None)
             tick = self._declared.next_after(name, since, "watch")
             window = job.schedule.window
-            if tick is None or now - tick <= window or self._told.get(name) == tick:
+            if tick is None or now - tick <= window or self._notified.get(name) == tick:
                 continue
-            self._told[name] = tick
+            self._notified[name] = tick
             reason = f"no run has succeeded within {describe(window)} after it was due"
             late.append((job, tick, reason))
         if not late:

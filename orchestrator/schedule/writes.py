@@ -194,7 +194,7 @@ class Writes:
             )
 
     def notify(self, notice: Notice) -> None:
-        """Records that somebody is to be told, unless the incident has been recorded before."""
+        """Records a notice that is to be sent, unless that incident has one."""
         self._db.execute(
             "INSERT INTO notices VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?) "
             "ON CONFLICT DO NOTHING",
@@ -212,15 +212,15 @@ class Writes:
             ),
         )
 
-    def told(self, notice: Notice, outcome: str) -> None:
-        """Records that a notice was `sent`, or what went wrong."""
+    def record_sending(self, notice: Notice, outcome: str) -> None:
+        """Records that a notice was `sent`, or why it was not."""
         self._db.execute(
             "UPDATE notices SET outcome = ?, token = ? WHERE job = ? AND tick = ? AND kind = ?",
             (outcome, self._token, notice.job, int(notice.tick.timestamp()), notice.kind),
         )
 
     def fault(self, source: str, topic: str, problem: str | None) -> None:
-        """Records what is wrong with a job or a file; None where it is mended."""
+        """Records what is wrong with a job or a file; None where it is fixed."""
         self._db.execute(
             "INSERT INTO faults VALUES (?, ?, ?, ?, ?) ON CONFLICT (source, topic) DO UPDATE SET "
             "problem = excluded.problem, since = excluded.since, token = excluded.token",

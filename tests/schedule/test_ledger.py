@@ -94,7 +94,7 @@ def test_a_run_from_intent_to_result(ledger: Ledger) -> None:
     assert ledger.notices() == [NOTICE]
     assert ledger.history()[0].notice == "pending"
     with ledger.writing(lease, NOW + timedelta(seconds=1)) as write:
-        write.told(NOTICE, "sent")
+        write.record_sending(NOTICE, "sent")
         write.notify(NOTICE)
     assert ledger.notices() == []
     assert ledger.history()[0].notice == "sent"
@@ -184,7 +184,7 @@ WRITES = {
     "stop": lambda w: w.stop("a", TICK, "why"),
     "end": lambda w: w.end("a", TICK, 1, TickState.SUCCEEDED, None),
     "notify": lambda w: w.notify(replace(NOTICE, kind="skips")),
-    "told": lambda w: w.told(NOTICE, "sent"),
+    "record_sending": lambda w: w.record_sending(NOTICE, "sent"),
     "fault": lambda w: w.fault("b", "file", "wrong"),
     "fault-again": lambda w: w.fault("a", "file", None),
 }
