@@ -83,9 +83,10 @@ class Decider:
             found = leadership.attempt(name, "decision", make)
             plans += [found] if found else []
         self._place_runs(plans)
-        if plans:
+        decided = [plan for plan in plans if plan.verdicts]
+        if decided:
             with leadership.writing() as write:
-                for plan in plans:
+                for plan in decided:
                     self._apply(write, plan)
             lanes = _lanes(leadership.ledger.open_runs())
         self._start(lanes)
@@ -180,8 +181,6 @@ class Decider:
                 skips = 0
                 if tick in plan.impossible:
                     self._fail(write, plan.job, tick, plan.impossible[tick])
-        if not plan.verdicts:
-            return
         last = plan.verdicts[-1]
         write.advance(name, last.tick, skips)
         if before < plan.schedule.notify_after_skips <= skips:

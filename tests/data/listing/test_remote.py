@@ -139,6 +139,7 @@ def test_folders_and_addresses_stand_side_by_side_but_not_within_one_another(
         ("s3://key:secret@bucket/x", r"s3://\.\.\.@bucket/x holds credentials"),
         ("file:///data/x", "give the path itself"),
         ("nosuch://x", r"cannot open nosuch://x: .*expected an address such as s3://bucket"),
+        ("s3://[x/y", r"cannot open s3://\[x/y: .*expected an address such as"),
         ("s3://", r"cannot open s3://: it names no folder; expected an address such as"),
     ],
 )
