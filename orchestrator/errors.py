@@ -36,6 +36,10 @@ class ClusterError(OrchestratorError):
     exit_code = 5
 
 
+# Ends of a run that would come again: only a change of what was asked for, or given, can help.
+FINAL_EXIT_CODES = frozenset(error.exit_code for error in (SpecError, DataError, BundleError))
+
+
 class ImageError(Exception):
     """One bad file.
 

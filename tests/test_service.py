@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.jobs.client import _ANSWER_LIMIT_S
+from orchestrator.jobs.local_head import START_LIMIT_S
+from orchestrator.schedule.leadership import Settings
+from orchestrator.schedule.notify import _LIMIT_S
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "systemd"
@@ -43,6 +47,18 @@ def test_the_unit_gets_its_settings_from_the_shipped_file() -> None:
     assert used <= set(shipped["env"])
     assert "RAY_ADDRESS" in shipped["env"]  # without it the service would start a Ray of its own
     assert settings("EnvironmentFile") == ["/etc/orchestrator/schedule.env"]
+
+
+def test_a_scheduler_that_hangs_is_started_again() -> None:
+    assert settings("Type") == ["notify"]
+    assert settings("NotifyAccess") == ["main"]
+    (limit,) = settings("WatchdogSec")
+    # Longer than any one thing that the loop waits for: the start of a head, a cluster's answer.
+    assert int(limit) > START_LIMIT_S + 2 * _ANSWER_LIMIT_S + Settings().budget_s
+    assert settings("Restart") == ["on-failure"]  # a watchdog's end is one
+    (stop,) = settings("TimeoutStopSec")
+    assert int(stop) > 2 * _LIMIT_S  # of a notice under way
+    assert "AF_UNIX" in settings("RestrictAddressFamilies")[0]
 
 
 def test_token_and_ledger_belong_to_the_service_alone() -> None:

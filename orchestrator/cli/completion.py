@@ -71,7 +71,7 @@ def complete_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
     from orchestrator.schedule.job_folder import JobFolder
     from orchestrator.schedule.ledger import list_job_names
 
-    jobs, _ = JobFolder(ctx.params.get("jobs") or Path("jobs")).load()
+    jobs = JobFolder(ctx.params.get("jobs") or Path("jobs")).load().jobs
     known = list_job_names(ctx.params.get("ledger") or schedule_ledger())
     return sorted({*jobs, *known})
 

@@ -75,14 +75,16 @@ def _plans(
 
 
 def _described(plan: "JobPlan") -> list[str]:
+    from orchestrator.schedule.policy import describe
+
     lines = [f"{plan.file}"]
     if plan.job is not None:
         lines[0] = f"{plan.job.name} ({plan.file}): {plan.job.kind}, {_workers(plan)}"
         tries = f"{plan.job.retries + 1} tries" if plan.job.retries else "one try"
-        limit = f" of at most {plan.job.timeout}" if plan.job.timeout else ""
+        limit = describe(plan.job.timeout)
         when = plan.job.schedule
         due = f"due {when.cron} {when.timezone}" if when else "no schedule"
-        lines.append(f"  {tries}{limit}; {due}")
+        lines.append(f"  {tries} of at most {limit}; {due}")
     if plan.found is not None:
         size = f" ({plan.found.size_px} px, ingested)" if plan.found.size_px else ""
         lines.append(

@@ -1,5 +1,6 @@
 """`orchestrator schedule`: what is scheduled, what is due next, what has happened."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,8 +18,11 @@ from orchestrator.cli.output import print_columns, print_json, write_line
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
+    from orchestrator.config.cron import Ticks
     from orchestrator.config.job import Job
-    from orchestrator.schedule.ledger import Ledger, RunRow
+    from orchestrator.schedule.ledger import Ledger
+    from orchestrator.schedule.looks import Looks
+    from orchestrator.schedule.rows import RunRow
 
 app = typer.Typer(no_args_is_help=True, help="Run jobs on a schedule, each tick exactly once.")
 
@@ -35,6 +39,7 @@ LedgerFile = Annotated[
 _JOB: dict[str, Any] = {"help": "Name of a scheduled job.", "autocompletion": complete_schedule}
 JobName = Annotated[str, typer.Argument(metavar="JOB", **_JOB)]
 _JOBS = Path("jobs")
+_LOOK_S = 3.0  # longest wait for run folders
 
 
 @app.command()
@@ -78,11 +83,14 @@ def _log(line: str) -> None:
 
 @app.command("list")
 def list_jobs(jobs: Jobs = _JOBS, ledger: LedgerFile = None, as_json: JsonFlag = False) -> None:
-    """List the scheduled jobs, with their next tick and the outcome of the last one."""
-    book = _open(ledger)
+    """List the scheduled jobs: their next tick, the last one's outcome, and what is wrong."""
+    from orchestrator.schedule.looks import Looks
+
+    book, looks = _open(ledger), Looks(_LOOK_S)
     paused = book.paused() if book else set()
-    rows = []
-    for name, job, ticks in _scheduled(jobs):
+    scheduled, faults = _scheduled(jobs, book)
+    rows: list[dict[str, Any]] = []
+    for name, job, ticks in scheduled:
         following = ticks.next_after(datetime.now(UTC))
         last = book.history(name, 1) if book else []
         rows.append(
@@ -95,11 +103,12 @@ def list_jobs(jobs: Jobs = _JOBS, ledger: LedgerFile = None, as_json: JsonFlag =
                 "paused": name in paused,
                 "next": following.isoformat() if following else None,
                 "next_local": ticks.local(following).isoformat() if following else None,
-                "last": _described(last[0]) if last else None,
+                "last": _described(last[0], looks) if last else None,
+                "fault": faults.pop(name, None),
             }
         )
     if as_json:
-        print_json({"jobs": rows})
+        print_json({"jobs": rows, "faults": faults})
         return
     print_columns(
         ["job", "cron", "time zone", "next", "last"],
@@ -115,6 +124,9 @@ def list_jobs(jobs: Jobs = _JOBS, ledger: LedgerFile = None, as_json: JsonFlag =
         ],
         empty=f"no file in {jobs} has a schedule",
     )
+    wrong = {row["job"]: row["fault"] for row in rows if row["fault"]} | faults
+    for source, problem in wrong.items():
+        write_line(f"error: {source}: {problem}")
 
 
 @app.command("next")
@@ -124,12 +136,13 @@ def next_ticks(
     job: Annotated[
         str | None, typer.Option(metavar="<name>", show_default="all jobs", **_JOB)
     ] = None,
+    ledger: LedgerFile = None,
     limit: Annotated[int, typer.Option(help="Maximum number of ticks to show.", min=1)] = 200,
     as_json: JsonFlag = False,
 ) -> None:
     """Show when each job is due next, taking daylight saving time into account."""
     now = datetime.now(UTC)
-    scheduled = _scheduled(jobs)
+    scheduled = _usable(jobs, _open(ledger))
     if job is not None and job not in [name for name, _, _ in scheduled]:
         raise SpecError(_unknown(job, [name for name, _, _ in scheduled]))
     found = sorted(
@@ -192,13 +205,15 @@ def history(
     as_json: JsonFlag = False,
 ) -> None:
     """Show the outcome of past ticks, newest first, including skipped ones."""
-    book = _open(ledger)
+    from orchestrator.schedule.looks import Looks
+
+    book, looks = _open(ledger), Looks(_LOOK_S)
     runs = book.history(job, limit) if book else []
     known = sorted(book.jobs()) if book else []
     if job is not None and not runs and job not in known:
         raise SpecError(f"the ledger has no job {job}; it has: {', '.join(known) or 'none yet'}")
     if as_json:
-        print_json({"ticks": [_described(run) for run in runs]})
+        print_json({"ticks": [_described(run, looks) for run in runs]})
         return
     print_columns(
         ["tick (UTC)", "job", "state", "tries", "reason"],
@@ -210,22 +225,46 @@ def history(
                 str(run.attempt or ""),
                 described["reason"] or "",
             ]
-            for run, described in ((run, _described(run)) for run in runs)
+            for run, described in ((run, _described(run, looks)) for run in runs)
         ],
         empty="no job has been due yet",
     )
 
 
-def _scheduled(folder: Path) -> list[tuple[str, "Job", Any]]:
-    """Returns (name, job, ticks) of each scheduled job; lines on wrong files go to stderr."""
-    from orchestrator.schedule.job_folder import JobFolder
+def _scheduled(
+    folder: Path, book: "Ledger | None"
+) -> tuple[list[tuple[str, "Job", "Ticks"]], dict[str, str]]:
+    """Returns (name, job, ticks) of each job in force, and faults by job or else by file."""
+    from orchestrator.schedule.job_folder import JobFolder, load_stored
 
-    jobs, errors = JobFolder(folder).load()
-    if errors and not jobs:
-        raise SpecError("; ".join(errors))
-    for line in errors:
+    loaded = JobFolder(folder).load()
+    if loaded.problem is not None:
+        raise SpecError(loaded.problem)
+    jobs = {name: job for name, (job, _) in loaded.jobs.items()}
+    rows = book.jobs() if book else {}
+    owners = {row.file: row for row in rows.values() if row.cron}
+    faults = {}
+    for file, problem in loaded.faults.items():
+        row = owners.get(file)
+        faults[row.name if row else file] = problem
+        if row is not None and row.spec is not None and row.name not in jobs:
+            with contextlib.suppress(SpecError):  # stored by another version of the program
+                jobs[row.name] = load_stored(row.spec)
+    for (source, topic), problem in book.faults().items() if book else ():
+        if topic != "file":  # these are as the files are now
+            faults.setdefault(source, problem)
+    return [(name, job, job.schedule.ticks()) for name, job in jobs.items() if job.schedule], faults
+
+
+def _usable(folder: Path, book: "Ledger | None") -> list[tuple[str, "Job", "Ticks"]]:
+    """Returns (name, job, ticks) of each job in force; what is wrong goes to stderr."""
+    scheduled, faults = _scheduled(folder, book)
+    lines = [f"{source}: {problem}" for source, problem in faults.items()]
+    if lines and not scheduled:
+        raise SpecError("; ".join(lines))
+    for line in lines:
         sys.stderr.write(f"warning: {line}\n")
-    return [(name, job, job.schedule.ticks()) for name, job in jobs.items() if job.schedule]
+    return scheduled
 
 
 def _open(path: Path | None) -> "Ledger | None":
@@ -245,7 +284,7 @@ def _open_for(job: str, jobs: Path, path: Path | None) -> "Ledger":
     book = _open(path)
     known = set(book.jobs()) if book else set()
     if job not in known:
-        known |= {name for name, _, _ in _scheduled(jobs)}
+        known |= {name for name, _, _ in _usable(jobs, book)}
     if job not in known:
         raise SpecError(_unknown(job, sorted(known)))
     return book or Ledger(path or schedule_ledger())
@@ -255,12 +294,16 @@ def _unknown(job: str, known: list[str]) -> str:
     return f"no scheduled job is named {job}; known: {', '.join(known) or 'none'}"
 
 
-def _described(run: "RunRow") -> dict[str, Any]:
+def _described(run: "RunRow", looks: "Looks") -> dict[str, Any]:
     from orchestrator.runs.run_dir import RunDir
 
     state, reason = str(run.state), run.reason
+    is_finished = False
+    if state in ("FAILED", "STOPPED") and run.folder:
+        with contextlib.suppress(OSError):  # a share that hangs
+            is_finished = looks.ask(run.folder.parent, RunDir(run.folder).success.exists)
     # A driver may outlive its head node, and finish after the ledger has given it up.
-    if state in ("FAILED", "STOPPED") and run.folder and RunDir(run.folder).success.exists():
+    if is_finished:
         state, reason = "SUCCEEDED", f"finished after it was recorded as {state}: {reason}"
     return {
         "job": run.job,

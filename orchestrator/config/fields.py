@@ -23,6 +23,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from orchestrator.config.addresses import NoSecret
+
 # Boxes of the help pages, in the order in which they are shown.
 DATA = "Data"
 MODEL = "Model"
@@ -88,7 +90,7 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-PathText = Annotated[str, PathMarker()]
+PathText = Annotated[str, PathMarker(), NoSecret]
 # One path or several; a single one is written back as plain text.
 Paths = Annotated[
     tuple[PathText, ...],
@@ -187,6 +189,7 @@ BackboneName = Annotated[
 ]
 Weights = Annotated[
     str,
+    NoSecret,
     flag(
         "imagenet, offline, none or a .h5 file; auto: the backbone's first choice.",
         MODEL,

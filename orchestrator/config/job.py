@@ -3,12 +3,14 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from orchestrator.config.cron import Ticks
 from orchestrator.config.fields import Duration, Form
 from orchestrator.config.specs import SPECS, Resources
 from orchestrator.errors import SpecError
+
+DEFAULT_TIMEOUT = timedelta(hours=24)
 
 Kind = Literal["train", "tune", "compare", "find-lr", "score"]
 
@@ -20,7 +22,9 @@ class Schedule(Form):
     timezone: str = "UTC"
     overlap: Literal["skip", "queue", "replace"] = "skip"
     catch_up: Literal["skip", "once", "all"] = "once"
-    window: Duration = timedelta(hours=12)  # a missed tick older than this is never caught up
+    # A missed tick older than this is never caught up; a notice is sent when none succeeds in it.
+    window: Duration = timedelta(hours=12)
+    notify_after_skips: Annotated[int, Field(ge=1, le=100_000)] = 3  # in a row
 
     @model_validator(mode="after")
     def _can_be_due(self) -> Self:
@@ -36,7 +40,7 @@ class Schedule(Form):
 
 
 class OnFailure(Form):
-    """Who is notified when the last try of a scheduled run has failed: a command or an address."""
+    """Who is notified when scheduled runs fail or do not happen: a command or an address."""
 
     command: Annotated[list[str], Field(min_length=1)] | None = None
     webhook: Annotated[str, Field(pattern=r"^https?://[^\s/]+", max_length=2000)] | None = None
@@ -56,7 +60,10 @@ class Job(Form):
     args: dict[str, Any]
     resources: Resources = Resources()
     retries: Annotated[int, Field(ge=0, le=20)] = 0  # tries after the first
-    timeout: Duration | None = None  # of one try
+    # Of one try. Null was no limit once, and may stand in what an earlier version has stored.
+    timeout: Annotated[
+        Duration, BeforeValidator(lambda value: DEFAULT_TIMEOUT if value is None else value)
+    ] = DEFAULT_TIMEOUT
     schedule: Schedule | None = None
     on_failure: OnFailure | None = None
 

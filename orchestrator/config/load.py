@@ -11,6 +11,7 @@ from pydantic import (
     ValidationError,
 )
 
+from orchestrator.config.addresses import hide_secrets, is_address
 from orchestrator.config.fields import PathMarker
 from orchestrator.config.job import Job
 from orchestrator.config.specs import SPECS, DecodeLimits, Resources
@@ -106,7 +107,7 @@ def resolve_path(text: str, folder: Path) -> str:
         text: a path or an address; `~` and leading `..` are resolved.
         folder: what a relative path is relative to, absolute and without links.
     """
-    if "://" in text:
+    if is_address(text):
         return text
     path = Path(text)
     with contextlib.suppress(RuntimeError):  # `~name` of no user: a file of that name
@@ -153,17 +154,25 @@ def _validated(form: type[FormT], values: dict[str, Any], source: str) -> FormT:
                 known = ", ".join(_form_at(form, places[:-1]).model_fields)
                 parts[f"unknown key {key}; known: {known}"] = []
             elif places:
-                shown = repr(item["input"])
-                shown = shown if len(shown) <= 60 else shown[:57] + "..."
+                shown = _shown(item["input"], places)
                 parts.setdefault(f"{key}={shown}: ", []).append(message)
             else:  # of the form as a whole
                 parts[message] = []
         lines = [what + " or ".join(dict.fromkeys(messages)) for what, messages in parts.items()]
-        raise SpecError(_printable(f"{source}: " + "; ".join(lines))) from error
+        raise SpecError(printable(f"{source}: " + "; ".join(lines))) from error
 
 
-def _printable(text: str) -> str:
-    """A message that may quote anything, with its control characters escaped, and not too long."""
+def _shown(value: Any, places: list[str]) -> str:
+    """What was received, for a message; no secret of an address."""
+    shown = repr(hide_secrets(value) if isinstance(value, str) else value)
+    # The path of a webhook may be its secret, and what is within a list is not looked into.
+    if "webhook" in places or (not isinstance(value, str) and is_address(shown)):
+        return "..."
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def printable(text: str) -> str:
+    """Returns a message that may quote anything, control characters escaped, and not too long."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return text if len(text) <= 2000 else text[:1997] + "..."
 

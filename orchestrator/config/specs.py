@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from orchestrator.config.addresses import NoSecret
 from orchestrator.config.fields import (
     CLUSTER,
     DATA,
@@ -157,7 +158,7 @@ class TrainSpec(_TrainingForm):
         float, flag("EMA decay of the weights; 0 disables it.", FINETUNING, ge=0, lt=1)
     ] = 0.0
     mlflow: Annotated[
-        str | None,
+        Annotated[str, NoSecret] | None,
         flag(
             "Also log to this MLflow store, such as sqlite:///mlflow.db.",
             default="off",

@@ -7,10 +7,11 @@ import hashlib
 import os
 from dataclasses import dataclass
 
+from orchestrator.config.addresses import is_address
 from orchestrator.data.decode.files import read_file
 from orchestrator.data.decode.images import DecodedImage, Limits, decode
 from orchestrator.data.known.index import KnownIndex, Origin
-from orchestrator.data.listing.addresses import is_address, open_folder
+from orchestrator.data.listing.addresses import open_folder
 
 Decoded = DecodedImage | Origin
 

@@ -81,7 +81,9 @@ def build_entrypoint(file: Path, cwd: Path, cluster: str) -> str:
     python = sys.executable if cluster == LOCAL else "python"
     command = [python, "-m", "orchestrator", "jobs", "drive", str(file), "--expect", __version__]
     mode = "RAY_AUTH_MODE=disabled " if _is_insecure() else ""
-    return f"cd {shlex.quote(str(cwd))} && {mode}exec {shlex.join(command)}"
+    # A folder that is not there now may be there at the next try; a shell's own code would end it.
+    away = f"exit {ClusterError.exit_code}"
+    return f"cd {shlex.quote(str(cwd))} || {away}; {mode}exec {shlex.join(command)}"
 
 
 def _is_insecure() -> bool:

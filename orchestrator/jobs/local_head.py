@@ -2,7 +2,8 @@
 
 Without a cluster, `orchestrator submit` and the scheduler start one for themselves. A keeper
 process watches over it and ends it after an idle time. Both the keeper and `ray start` hold a lock
-for as long as they live, so a process id that was reused is never taken for the head's.
+for as long as they live, so a process id that was reused is never taken for the head's. Files and
+record name the machine: a home folder may be shared by several, each with a head of its own.
 
 It always asks for a token, listens with its dashboard on localhost alone, and takes free ports and
 a temporary folder of its own, so it stands beside any other Ray.
@@ -28,6 +29,7 @@ from typing import IO, Any
 
 from orchestrator.cluster.session import ensure_token, load_token
 from orchestrator.errors import ClusterError
+from orchestrator.runs.machine import Machine, this_machine
 from orchestrator.runs.state import state_folder
 
 IDLE_S = 1800.0
@@ -50,28 +52,36 @@ class LocalHead:
 
 
 class LocalHeadFiles:
-    """The head's files of this user."""
+    """The head's files of this user on this machine."""
 
     def __init__(self) -> None:
         state = state_folder()
-        self.record = state / "head.json"
-        self.lock = state / "head.lock"  # held by whoever lives
-        self.starting = state / "head-start.lock"  # one starter at a time
-        self.log = state / "head.log"
+        self.machine = this_machine()
+        name = f"head-{self.machine.host}"
+        self.record = state / f"{name}.json"
+        self.lock = state / f"{name}.lock"  # held by whoever lives
+        self.starting = state / f"{name}-start.lock"  # one starter at a time
+        self.log = state / f"{name}.log"
         # Ray's sockets lie in it, and their paths must be short; so not in the state folder.
         mark = hashlib.sha256(str(state).encode()).hexdigest()[:8]
         self.temporary = Path("/tmp") / f"orchestrator-{os.getuid()}-{mark}"
 
 
 def find_head() -> LocalHead | None:
-    """Returns the local head, None where none is running."""
-    files = LocalHeadFiles()
+    """Returns the local head, None where none is running on this machine."""
+    found = _load_record(LocalHeadFiles())
+    return found[0] if found and found[1] == this_machine() else None
+
+
+def _load_record(files: LocalHeadFiles) -> tuple[LocalHead, Machine] | None:
+    """Returns the head that holds the lock and its machine; None where none does, or not yet."""
     if not _is_held(files.lock):
         return None
     try:
         found = json.loads(files.record.read_text())
-        return LocalHead(str(found["address"]), int(found["pid"]))
-    except (OSError, ValueError, KeyError):
+        head = LocalHead(str(found["address"]), int(found["pid"]))
+        return head, Machine(str(found["host"]), str(found["boot_id"]))
+    except (OSError, ValueError, KeyError, TypeError):
         return None  # a keeper is starting and its head has not answered yet
 
 
@@ -87,9 +97,14 @@ def ensure_head(say: Callable[[str], None], idle_s: float = IDLE_S) -> LocalHead
     """
     files = LocalHeadFiles()
     with _locked(files.starting):
-        head = find_head()
-        if head is not None:
-            return head
+        found = _load_record(files)
+        if found is not None and found[1] != files.machine:
+            raise ClusterError(
+                f"another machine named {found[1].host} has its local head in {files.lock.parent}; "
+                "set XDG_STATE_HOME to a folder of this machine"
+            )
+        if found is not None:
+            return found[0]
         say("no cluster is named (RAY_ADDRESS, --address): starting a local Ray head")
         ensure_token()
         head = _start(files, idle_s)

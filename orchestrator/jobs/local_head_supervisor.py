@@ -46,7 +46,8 @@ def keep(idle_s: float) -> int:
             ray.terminate()
         time.sleep(0.2)
     if ray.poll() is None:
-        write_json(files.record, asdict(LocalHead(address, ray.pid)), mode=0o600)
+        record = asdict(LocalHead(address, ray.pid)) | asdict(files.machine)
+        write_json(files.record, record, mode=0o600)
         _end_when_idle(ray, address, idle_s)
     files.record.unlink(missing_ok=True)
     return ray.wait()

@@ -9,10 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from orchestrator.config.job import Job
-from orchestrator.errors import ClusterError
+from orchestrator.errors import FINAL_EXIT_CODES, ClusterError
 from orchestrator.jobs.client import Connection, Jobs
 from orchestrator.jobs.records import remove_record
-from orchestrator.jobs.submit import next_try, submit_job
+from orchestrator.jobs.submit import next_try, start_job, store_job
 from orchestrator.jobs.view import JobView, view_job
 from orchestrator.runs.reconcile import look_at
 from orchestrator.runs.states import Status
@@ -50,7 +50,7 @@ def run_job(
     for left in range(job.retries, -1, -1):
         view = _wait(connection, submission_id, job.timeout, say)
         say(f"{submission_id}: {view.status}{f': {view.reason}' if view.reason else ''}")
-        if view.status is not Status.FAILED or not left:
+        if view.status is not Status.FAILED or not left or view.code in FINAL_EXIT_CODES:
             break
         submission_id = next_try(submission_id)
         _submit(connection, submission_id, job, run)
@@ -62,7 +62,7 @@ def _submit(connection: Connection, submission_id: str, job: Job, run: Path) -> 
     if jobs is None:
         raise ClusterError("the local head has ended; run the same command again")
     try:
-        submit_job(jobs, connection.cluster, submission_id, job, run, look_at(run).mark)
+        start_job(jobs, store_job(connection.cluster, submission_id, job, run, look_at(run).mark))
     except ClusterError:
         if jobs.look_up(submission_id) is None:
             remove_record(submission_id)
@@ -72,7 +72,7 @@ def _submit(connection: Connection, submission_id: str, job: Job, run: Path) -> 
 def _wait(
     connection: Connection,
     submission_id: str,
-    timeout: timedelta | None,
+    timeout: timedelta,
     say: Callable[[str], None],
 ) -> JobView:
     """Shows a job's output until it has ended; stops it where it takes too long."""
@@ -90,7 +90,7 @@ def _wait(
             if not view.is_open:
                 follower.join(_LAST_LINES_S)  # its output ends after it
                 return _judge_late(view) if late else view
-            if timeout and jobs and heard - began > timeout.total_seconds():
+            if jobs and heard - began > timeout.total_seconds():
                 late = True
                 jobs.stop(submission_id)
         except ClusterError:

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.config.job import Job
-from orchestrator.errors import SpecError
+from orchestrator.errors import ClusterError, SpecError
 from orchestrator.jobs.client import Connection
-from orchestrator.jobs.submit import Entrypoint, fix_model, submit_job
+from orchestrator.jobs.submit import Entrypoint, fix_model, start_job, store_job
 from orchestrator.runs.placement import place_run
-from orchestrator.runs.reconcile import look_at
-from orchestrator.runs.states import Status
-from orchestrator.schedule.leadership import SchedulerBackend
+from orchestrator.runs.reconcile import ClusterAnswer, look_at
+from orchestrator.schedule.leadership import SchedulerBackend, Submit
 
 
 def place(job: Job, key: str) -> tuple[Job, Path]:
@@ -35,22 +34,28 @@ class RayJobsBackend:
 
     def as_backend(self) -> SchedulerBackend:
         """Returns the functions."""
-        return SchedulerBackend(self.submit, self.look_up, self.stop)
+        return SchedulerBackend(self.prepare, self.look_up, self.stop)
 
-    def submit(self, submission_id: str, job: Job, folder: Path | None) -> None:
-        """Starts a run."""
+    def prepare(self, submission_id: str, job: Job, folder: Path | None) -> Submit:
+        """Stores a run in its folder and returns what starts it."""
         if folder is None:
             raise SpecError(f"{submission_id} was stored without a run folder; the next tick has")
-        jobs = self._connection.get(start=True)
-        if jobs is not None:
-            cluster, mark = self._connection.cluster, look_at(folder).mark
-            submit_job(jobs, cluster, submission_id, job, folder, mark, self._entrypoint)
+        mark = look_at(folder).mark
+        record = store_job(self._connection.cluster, submission_id, job, folder, mark)
 
-    def look_up(self, submission_id: str) -> Status | None:
-        """Returns the state of an id; a local head that has ended knows none."""
+        def submit() -> None:
+            jobs = self._connection.get(start=True)
+            if jobs is None:
+                raise ClusterError("the local head has ended")
+            start_job(jobs, record, self._entrypoint)
+
+        return submit
+
+    def look_up(self, submission_id: str) -> ClusterAnswer | None:
+        """Returns what is known of an id; a local head that has ended knows none."""
         jobs = self._connection.get(start=False)
         info = jobs.look_up(submission_id) if jobs else None
-        return info.status if info else None
+        return ClusterAnswer(info.status, info.exit_code) if info else None
 
     def stop(self, submission_id: str) -> None:
         """Ends a run."""

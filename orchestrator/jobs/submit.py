@@ -22,51 +22,61 @@ from orchestrator.runs.run_dir import RunDir
 Entrypoint = Callable[[str, Path], str]
 
 
-def submit_job(
-    jobs: Jobs,
-    cluster: str,
-    submission_id: str,
-    job: Job,
-    run: Path,
-    mark: str | None,
-    entrypoint: Entrypoint | None = None,
-) -> Record:
-    """Stores a job in its run folder and gives it to the cluster.
+def store_job(cluster: str, submission_id: str, job: Job, run: Path, mark: str | None) -> Record:
+    """Stores a job in its run folder, and its record; the cluster is asked for nothing yet.
 
     Args:
-        jobs: the cluster's endpoints.
         cluster: the cluster's name, for the record.
         submission_id: unique; a second submit of it raises.
         job: with every path absolute.
         run: the run folder.
         mark: of the run folder's status now.
-        entrypoint: from id and stored file to the driver's command, in place of this program's.
 
     Raises:
         SpecError: an argument of the job is wrong.
-        ClusterError: the cluster did not take it, or the answer was lost.
+        ClusterError: the file system refused a write.
     """
     check_id(submission_id)
     build_spec(SPECS[job.kind], {}, job)
-    stored = RunDir(run).job
     # Who is notified of a failure is the scheduler's business, and its address may hold a secret.
     driven = job.model_copy(update={"on_failure": None, "schedule": None})
-    write_text(stored, dump_job(driven))
-    cwd = Path.cwd()
+    write_text(RunDir(run).job, dump_job(driven))
     record = Record(
         submission_id=submission_id,
         cluster=cluster,
         run=str(run),
-        cwd=str(cwd),
+        cwd=str(Path.cwd()),
         mark=mark,
         submitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
         job=driven.model_dump(mode="json", exclude_none=True),
     )
     write_record(record)
-    make = entrypoint or (lambda _, file: build_entrypoint(file, cwd, cluster))
-    metadata = {"job": job.name, "kind": job.kind, "run": str(run), "mark": mark or ""}
-    jobs.submit(submission_id, make(submission_id, stored), metadata)
     return record
+
+
+def start_job(jobs: Jobs, record: Record, entrypoint: Entrypoint | None = None) -> None:
+    """Gives a stored job to the cluster; touches no file.
+
+    Args:
+        jobs: the cluster's endpoints.
+        record: of the job.
+        entrypoint: from id and stored file to the driver's command, in place of this program's.
+
+    Raises:
+        ClusterError: the cluster did not take it, or the answer was lost.
+    """
+    stored = RunDir(Path(record.run)).job
+    if entrypoint is not None:
+        command = entrypoint(record.submission_id, stored)
+    else:
+        command = build_entrypoint(stored, Path(record.cwd), record.cluster)
+    metadata = {
+        "job": str(record.job["name"]),
+        "kind": str(record.job["kind"]),
+        "run": record.run,
+        "mark": record.mark or "",
+    }
+    jobs.submit(record.submission_id, command, metadata)
 
 
 def fix_model(job: Job) -> Job:
@@ -94,6 +104,3 @@ def next_try(submission_id: str) -> str:
     if dash and number.isdigit() and len(number) < 6:
         return check_id(f"{run}-{int(number) + 1}")
     return check_id(f"{submission_id}-2")
-
-
-# --- records ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from orchestrator.errors import SpecError
 from orchestrator.jobs.client import JobInfo, Jobs
 from orchestrator.jobs.records import Record, load_record, load_records
 from orchestrator.jobs.submit import next_try
-from orchestrator.runs.reconcile import Evidence, look_at, settle
+from orchestrator.runs.reconcile import ClusterAnswer, Evidence, look_at, settle
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status, TickState
 
@@ -30,7 +30,7 @@ class JobView:
         status: cluster and run folder reconciled.
         reason: one line where it ended otherwise than well.
         run: the run folder.
-        exit_code: of the driver.
+        exit_code: of the driver, or what the run has stored of a failure.
         submitted_at: when it was given to the cluster.
         ended_at: when the cluster saw its driver end.
     """
@@ -95,12 +95,14 @@ def _join(submission_id: str, info: JobInfo | None, record: Record | None) -> Jo
     folder = record.run if record else told.get("run")
     mark = record.mark if record else (told.get("mark") or None)
     later = next_try(submission_id)
+    code = info.exit_code if info else None
     if load_record(later) is not None:
         # The folder tells of the later try now.
         status = info.status if info else Status.FAILED
         reason = f"tried again as {later}" if status is not Status.SUCCEEDED else None
     else:
-        status, reason = _settle(info, Path(folder) if folder else None, mark)
+        status, reason, stored = _settle(info, Path(folder) if folder else None, mark)
+        code = stored if code is None else code
     submitted = datetime.fromisoformat(record.submitted_at) if record else None
     return JobView(
         submission_id=submission_id,
@@ -109,7 +111,7 @@ def _join(submission_id: str, info: JobInfo | None, record: Record | None) -> Jo
         status=status,
         reason=reason,
         run=Path(folder) if folder else None,
-        exit_code=info.exit_code if info else None,
+        exit_code=code,
         submitted_at=submitted or (info.started_at if info else None),
         ended_at=info.ended_at if info else None,
     )
@@ -117,7 +119,8 @@ def _join(submission_id: str, info: JobInfo | None, record: Record | None) -> Jo
 
 def _settle(
     info: JobInfo | None, folder: Path | None, mark: str | None
-) -> tuple[Status, str | None]:
+) -> tuple[Status, str | None, int | None]:
+    """Returns status, reason and the exit code that the run folder shows."""
     try:
         evidence = look_at(folder)
     except OSError:
@@ -125,15 +128,15 @@ def _settle(
     if evidence.mark == mark:
         evidence = Evidence(mark=mark)  # left by another run; this try has written nothing
     finding = settle(
-        info.status if info else None,
+        ClusterAnswer(info.status, info.exit_code) if info else None,
         evidence,
         state=TickState.PENDING,
         mark=mark,
         stop_reason=None,
     )
     if info is None and evidence.status == Status.STOPPED and not evidence.succeeded:
-        return Status.STOPPED, "stopped; the cluster has no record of it any more"
-    return Status(finding.state), finding.reason
+        return Status.STOPPED, "stopped; the cluster has no record of it any more", None
+    return Status(finding.state), finding.reason, evidence.exit_code
 
 
 def load_error(jobs: Jobs | None, view: JobView) -> str | None:

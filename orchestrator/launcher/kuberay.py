@@ -14,6 +14,7 @@ from orchestrator.errors import SpecError
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?")  # KubeRay appends to it
 _QUANTITY = re.compile(r"[1-9][0-9]*(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_MOUNT = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+/?")  # neither `..` nor what YAML would read
 _HEAD = {"cpu": "2", "memory": "8Gi"}
 
 
@@ -56,8 +57,11 @@ def render_manifest(cluster: KubeCluster) -> str:
             )
     if not _QUANTITY.fullmatch(cluster.memory):
         raise SpecError(f"--memory {cluster.memory!r} is not a quantity; write it like 32Gi")
-    if not cluster.mount.startswith("/"):
-        raise SpecError(f"--mount {cluster.mount!r} is not absolute; write it like /mnt/xray")
+    if not _MOUNT.fullmatch(cluster.mount):
+        raise SpecError(
+            f"--mount {cluster.mount!r} is not an absolute path of letters, digits, '.', '_' and "
+            "'-'; write it like /mnt/xray"
+        )
     if not re.fullmatch(r"\S+", cluster.image):
         raise SpecError(
             f"--image {cluster.image!r} is not an image name; write it like registry/xray:1"

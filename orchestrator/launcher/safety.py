@@ -1,4 +1,4 @@
-"""What is wrong with the commands of a launcher file: token, network, environment, storage, keys.
+"""What is wrong with the commands of a launcher file: token, environment, storage, keys.
 
 None of it is an error to Ray: the cluster comes up open to the network, without workers or with
 other packages on every machine.
@@ -8,13 +8,11 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from orchestrator.config.load import resolve_path
-from orchestrator.launcher.file import Finding, Launcher, flag, whole
+from orchestrator.launcher.file import Finding, Launcher, flag
+from orchestrator.launcher.network import check_network
 
-_LOCALHOST = ("127.0.0.1", "localhost", "::1")
-_RAY_PORTS = (6379, 8265, 10001)
 _TOKEN = ".ray/auth_token"
 _MAKE_TOKEN = "(umask 077 && mkdir -p ~/.ray && openssl rand -hex 32 > ~/.ray/auth_token)"
 
@@ -44,43 +42,6 @@ def _token(launcher: Launcher) -> Iterator[Finding]:
             "no token reaches the machines, so none of them will start",
             'add "~/.ray/auth_token": "~/.ray/auth_token"',
         )
-
-
-def _network(launcher: Launcher) -> Iterator[Finding]:
-    tunnel = "reach it through `ray dashboard`, an SSH tunnel"
-    for key, command in launcher.start_commands().items():
-        host = flag(command, "dashboard-host")
-        if host is not None and host not in _LOCALHOST:
-            origin = "" if key in launcher.given else " (Ray's default where the key is left out)"
-            yield Finding(
-                key,
-                f"the dashboard and the Jobs API listen on {host}{origin}, open to the network",
-                f"write --dashboard-host=127.0.0.1 and {tunnel}",
-            )
-    group = launcher.section("provider").get("security_group")
-    rules = group.get("IpPermissions", []) if isinstance(group, dict) else []
-    for rule in rules if isinstance(rules, list) else []:
-        for port in _RAY_PORTS:
-            if _opens(rule, port):
-                yield Finding(
-                    "provider.security_group",
-                    f"port {port} is open to 0.0.0.0/0",
-                    f"remove the rule and {tunnel}",
-                )
-    for option in map(str, launcher.section("docker").get("run_options") or []):
-        if re.search(r"(-p|--publish)[ =].*8265", option) and "127.0.0.1:" not in option:
-            yield Finding("docker.run_options", f"{option} opens the dashboard", "remove it")
-
-
-def _opens(rule: Any, port: int) -> bool:
-    """Whether a rule of a security group opens a port to everyone."""
-    if not isinstance(rule, dict):
-        return False
-    everyone = any(
-        isinstance(r, dict) and r.get("CidrIp") == "0.0.0.0/0" for r in rule.get("IpRanges") or []
-    )
-    first, last = whole(rule.get("FromPort"), 0), whole(rule.get("ToPort"), 65535)
-    return everyone and (str(rule.get("IpProtocol")) == "-1" or first <= port <= last)
 
 
 def _joining(launcher: Launcher) -> Iterator[Finding]:
@@ -200,4 +161,4 @@ def _short(command: str) -> str:
     return command if len(command) <= 60 else command[:57] + "..."
 
 
-SAFETY_CHECKS = (_token, _network, _joining, _environment, _storage, _key, _local_files)
+SAFETY_CHECKS = (_token, check_network, _joining, _environment, _storage, _key, _local_files)

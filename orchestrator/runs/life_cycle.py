@@ -157,7 +157,8 @@ def _claim(run: RunDir, kind: str, identity: str, *, overwrite: bool) -> OpenRun
             run.write_status(Status.RUNNING, spec_digest=None, completed=False)
             _clear(run.path, run.success, {run.job, run.status})
             run.status.unlink()
-    run.write_status(Status.RUNNING, kind=kind, spec_digest=identity, pid=os.getpid(), error=None)
+    fields = {"kind": kind, "spec_digest": identity, "pid": os.getpid()}
+    run.write_status(Status.RUNNING, **fields, error=None, exit_code=None)
     return OpenRun(run, resumed, completed)
 
 
@@ -210,12 +211,14 @@ def _recording_failure(run: RunDir, flag: str) -> Iterator[None]:
     except BaseException as error:
         # Ray's own handler of SIGTERM, by which a job is stopped, raises SystemExit.
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        text = str(error) if isinstance(error, OrchestratorError) else repr(error)
+        code = error.exit_code if isinstance(error, OrchestratorError) else None
+        text = repr(error) if code is None else str(error)
         # A full or read-only disk must not hide the error that is on its way.
         with contextlib.suppress(OrchestratorError):
             run.write_status(
                 Status.STOPPED if stopped else Status.FAILED,
                 error="stopped by a signal" if stopped else text,
+                exit_code=code,
             )
         if stopped or isinstance(error, ClusterError):
             # In place of a note of a run within this one: the user asked for this one.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from orchestrator.config.addresses import is_address
 from orchestrator.config.job import Job
 from orchestrator.config.specs import SPECS
 from orchestrator.errors import SpecError
@@ -38,7 +39,7 @@ def place_out(job: Job, key: str) -> tuple[Job, Path]:
     out: str | Path
     if job.kind == "train":
         out, run = Path(given or Path("models", key)).absolute(), root / key
-    elif given is not None and "://" in given:
+    elif given is not None and is_address(given):
         out, run = given, work_folder(given, root)  # a store gets the tables of a finished run
     else:
         out = run = Path(given or root / key).absolute()

@@ -8,11 +8,25 @@ which reads the folder.
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import FINAL_EXIT_CODES, SpecError
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status, TickState
 
 TIMEOUT = "timeout"
+AT_WORK = (Status.PENDING, Status.RUNNING)
+
+
+@dataclass(frozen=True)
+class ClusterAnswer:
+    """What a cluster says of a try that it knows.
+
+    Args:
+        status: as the cluster sees it.
+        exit_code: of the driver, None where it has none yet or was killed with its node.
+    """
+
+    status: Status
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -23,11 +37,13 @@ class Evidence:
         succeeded: `_SUCCESS` is there.
         status: of `status.json`, None where there is none.
         mark: changes whenever `status.json` is written again; None where there is none.
+        exit_code: of the command that failed, None where it has not.
     """
 
     succeeded: bool = False
     status: str | None = None
     mark: str | None = None
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,15 +75,21 @@ def look_at(folder: Path | None) -> Evidence:
     except (FileNotFoundError, NotADirectoryError):
         return Evidence()
     try:
-        status = run.load_status().get("status")
+        stored = run.load_status()
     except SpecError:
-        status = None
+        stored = {}
+    status, code = stored.get("status"), stored.get("exit_code")
     mark = f"{found.st_mtime_ns}-{found.st_ino}"
-    return Evidence(run.success.exists(), str(status) if status else None, mark)
+    return Evidence(
+        run.success.exists(),
+        str(status) if status else None,
+        mark,
+        code if isinstance(code, int) else None,
+    )
 
 
 def settle(
-    seen: Status | None,
+    seen: ClusterAnswer | None,
     evidence: Evidence,
     *,
     state: TickState,
@@ -78,14 +100,14 @@ def settle(
 
     Args:
         seen: what the cluster says, None where it does not know the id.
-        evidence: of the run folder.
+        evidence: of the run folder; not needed where the cluster says PENDING or RUNNING.
         state: in the ledger: SUBMITTING until the cluster has confirmed the id.
         mark: the folder's at the intent; a different one now says that this try began.
         stop_reason: why the ledger asked for a stop, if it did.
     """
-    if seen in (Status.PENDING, Status.RUNNING):
-        return TryState(TickState(seen))
-    if evidence.succeeded or seen is Status.SUCCEEDED:
+    if seen is not None and seen.status in AT_WORK:
+        return TryState(TickState(seen.status))
+    if evidence.succeeded or (seen is not None and seen.status is Status.SUCCEEDED):
         return TryState(TickState.SUCCEEDED)
     if seen is None:
         return _settle_unknown(evidence, state, mark, stop_reason)
@@ -93,11 +115,19 @@ def settle(
         return TryState(TickState.FAILED, "ran longer than its timeout", retry=True)
     if stop_reason is not None:
         return TryState(TickState.STOPPED, stop_reason)
-    if seen is Status.STOPPED:
+    if seen.status is Status.STOPPED:
         return TryState(TickState.STOPPED, "stopped by hand")
-    return TryState(
-        TickState.FAILED, "failed on the cluster; its log and status.json say why", True
-    )
+    code = seen.exit_code
+    if code is None and evidence.mark != mark:
+        code = evidence.exit_code
+    return _failed("failed on the cluster", code, "its log and status.json say why")
+
+
+def _failed(what: str, exit_code: int | None, detail: str) -> TryState:
+    if exit_code in FINAL_EXIT_CODES:
+        reason = f"{what} with exit code {exit_code}, so not tried again; {detail}"
+        return TryState(TickState.FAILED, reason)
+    return TryState(TickState.FAILED, f"{what}; {detail}", retry=True)
 
 
 def _settle_unknown(
@@ -107,7 +137,8 @@ def _settle_unknown(
     if began and evidence.status in (Status.FAILED, Status.STOPPED):
         if stop_reason not in (None, TIMEOUT):
             return TryState(TickState.STOPPED, stop_reason)
-        return TryState(TickState.FAILED, "failed; the cluster has no record of it any more", True)
+        detail = "the cluster has no record of it any more"
+        return _failed("failed", evidence.exit_code, detail)
     if state is TickState.SUBMITTING and not began:
         if stop_reason is not None:
             return TryState(TickState.STOPPED, stop_reason)

@@ -1,122 +1,70 @@
-"""Due ticks into rows of the ledger, and rows into intents: all that is decided by wall clock."""
+"""Due ticks into rows of the ledger, and rows into intents: all that is decided by wall clock.
+
+Everything that needs a file is asked for first, and the transaction that follows only writes: a
+share that hangs keeps neither this scheduler nor the one that waits for the lead.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
-from orchestrator.config.cron import Ticks
 from orchestrator.config.job import Job, Schedule
-from orchestrator.runs.reconcile import look_at
 from orchestrator.runs.states import TickState
-from orchestrator.schedule.leadership import Leadership
-from orchestrator.schedule.ledger import JobRow, RunRow, run_key, submission_id
-from orchestrator.schedule.policy import Verdict, judge
+from orchestrator.schedule.declared import CHUNK, DeclaredJobs
+from orchestrator.schedule.leadership import Leadership, one_line
+from orchestrator.schedule.policy import PAUSED, Verdict, judge
+from orchestrator.schedule.rows import Notice, RunRow, run_key, submission_id
 from orchestrator.schedule.writes import Writes
 
-# Skips written in one transaction: a job of every minute that was down for a year has 525,600.
-_CHUNK = 5000
 # A clock that starts in 1970 and is then set must not make a list of every minute since.
 _LONGEST_OUTAGE = timedelta(days=366)
 
-LoadJobs = Callable[[], tuple[dict[str, Job], list[str]]]
 PlaceRun = Callable[[Job, str], tuple[Job, Path]]
 
 
 @dataclass
-class _Lane:
-    """What is open of one job, oldest first, as the transaction under way leaves it."""
-
-    runs: list[tuple[datetime, TickState, int, Path | None]]
-
-    @classmethod
-    def of(cls, rows: list[RunRow]) -> "_Lane":
-        return cls([(row.tick, row.state, row.attempt, row.folder) for row in rows])
-
-
-@dataclass(frozen=True)
 class _Plan:
-    """The due ticks of one job."""
+    """The due ticks of one job.
+
+    Args:
+        job: its name, and all that is declared of it.
+        schedule: the job's.
+        verdicts: what happens to each tick, in order.
+        complete: no more is due.
+        replaced: open runs that make way for the newest tick.
+        placed: the run of each tick that runs, and its folder.
+        impossible: why a tick that should run cannot.
+    """
 
     job: Job
     schedule: Schedule
     verdicts: list[Verdict]
     complete: bool
+    replaced: list[RunRow]
+    placed: dict[datetime, tuple[Job, Path]] = field(default_factory=dict)
+    impossible: dict[datetime, str] = field(default_factory=dict)
 
 
 class Decider:
-    """Follows the job files and the wall clock.
+    """Follows the wall clock.
 
     Args:
         leadership: the scheduler's.
-        load_jobs: the scheduled jobs by name, and a line for each file that is wrong.
+        declared: the jobs in force.
         place: the job as one run of it, and its run folder.
     """
 
-    def __init__(self, leadership: Leadership, load_jobs: LoadJobs, place: PlaceRun) -> None:
-        self._leadership, self._load_jobs, self._place = leadership, load_jobs, place
-        self._jobs: dict[str, Job] = {}
-        self._ticks: dict[str, Ticks] = {}
-        self._rows: dict[str, JobRow] = {}
-        self._next: dict[str, datetime | None] = {}
+    def __init__(self, leadership: Leadership, declared: DeclaredJobs, place: PlaceRun) -> None:
+        self._leadership, self._declared, self._place = leadership, declared, place
         self._last_now: datetime | None = None
 
     def begin(self) -> None:
-        """Starts afresh from the ledger and the files, after the lead was taken."""
-        self._jobs, self._next, self._last_now = {}, {}, None
-        self._rows = self._leadership.ledger.jobs()
-        self.reload()
-
-    def reload(self) -> None:
-        """Takes new, changed and removed job files into the ledger, none with a past.
-
-        A changed cron or time zone counts from now on; what the old one was still owed is skipped
-        and recorded. Everything else in a file counts for the next tick that is decided.
-        """
-        found, errors = self._load_jobs()
-        jobs = dict(found)
-        self._leadership.say_change("files", "; ".join(errors))
-        changed = []
-        for name, job in jobs.items():
-            if job is self._jobs.get(name) or job.schedule is None:
-                continue
-            ticks, row = job.schedule.ticks(), self._rows.get(name)
-            if row is None or (row.cron, row.timezone) != (ticks.cron, ticks.timezone):
-                if name in self._jobs and self._is_due(name, self._leadership.clock.now()):
-                    # Came due within this step: the next one decides it, then takes the edit.
-                    jobs[name] = self._jobs[name]
-                    continue
-                changed.append((name, ticks, row))
-            self._ticks[name] = ticks
-        gone = [name for name, row in self._rows.items() if row.cron and name not in jobs]
-        if errors:
-            gone = []  # a job whose file cannot be read now has not been removed
-        if changed or gone:
-            self._register(changed, gone)
-        self._jobs = jobs
-
-    def _register(self, changed: list[tuple[str, Ticks, JobRow | None]], gone: list[str]) -> None:
-        now = self._leadership.clock.now()
-        with self._leadership.writing() as write:
-            for name, ticks, row in changed:
-                if row is not None and row.cron and row.timezone:
-                    owed = Ticks(row.cron, row.timezone).between(row.decided_until(now), now)
-                    for tick in islice(owed, _CHUNK):
-                        write.skip(name, tick, "the schedule was changed before this tick ran")
-                write.register(name, ticks.cron, ticks.timezone, now)
-            for name in gone:
-                write.drop(name)
-            for run in self._leadership.ledger.open_runs():
-                if run.job in gone and run.state is TickState.QUEUED:
-                    write.end(run.job, run.tick, 0, TickState.SKIPPED, "the job was removed")
-        for name, ticks, row in changed:
-            self._leadership.say(
-                f"{name}: {'changed' if row else 'scheduled'}: {ticks.cron} {ticks.timezone}"
-            )
-        for name in gone:
-            self._leadership.say(f"{name}: no longer scheduled, its file is gone")
-        self._rows, self._next = self._leadership.ledger.jobs(), {}
+        """Forgets what it saw of the clock, after the lead was taken."""
+        self._last_now = None
 
     def decide(self) -> bool:
         """Decides the ticks that are due and commits the intents of those that can start.
@@ -124,124 +72,181 @@ class Decider:
         Returns:
             True where more is due than one transaction took.
         """
-        now = self._leadership.clock.now()
+        leadership = self._leadership
+        now = leadership.clock.now()
+        self._declared.refresh()
         self._heed_clock(now)
-        plans = [self._plan(name, now) for name in self._jobs if self._is_due(name, now)]
-        lanes: dict[str, _Lane] = {}
-        for run in self._leadership.ledger.open_runs():
-            lanes.setdefault(run.job, _Lane([])).runs.extend(_Lane.of([run]).runs)
-        paused = self._leadership.ledger.paused()
-        if not plans and not any(self._startable(name, lanes, paused) for name in lanes):
-            return False
-        intents = []
-        with self._leadership.writing() as write:
-            for plan in plans:
-                self._apply(write, plan, lanes.setdefault(plan.job.name, _Lane([])))
-            for name in lanes:
-                startable = self._startable(name, lanes, paused)
-                if startable is not None:
-                    intents.append(self._intend(write, name, *startable))
-        self._leadership.fresh.update(found for found in intents if found)
-        if plans:
-            self._rows = self._leadership.ledger.jobs()
-            for plan in plans:
-                self._next.pop(plan.job.name, None)
+        lanes = _lanes(leadership.ledger.open_runs())
+        plans: list[_Plan] = []
+        for name in self._declared.jobs:
+            make = partial(self._plan, name, now, lanes.get(name, []))
+            found = leadership.attempt(name, "decision", make)
+            plans += [found] if found else []
+        self._place_runs(plans)
+        decided = [plan for plan in plans if plan.verdicts]
+        if decided:
+            with leadership.writing() as write:
+                for plan in decided:
+                    self._apply(write, plan)
+            lanes = _lanes(leadership.ledger.open_runs())
+        self._start(lanes)
         return not all(plan.complete for plan in plans)
 
     def _heed_clock(self, now: datetime) -> None:
         went_back = self._last_now is None or now < self._last_now
         self._last_now = now
-        if went_back and any(row.cursor > now for row in self._rows.values()):
+        if went_back and any(row.cursor > now for row in self._declared.rows.values()):
             with self._leadership.writing() as write:
                 write.rewind(now)
             self._leadership.say("the clock went back; ticks that have run will not run again")
-            self._rows, self._next = self._leadership.ledger.jobs(), {}
+            self._declared.refresh()
 
-    def _is_due(self, name: str, now: datetime) -> bool:
-        if name not in self._next:
-            self._next[name] = self._ticks[name].next_after(self._rows[name].decided_until(now))
-        due_at = self._next[name]
-        return due_at is not None and due_at <= now
+    def _plan(self, name: str, now: datetime, lane: list[RunRow]) -> _Plan | None:
+        """Returns what happens to a job's due ticks, None where none is due.
 
-    def _plan(self, name: str, now: datetime) -> _Plan:
-        job, ticks = self._jobs[name], self._ticks[name]
+        Args:
+            name: the job's.
+            now: current instant.
+            lane: what is open of the job, oldest first.
+        """
+        declared, settings = self._declared, self._leadership.settings
+        if not declared.is_due(name, now):
+            return None
+        job, ticks = declared.jobs[name], declared.ticks(name)
         schedule = job.schedule or Schedule(cron=ticks.cron, timezone=ticks.timezone)
-        start = self._rows[name].decided_until(now)
+        start = declared.rows[name].decided_until(now)
         cut = start < now - _LONGEST_OUTAGE
         start = max(start, now - _LONGEST_OUTAGE)
-        grace = timedelta(seconds=self._leadership.settings.grace_s)
+        grace = timedelta(seconds=settings.grace_s)
         edge = now - max(schedule.window, grace)
-        due = list(islice(ticks.between(start, edge), _CHUNK))
-        complete = len(due) < _CHUNK
+        due = list(islice(ticks.between(start, edge), CHUNK))
+        complete = len(due) < CHUNK
         if complete:
             due += ticks.between(max(start, edge), now)
         verdicts = judge(due, now, schedule, self._leadership.ledger.pauses(name), grace)
         if cut and verdicts and verdicts[0].skip_reason:
             reason = f"{verdicts[0].skip_reason}; earlier ones are not listed"
             verdicts[0] = Verdict(verdicts[0].tick, reason)
-        return _Plan(job, schedule, verdicts, complete)
+        replaced = []
+        if lane and schedule.overlap == "skip":
+            first = f"the run of {lane[0].tick:%Y-%m-%d %H:%M} UTC was {lane[0].state}"
+            reason = f"overlap is skip; {first}"
+            verdicts = [Verdict(each.tick, each.skip_reason or reason) for each in verdicts]
+        elif schedule.overlap == "replace":
+            replaced = lane
+        return _Plan(job, schedule, verdicts, complete, replaced)
 
-    def _apply(self, write: Writes, plan: _Plan, lane: _Lane) -> None:
+    def _place_runs(self, plans: list[_Plan]) -> None:
+        """Finds the folder of every run to be; a job whose storage is silent waits at that tick."""
+        asked = {
+            (plan.job.name, each.tick): (
+                ("place", plan.job.name),
+                partial(self._place, plan.job, run_key(plan.job.name, each.tick)),
+            )
+            for plan in plans
+            for each in plan.verdicts
+            if each.skip_reason is None
+        }
+        answers = self._leadership.looks.ask_all(asked)
+        problems: dict[str, str | None] = {}
+        for plan in plans:
+            for at, each in enumerate(plan.verdicts):
+                answer = answers.get((plan.job.name, each.tick))
+                if isinstance(answer, OSError):
+                    line = f"the tick of {each.tick:%Y-%m-%d %H:%M} UTC waits: {one_line(answer)}"
+                    problems[plan.job.name] = line
+                    plan.verdicts, plan.complete = plan.verdicts[:at], True
+                    break
+                if isinstance(answer, Exception):
+                    plan.impossible[each.tick] = f"cannot be run: {one_line(answer)}"
+                elif answer is not None:
+                    plan.placed[each.tick] = answer
+                    problems[plan.job.name] = None
+        self._leadership.record_faults("place", problems)
+
+    def _apply(self, write: Writes, plan: _Plan) -> None:
         """Writes one job's verdicts; ticks decided together queue behind one another."""
-        name, overlap = plan.job.name, plan.schedule.overlap
-        chosen = [v.tick for v in plan.verdicts if v.skip_reason is None]
-        in_the_way = None
-        if chosen and lane.runs and overlap == "skip":
-            tick, state, _, _ = lane.runs[0]
-            in_the_way = f"overlap is skip; the run of {tick:%Y-%m-%d %H:%M} UTC was {state}"
-        elif chosen and lane.runs and overlap == "replace":
-            self._replace(write, name, lane, chosen[-1])
-        for verdict in plan.verdicts:
-            reason = verdict.skip_reason or in_the_way
-            if reason is not None:
-                write.skip(name, verdict.tick, reason)
+        name = plan.job.name
+        before = skips = self._declared.rows[name].skips
+        if plan.placed:
+            _replace(write, plan.replaced, max(plan.placed))
+        for each in plan.verdicts:
+            tick = each.tick
+            if each.skip_reason is not None:
+                is_new = write.skip(name, tick, each.skip_reason)
+                skips += is_new and each.skip_reason != PAUSED
                 continue
-            placed, folder = self._place(plan.job, run_key(name, verdict.tick))
-            if write.queue(name, verdict.tick, placed.model_dump_json(), folder):
-                lane.runs.append((verdict.tick, TickState.QUEUED, 0, folder))
-        if plan.verdicts:
-            write.advance(name, plan.verdicts[-1].tick)
+            placed, folder = plan.placed.get(tick, (plan.job, None))
+            if write.queue(name, tick, placed.model_dump_json(), folder):
+                skips = 0
+                if tick in plan.impossible:
+                    self._fail(write, plan.job, tick, plan.impossible[tick])
+        last = plan.verdicts[-1]
+        write.advance(name, last.tick, skips)
+        if before < plan.schedule.notify_after_skips <= skips:
+            reason = f"{skips} ticks in a row were skipped, the last one: {last.skip_reason}"
+            self._notify(write, plan.job, last.tick, "skips", TickState.SKIPPED, reason)
 
-    def _replace(self, write: Writes, name: str, lane: _Lane, by: datetime) -> None:
-        """Clears the way for a newer tick; what the cluster has is stopped first."""
-        reason = f"replaced by the tick of {by:%Y-%m-%d %H:%M} UTC"
-        kept = []
-        for run in lane.runs:
-            tick, state, attempt, _ = run
-            if state is TickState.QUEUED:
-                write.end(name, tick, attempt, TickState.SKIPPED, reason)
-            elif state is TickState.RETRYING:
-                write.end(name, tick, attempt, TickState.STOPPED, reason)
-            else:
-                write.stop(name, tick, reason)
-                kept.append(run)
-        lane.runs = kept
+    def _fail(self, write: Writes, job: Job, tick: datetime, reason: str) -> None:
+        write.end(job.name, tick, 0, TickState.FAILED, reason)
+        self._notify(write, job, tick, "failure", TickState.FAILED, reason)
 
-    def _startable(
-        self, name: str, lanes: dict[str, _Lane], paused: set[str]
-    ) -> tuple[datetime, int, Path | None] | None:
-        """Returns tick, try and folder of the run of a job that can start now."""
-        runs = lanes[name].runs
-        if name in paused or not runs:
-            return None
-        for tick, state, attempt, folder in runs:
-            if state is TickState.RETRYING:
-                ready = self._leadership.ready(("retry", submission_id(name, tick, attempt)))
-                return (tick, attempt + 1, folder) if ready else None
-        if any(state is not TickState.QUEUED for _, state, _, _ in runs):
-            return None
-        tick, _, _, folder = min(runs)
-        return tick, 1, folder
+    def _notify(
+        self,
+        write: Writes,
+        job: Job,
+        tick: datetime,
+        kind: Literal["failure", "skips"],
+        state: TickState,
+        reason: str,
+    ) -> None:
+        self._leadership.say(f"{run_key(job.name, tick)}: {state}: {reason}")
+        if job.on_failure is not None:
+            target = job.on_failure.model_dump_json()
+            write.notify(Notice(job.name, tick, kind, state, reason, 0, "", target))
 
-    def _intend(
-        self, write: Writes, name: str, tick: datetime, attempt: int, folder: Path | None
-    ) -> str | None:
-        try:
-            mark = look_at(folder).mark
-        except OSError as error:
-            self._leadership.say_change(f"folder {name}", f"{name}: cannot read {folder}: {error}")
+    def _start(self, lanes: dict[str, list[RunRow]]) -> None:
+        """Commits the intents of the runs that can start."""
+        leadership = self._leadership
+        paused = leadership.ledger.paused()
+        lanes = {name: lane for name, lane in lanes.items() if name not in paused}
+        starts = [found for found in map(self._startable, lanes.values()) if found]
+        evidence = leadership.look_into([run for run, _ in starts])
+        intents = [(run, attempt, evidence[run]) for run, attempt in starts if run in evidence]
+        if not intents:
+            return
+        ids = [submission_id(run.job, run.tick, attempt) for run, attempt, _ in intents]
+        with leadership.writing() as write:
+            for found, (run, attempt, shown) in zip(ids, intents, strict=True):
+                write.intend(run.job, run.tick, attempt, found, shown.mark)
+        leadership.fresh.update(ids)
+
+    def _startable(self, lane: list[RunRow]) -> tuple[RunRow, int] | None:
+        """Returns the run of a job that can start now, and which try of it."""
+        for run in lane:
+            if run.state is TickState.RETRYING:
+                ready = self._leadership.ready(("retry", run.submission_id or ""))
+                return (run, run.attempt + 1) if ready else None
+        if any(run.state is not TickState.QUEUED for run in lane):
             return None
-        self._leadership.say_change(f"folder {name}", "")
-        found = submission_id(name, tick, attempt)
-        write.intend(name, tick, attempt, found, mark)
-        return found
+        return min(lane, key=lambda run: run.tick), 1
+
+
+def _lanes(runs: list[RunRow]) -> dict[str, list[RunRow]]:
+    """Open runs by job, oldest first."""
+    lanes: dict[str, list[RunRow]] = {}
+    for run in runs:
+        lanes.setdefault(run.job, []).append(run)
+    return lanes
+
+
+def _replace(write: Writes, runs: list[RunRow], by: datetime) -> None:
+    """Clears the way for a newer tick; what the cluster has is stopped first."""
+    reason = f"replaced by the tick of {by:%Y-%m-%d %H:%M} UTC"
+    for run in runs:
+        if run.state is TickState.QUEUED:
+            write.end(run.job, run.tick, run.attempt, TickState.SKIPPED, reason)
+        elif run.state is TickState.RETRYING:
+            write.end(run.job, run.tick, run.attempt, TickState.STOPPED, reason)
+        else:
+            write.stop(run.job, run.tick, reason)

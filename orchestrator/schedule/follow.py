@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from orchestrator.errors import SpecError
-from orchestrator.runs.reconcile import TIMEOUT, TryState, look_at, settle
+from orchestrator.runs.reconcile import AT_WORK, TIMEOUT, Evidence, TryState, settle
 from orchestrator.runs.states import TickState
 from orchestrator.schedule.job_folder import load_stored, load_terms
-from orchestrator.schedule.leadership import Leadership
-from orchestrator.schedule.ledger import RunRow
+from orchestrator.schedule.leadership import Leadership, Submit, one_line, storage_of
 from orchestrator.schedule.policy import describe
+from orchestrator.schedule.rows import Notice, RunRow
+from orchestrator.schedule.writes import Writes
 
 _AT_WORK = (TickState.PENDING, TickState.RUNNING)
+_BATCH = 20  # runs prepared at once
 
 
 class Follower:
@@ -27,22 +30,19 @@ class Follower:
             everything: without the limit of time, so that no decision of the first step rests on
                 what a scheduler before this one last saw.
         """
-        at_work = [run for run in self._leadership.ledger.open_runs() if run.state in _AT_WORK]
+        leadership = self._leadership
+        at_work = [run for run in leadership.ledger.open_runs() if run.state in _AT_WORK]
+        due = [run for run in at_work if leadership.ready(("look", run.submission_id or ""))]
         limit = self._deadline()
-        for run in at_work:
-            key = ("look", run.submission_id or "")
-            if not self._leadership.ready(key):
-                continue
+
+        def is_next(run: RunRow) -> bool:
             if not everything and limit():
-                return
-            self._leadership.hold()
-            self._leadership.wait(key, self._leadership.settings.poll_s)
-            finding = self._find(run)
-            if finding is None:
-                return  # the cluster or the disk does not answer: no use in asking for the others
-            self._record(run, finding)
-            if finding.state in _AT_WORK:
-                self._limit_time(run)
+                return False
+            leadership.wait(("look", run.submission_id or ""), leadership.settings.poll_s)
+            return True
+
+        for run, finding in self._find(due, is_next).items():
+            leadership.attempt(run.job, "run", partial(self._follow, run, finding))
 
     def submit(self) -> bool:
         """Submits the intended tries, oldest tick first.
@@ -50,16 +50,18 @@ class Follower:
         Returns:
             True where time ran out before all were.
         """
+        leadership = self._leadership
+        due = [
+            run
+            for run in leadership.ledger.open_runs()
+            if run.state is TickState.SUBMITTING
+            and leadership.ready(("submit", run.submission_id or ""))
+        ]
         limit = self._deadline()
-        for run in self._leadership.ledger.open_runs():
-            if run.state is not TickState.SUBMITTING:
-                continue
-            if not self._leadership.ready(("submit", run.submission_id or "")):
-                continue
+        for at in range(0, len(due), _BATCH):
             if limit():
                 return True
-            self._leadership.hold()
-            self._submit(run)
+            self._submit(due[at : at + _BATCH])
         return False
 
     def _deadline(self) -> Callable[[], bool]:
@@ -67,42 +69,107 @@ class Follower:
         end = clock() + self._leadership.settings.budget_s
         return lambda: clock() > end
 
-    def _submit(self, run: RunRow) -> None:
-        found, leadership = run.submission_id or "", self._leadership
-        if found in leadership.fresh:
-            leadership.fresh.discard(found)
-        else:
-            # A scheduler before this one, or this one, may have asked already.
-            finding = self._find(run)
-            if finding is None:
-                self._postpone(run, "the cluster does not answer", known_absent=False)
-                return
-            if finding.state is not TickState.SUBMITTING:
-                self._record(run, finding)
-                return
-            if self._is_too_late(run):
-                self._give_up(run, "the cluster did not answer")
-                return
-        if run.stop_reason is not None:
+    def _find(
+        self, runs: list[RunRow], is_next: Callable[[RunRow], bool]
+    ) -> dict[RunRow, TryState]:
+        """Returns what tries have come to; those without an answer are left out.
+
+        Once the cluster does not answer it is not asked for the others.
+
+        Args:
+            runs: in the order in which they are looked up.
+            is_next: called before each; False ends it.
+        """
+        leadership = self._leadership
+        seen = {}
+        for run in runs:
+            if not is_next(run):
+                break
+            leadership.hold()
+            try:
+                seen[run] = leadership.backend.look_up(run.submission_id or "")
+            except Exception as error:  # whatever the cluster's client raises: nothing is known
+                leadership.say_change("cluster", f"cannot look up runs: {one_line(error)}")
+                break
+            leadership.say_change("cluster", "")
+        # The folders after the cluster: a run that has just ended has written its end before.
+        evidence = {
+            run: Evidence() for run, found in seen.items() if found and found.status in AT_WORK
+        }
+        evidence |= leadership.look_into(run for run in seen if run not in evidence)
+        return {
+            run: settle(
+                seen[run], shown, state=run.state, mark=run.mark, stop_reason=run.stop_reason
+            )
+            for run, shown in evidence.items()
+        }
+
+    def _follow(self, run: RunRow, finding: TryState) -> None:
+        self._record(run, finding)
+        if finding.state in _AT_WORK:
+            self._limit_time(run)
+
+    def _submit(self, runs: list[RunRow]) -> None:
+        """Submits some tries; what needs their storage is done for all of them at once."""
+        leadership = self._leadership
+        fresh = {run for run in runs if run.submission_id in leadership.fresh}
+        leadership.fresh.difference_update(run.submission_id or "" for run in fresh)
+        # A scheduler before this one, or this one, may have asked for the others already.
+        known = self._find([run for run in runs if run not in fresh], lambda _: True)
+        wanted = []
+        for run in runs:
+            found = TryState(TickState.SUBMITTING) if run in fresh else known.get(run)
+            is_wanted = partial(self._is_wanted, run, found, run in fresh)
+            if leadership.attempt(run.job, "run", is_wanted):
+                wanted.append(run)
+        prepared = leadership.looks.ask_all(
+            {run: (storage_of(run), partial(self._prepare, run)) for run in wanted}
+        )
+        for run in wanted:
+            leadership.attempt(run.job, "run", partial(self._start, run, prepared[run]))
+
+    def _is_wanted(self, run: RunRow, finding: TryState | None, is_fresh: bool) -> bool:
+        """Whether the cluster is to be asked for a try; otherwise records what happened to it."""
+        if finding is None:
+            line = "the cluster or the run folder does not answer"
+            self._postpone(run, line, known_absent=False)
+        elif finding.state is not TickState.SUBMITTING:
+            self._record(run, finding)
+        elif not is_fresh and self._is_too_late(run):
+            self._give_up(run, "the cluster did not answer")
+        elif run.stop_reason is not None:
             self._record(run, TryState(TickState.STOPPED, run.stop_reason))
-            return
-        try:
-            leadership.backend.submit(found, load_stored(run.spec), run.folder)
-        except Exception as error:  # a submit that raises may have been taken nevertheless
-            self._resolve(run, error)
-            return
-        self._record(run, TryState(TickState.PENDING))
+        else:
+            return True
+        return False
+
+    def _prepare(self, run: RunRow) -> Submit:
+        found, job = run.submission_id or "", load_stored(run.spec)
+        return self._leadership.backend.prepare(found, job, run.folder)
+
+    def _start(self, run: RunRow, prepared: Submit | Exception) -> None:
+        if isinstance(prepared, SpecError):
+            self._record(run, _impossible(prepared))
+        elif isinstance(prepared, Exception):
+            self._postpone(run, one_line(prepared), known_absent=True)
+        else:
+            self._leadership.hold()
+            try:
+                prepared()
+            except Exception as error:  # a submit that raises may have been taken nevertheless
+                self._resolve(run, error)
+                return
+            self._record(run, TryState(TickState.PENDING))
 
     def _resolve(self, run: RunRow, error: Exception) -> None:
         """Finds out what a submit that raised has done."""
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        finding = self._find(run)
+        finding = self._find([run], lambda _: True).get(run)
         if finding is not None and finding.state is not TickState.SUBMITTING:
             self._record(run, finding)
         elif finding is not None and isinstance(error, SpecError):
-            self._record(run, TryState(TickState.FAILED, f"cannot be submitted: {line}"))
+            self._record(run, _impossible(error))
         else:
-            self._postpone(run, line, known_absent=finding is not None)
+            self._postpone(run, one_line(error), known_absent=finding is not None)
 
     def _postpone(self, run: RunRow, line: str, *, known_absent: bool) -> None:
         """Lets an intent wait, and gives it up when its window has passed.
@@ -117,9 +184,10 @@ class Follower:
             return
         if known_absent:
             self._give_up(run, line)
-        elif run.notice is None and load_terms(run.spec).on_failure is not None:
+        elif run.notice is None:
+            reason = f"not started within its window: {line}"
             with leadership.writing() as write:
-                write.notice(run.job, run.tick, "pending")
+                _notify(write, run, TickState.SUBMITTING, reason)
 
     def _is_too_late(self, run: RunRow) -> bool:
         key, since = ("intent", run.submission_id or ""), run.intent_at
@@ -131,18 +199,6 @@ class Follower:
         reason = f"could not be submitted within {window}: {line}"
         self._record(run, TryState(TickState.FAILED, reason))
 
-    def _find(self, run: RunRow) -> TryState | None:
-        """Returns what a try has come to; None where the cluster or its folder does not answer."""
-        try:
-            seen = self._leadership.backend.look_up(run.submission_id or "")
-            evidence = look_at(run.folder)
-        except Exception as error:  # whatever the cluster's client raises: nothing is known
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            self._leadership.say_change("cluster", f"cannot look up runs: {line}")
-            return None
-        self._leadership.say_change("cluster", "")
-        return settle(seen, evidence, state=run.state, mark=run.mark, stop_reason=run.stop_reason)
-
     def _record(self, run: RunRow, finding: TryState) -> None:
         """Writes a finding where it is news."""
         if finding.state in _AT_WORK:
@@ -150,9 +206,7 @@ class Follower:
                 with self._leadership.writing() as write:
                     write.observe(run.job, run.tick, run.attempt, finding.state)
             return
-        terms = load_terms(run.spec)
-        again = finding.retry and run.attempt <= terms.retries
-        failed = finding.state is TickState.FAILED and not again
+        again = finding.retry and run.attempt <= load_terms(run.spec).retries
         with self._leadership.writing() as write:
             write.end(
                 run.job,
@@ -161,8 +215,9 @@ class Follower:
                 finding.state,
                 finding.reason,
                 run_state=TickState.RETRYING if again else None,
-                notice=failed and terms.on_failure is not None,
             )
+            if finding.state is TickState.FAILED and not again:
+                _notify(write, run, finding.state, finding.reason or "")
         found = run.submission_id or ""
         self._leadership.forget(found)
         if again:
@@ -186,4 +241,17 @@ class Follower:
             try:
                 leadership.backend.stop(found)
             except Exception as error:  # asked again after a while
-                leadership.say(f"{found}: not stopped yet: {str(error)[:300]}")
+                leadership.say(f"{found}: not stopped yet: {one_line(error)}")
+
+
+def _impossible(error: SpecError) -> TryState:
+    return TryState(TickState.FAILED, f"cannot be submitted: {one_line(error)}")
+
+
+def _notify(write: Writes, run: RunRow, state: TickState, reason: str) -> None:
+    """Records the notice of a failed run, where its job says who is notified."""
+    on_failure = load_terms(run.spec).on_failure
+    if on_failure is not None:
+        found, target = run.submission_id or "", on_failure.model_dump_json()
+        notice = Notice(run.job, run.tick, "failure", state, reason, run.attempt, found, target)
+        write.notify(notice)

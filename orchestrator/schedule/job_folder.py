@@ -1,17 +1,23 @@
-"""The folder of job files that a scheduler follows, and where each tick's run goes."""
+"""The folder of job files that a scheduler follows, and jobs as the ledger stores them."""
 
+import os
+import stat
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.fields import Duration
 from orchestrator.config.job import Job, OnFailure
-from orchestrator.config.load import load_job
+from orchestrator.config.load import build_spec, load_job, printable
+from orchestrator.config.specs import SPECS
 from orchestrator.errors import SpecError
 from orchestrator.runs.placement import place_run
+from orchestrator.schedule.looks import Looks
 
-_Stamp = tuple[int, int, int]
+_LINK_LIMIT_S = 1.0
 
 
 class _Window(BaseModel):
@@ -32,8 +38,11 @@ class Terms(BaseModel):
 
 
 def load_terms(spec: str | None) -> Terms:
-    """Returns the terms of a job stored in the ledger, JSON."""
-    return Terms.model_validate_json(spec or "{}")
+    """Returns the terms of a job stored in the ledger, JSON; none where they are not understood."""
+    try:
+        return Terms.model_validate_json(spec or "{}")
+    except ValidationError:
+        return Terms()
 
 
 def load_stored(spec: str | None) -> Job:
@@ -47,11 +56,42 @@ def load_stored(spec: str | None) -> Job:
         ) from error
 
 
+@dataclass(frozen=True)
+class LoadedJobs:
+    """What the job files say.
+
+    Args:
+        jobs: the scheduled jobs by name, each with the name of its file.
+        faults: what is wrong with a file, by its name.
+        files: names of all job files.
+        problem: why the folder itself cannot be read; None where it can.
+    """
+
+    jobs: dict[str, tuple[Job, str]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    files: frozenset[str] = frozenset()
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """One job file.
+
+    Args:
+        stamp: of its content; None to read it again.
+        job: that it declares, None without a schedule.
+        problem: what is wrong with it.
+    """
+
+    stamp: tuple[int, int, int] | None
+    job: Job | None = None
+    problem: str | None = None
+
+
 class JobFolder:
     """The scheduled jobs of a folder of YAML files, read again where a file has changed.
 
-    A file that cannot be read does not stop the others, and while it is wrong its last good
-    version stays in force.
+    Whatever is wrong with a file, the others are read.
 
     Args:
         folder: holds `*.yaml` and `*.yml`; files without a schedule are passed over.
@@ -59,50 +99,77 @@ class JobFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
-        self._seen: dict[Path, tuple[_Stamp, Job | None, str | None]] = {}
+        self._seen: dict[str, _File] = {}
+        self._looks = Looks(_LINK_LIMIT_S)
 
-    def load(self) -> tuple[dict[str, Job], list[str]]:
-        """Returns the scheduled jobs by name, and a line for each file that is wrong."""
+    def load(self) -> LoadedJobs:
+        """Returns what the files say now; one that is written meanwhile may count as absent."""
         try:
-            paths = sorted(
-                p
-                for p in self._folder.iterdir()
-                if p.suffix in (".yaml", ".yml") and p.name[0] != "."
-            )
+            with os.scandir(self._folder) as entries:
+                listed = sorted((e.name, e.is_symlink()) for e in entries if _is_job_file(e.name))
         except OSError as error:
-            kept = {job.name: job for _, job, _ in self._seen.values() if job}
-            return kept, [f"cannot list {self._folder}: {error.strerror}; name a folder of jobs"]
-        self._seen = {path: self._read(path) for path in paths}
-        jobs: dict[str, Job] = {}
-        errors = []
-        owner: dict[str, Path] = {}
-        for path, (_, job, problem) in self._seen.items():
-            if problem is not None:
-                errors.append(problem)
-            if job is None:
+            problem = f"cannot list {self._folder}: {error.strerror}; name a folder of jobs"
+            return LoadedJobs(problem=printable(problem))
+        # A link may lead to a share that hangs, which the other files must not wait for.
+        linked = self._looks.ask_all(
+            {name: (name, partial(self._read, name)) for name, is_link in listed if is_link}
+        )
+        seen: dict[str, _File] = {}
+        for name, is_link in listed:
+            try:
+                answer = linked[name] if is_link else self._read(name)
+            except FileNotFoundError:
                 continue
-            if job.name in jobs:
-                errors.append(
-                    f"{path}: the name {job.name} is {owner[job.name].name}'s; give each its own"
-                )
-                continue
-            jobs[job.name], owner[job.name] = job, path
-        return jobs, errors
+            if isinstance(answer, Exception):
+                answer = _File(None, problem=f"cannot read {self._folder / name}: {answer}")
+            seen[name] = answer
+        self._seen = seen
+        return self._collect()
 
-    def _read(self, path: Path) -> tuple[_Stamp, Job | None, str | None]:
-        known = self._seen.get(path)
+    def _collect(self) -> LoadedJobs:
+        jobs: dict[str, tuple[Job, str]] = {}
+        faults: dict[str, str] = {}
+        for found, file in self._seen.items():
+            name, problem = printable(found), file.problem
+            if file.job is not None and file.job.name in jobs:
+                other = jobs[file.job.name][1]
+                problem = f"the name {file.job.name} is {other}'s; give each its own"
+            elif file.job is not None:
+                jobs[file.job.name] = (file.job, name)
+            if problem is not None:
+                faults[name] = printable(problem)
+        return LoadedJobs(jobs, faults, frozenset(map(printable, self._seen)))
+
+    def _read(self, name: str) -> _File:
+        """Returns a file as it is; raises FileNotFoundError where it has gone."""
+        path, known = self._folder / name, self._seen.get(name)
         try:
             found = path.stat()
-            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if known is not None and known[0] == stamp:
-                return known
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            return _File(None, problem=f"cannot read {path}: {error.strerror}; name a YAML file")
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if known is not None and known.stamp == stamp:
+            return known
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            return _File(stamp, problem=f"{path} is not a regular file; name a YAML file")
+        try:
             job = load_job(path)
             if job.schedule is None:
-                return stamp, None, None
+                return _File(stamp)
+            build_spec(SPECS[job.kind], {}, job)
             place_run(job, "checked")
-        except OSError as error:
-            kept = known[1] if known else None
-            return (0, 0, 0), kept, f"cannot read {path}: {error.strerror}; name a YAML file"
+            job.model_dump_json()
         except SpecError as error:
-            return stamp, known[1] if known else None, str(error)
-        return stamp, job, None
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise error.__cause__ from error
+            is_lasting = not isinstance(error.__cause__, OSError)
+            return _File(stamp if is_lasting else None, problem=str(error))
+        except Exception as error:  # whatever a file holds, it is this file's fault alone
+            return _File(stamp, problem=f"{path}: {type(error).__name__}: {error}")
+        return _File(stamp, job)
+
+
+def _is_job_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) and not name.startswith(".")

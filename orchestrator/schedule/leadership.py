@@ -1,18 +1,27 @@
 """What the parts of a scheduler share: the ledger and the lead, the cluster's functions, clocks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.config.job import Job
-from orchestrator.runs.states import Status
+from orchestrator.config.load import printable
+from orchestrator.errors import ClusterError
+from orchestrator.runs.reconcile import ClusterAnswer, Evidence, look_at
 from orchestrator.schedule.ledger import Lease, Ledger, Superseded
+from orchestrator.schedule.looks import Looks
+from orchestrator.schedule.rows import RunRow
+from orchestrator.schedule.service import notify_service
 from orchestrator.schedule.writes import Writes
 
 Key = tuple[str, ...]
+Submit = Callable[[], None]
+AnswerT = TypeVar("AnswerT")
 
 
 @dataclass(frozen=True)
@@ -20,14 +29,15 @@ class SchedulerBackend:
     """The cluster, as three functions; each may raise anything where it cannot be reached.
 
     Args:
-        submit: starts a job under an id in a run folder. The cluster takes an id once: a second
-            submit of it raises.
-        look_up: state of an id, None where the cluster does not know it.
+        prepare: stores what a run needs under its id in its run folder, which may hang where the
+            storage does, and returns what starts it without touching the storage. The cluster
+            takes an id once: a second start of it raises.
+        look_up: what is known of an id, None where the cluster does not know it.
         stop: ends a job; one that has ended already is left as it is.
     """
 
-    submit: Callable[[str, Job, Path | None], None]
-    look_up: Callable[[str], Status | None]
+    prepare: Callable[[str, Job, Path | None], Submit]
+    look_up: Callable[[str], ClusterAnswer | None]
     stop: Callable[[str], None]
 
 
@@ -51,6 +61,9 @@ class Settings:
         retry_wait_s: between a failed try and the next.
         resubmit_wait_s: between two submits that the cluster did not take, and between two stops.
         budget_s: longest stay with one part of a step while others wait.
+        look_s: longest wait for files, in each part of a step; well under `lease_s`.
+        removal_s: how long a job file may be absent, as in a deployment, before its job counts as
+            removed.
     """
 
     lease_s: float = 15.0
@@ -59,6 +72,19 @@ class Settings:
     retry_wait_s: float = 30.0
     resubmit_wait_s: float = 10.0
     budget_s: float = 5.0
+    look_s: float = 3.0
+    removal_s: float = 60.0
+
+
+def one_line(error: Exception) -> str:
+    """Returns what an exception says as one printable line."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0] if lines else type(error).__name__)[:300]
+
+
+def storage_of(run: RunRow) -> str:
+    """Returns the place that is asked for a run's files: the folder that its run folder is in."""
+    return str(run.folder.parent) if run.folder else ""
 
 
 class Leadership:
@@ -75,6 +101,7 @@ class Leadership:
     ) -> None:
         self.ledger, self.backend, self.clock, self.settings = ledger, backend, clock, settings
         self.say = say
+        self.looks = Looks(settings.look_s)
         self.fresh: set[str] = set()  # ids intended by this process and not asked for yet
         self._holder = holder
         self._lease: Lease | None = None
@@ -82,6 +109,7 @@ class Leadership:
         self._ready_at: dict[Key, float] = {}
         self._began: dict[Key, float] = {}
         self._said: dict[str, str] = {}
+        self._faults: dict[tuple[str, str], str] = {}
 
     def acquire_lease(self) -> bool | None:
         """Holds the lead or tries to take it: True where just taken, False held, None without."""
@@ -94,6 +122,7 @@ class Leadership:
         self._renew_at = self.clock.monotonic() + self.settings.lease_s / 3
         for memory in (self.fresh, self._ready_at, self._began):
             memory.clear()
+        self._faults = self.ledger.faults()
         return True
 
     def hold(self) -> None:
@@ -102,6 +131,7 @@ class Leadership:
         Raises:
             Superseded: another scheduler leads.
         """
+        notify_service("WATCHDOG=1")  # each of many runs may take its time
         lease = self._held()
         if self.clock.monotonic() < self._renew_at:
             self.ledger.check(lease)
@@ -150,6 +180,72 @@ class Leadership:
         for memory in (self._ready_at, self._began):
             for key in [key for key in memory if key[1:] == (submission_id,)]:
                 del memory[key]
+
+    def look_into(self, runs: Iterable[RunRow]) -> dict[RunRow, Evidence]:
+        """Reads run folders, those that share a folder of runs one after another.
+
+        Returns:
+            What each shows; a run whose folder does not answer is left out, its job at fault.
+        """
+        looks = {run: (storage_of(run), partial(look_at, run.folder)) for run in runs}
+        answers = self.looks.ask_all(looks)
+        found, problems = {}, dict[str, str | None]()
+        for run, answer in answers.items():
+            if isinstance(answer, Evidence):
+                found[run] = answer
+                problems.setdefault(run.job, None)
+            else:
+                problems[run.job] = f"cannot read {run.folder}: {one_line(answer)}"
+        self.record_faults("folder", problems)
+        return found
+
+    def record_faults(self, topic: str, problems: Mapping[str, str | None]) -> None:
+        """Records what is wrong with some jobs or files, None where nothing is; says what is new.
+
+        Args:
+            topic: what was tried.
+            problems: by job, or by file where its job is not known.
+        """
+        news = {s: p for s, p in problems.items() if self._faults.get((s, topic)) != p}
+        if not news:
+            return
+        with self.writing() as write:
+            for source, problem in news.items():
+                write.fault(source, topic, problem)
+        for source, problem in news.items():
+            if problem is None:
+                del self._faults[(source, topic)]
+            else:
+                self._faults[(source, topic)] = problem
+                self.say(f"{source}: {problem}")
+
+    def clear_faults(self, source: str) -> None:
+        """Ends all that is recorded of a job that was removed."""
+        for topic in [topic for found, topic in self._faults if found == source]:
+            self.record_faults(topic, {source: None})
+
+    def faulty(self, topic: str) -> set[str]:
+        """Returns the jobs and files with something recorded under a topic."""
+        return {source for source, found in self._faults if found == topic}
+
+    def attempt(self, job: str, topic: str, action: Callable[[], AnswerT]) -> AnswerT | None:
+        """Returns what an action on one job gives; what it raises is that job's fault alone.
+
+        Args:
+            job: its name.
+            topic: of the fault.
+            action: raises `Superseded` and `ClusterError` for the ledger alone, which is
+                everybody's.
+        """
+        try:
+            answer = action()
+        except (Superseded, ClusterError):
+            raise
+        except Exception as error:  # whatever one job does, the others go on
+            self.record_faults(topic, {job: one_line(error)})
+            return None
+        self.record_faults(topic, {job: None})
+        return answer
 
     def say_change(self, topic: str, line: str) -> None:
         """Says a line where the last one on this topic was another; an empty one ends it."""

@@ -21,7 +21,26 @@ from typing import Any
 
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.runs.states import OPEN, TickState
-from orchestrator.schedule.tables import APPLICATION_ID, SCHEMA_VERSION, SUPERSEDED, build_schema
+from orchestrator.schedule.migrate import migrate
+from orchestrator.schedule.rows import (
+    JOB_COLUMNS,
+    NOTICE_COLUMNS,
+    RUN_COLUMNS,
+    JobRow,
+    Notice,
+    RunRow,
+    job_row,
+    moment,
+    notice_row,
+    run_row,
+)
+from orchestrator.schedule.tables import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    SUPERSEDED,
+    build_schema,
+    split_statements,
+)
 from orchestrator.schedule.writes import Writes
 
 
@@ -35,75 +54,6 @@ class Lease:
 
     token: int
     duration_s: float
-
-
-@dataclass(frozen=True)
-class JobRow:
-    """What the ledger knows of a job: its schedule as last seen, and how far it is decided."""
-
-    name: str
-    cron: str | None
-    timezone: str | None
-    cursor: datetime
-    high: datetime
-
-    def decided_until(self, now: datetime) -> datetime:
-        """Returns the instant after which ticks are undecided.
-
-        After the clock went back ticks are decided again from there (runs are unique, so none runs
-        twice), until the clock passes the point it had reached before.
-        """
-        return max(self.cursor, self.high) if now >= self.high else self.cursor
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """One tick of one job and its latest try."""
-
-    job: str
-    tick: datetime
-    state: TickState
-    reason: str | None
-    attempt: int
-    spec: str | None
-    folder: Path | None
-    stop_reason: str | None
-    decided_at: datetime
-    ended_at: datetime | None
-    notice: str | None
-    submission_id: str | None
-    mark: str | None
-    intent_at: datetime | None
-    submitted_at: datetime | None
-
-
-_RUN = """
-SELECT r.job, r.tick, r.state, r.reason, r.attempt, r.spec, r.folder, r.stop_reason, r.decided_at,
-       r.ended_at, r.notice, a.submission_id, a.mark, a.intent_at, a.submitted_at
-FROM runs r LEFT JOIN attempts a ON a.job = r.job AND a.tick = r.tick AND a.attempt = r.attempt
-"""
-
-
-def submission_id(job: str, tick: datetime, attempt: int) -> str:
-    """Returns the id of a try, such as `nightly-20260131T020000Z-1`.
-
-    Derived from job, tick and try alone, so a scheduler that lost its memory asks for the same one,
-    and different for any two of them: the tick and the try have a fixed form at the end.
-
-    Args:
-        job: at most 60 of `[A-Za-z0-9_-]`.
-        tick: aware instant.
-        attempt: 1 for the first try.
-
-    Returns:
-        At most 100 of `[A-Za-z0-9_-]`, all that Ray Jobs takes.
-    """
-    return f"{run_key(job, tick)}-{attempt}"
-
-
-def run_key(job: str, tick: datetime) -> str:
-    """Returns the name of a tick's run, the same for all its tries: `nightly-20260131T020000Z`."""
-    return f"{job}-{tick.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def list_job_names(path: Path) -> list[str]:
@@ -122,6 +72,9 @@ def list_job_names(path: Path) -> list[str]:
 class Ledger:
     """An open ledger; one per process and thread.
 
+    A ledger of an earlier version of the program is brought to this one's when it is opened. The
+    schedulers of the earlier version then end, with an error, at their next write.
+
     Args:
         path: the file; made with mode 0600, since a job's spec may name secret addresses.
 
@@ -138,8 +91,8 @@ class Ledger:
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # an intent survives a power cut
-            self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
+            self._db.execute("PRAGMA foreign_keys = ON")
 
     def _prepare(self) -> None:
         with self._transaction():
@@ -147,17 +100,20 @@ class Ledger:
             (application,) = self._db.execute("PRAGMA application_id").fetchone()
             (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if not tables:
-                for statement in _statements(build_schema()):
+                for statement in split_statements(build_schema()):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif application != APPLICATION_ID:
+            elif application != APPLICATION_ID or version < 1:
                 raise SpecError(f"{self.path} is another SQLite file; name a ledger or a new file")
-            elif version != SCHEMA_VERSION:
+            elif version > SCHEMA_VERSION:
                 raise SpecError(
-                    f"{self.path} has schema version {version}, this program {SCHEMA_VERSION}; "
-                    "use the version of the program that wrote it, or a new file"
+                    f"{self.path} has schema version {version}, and this program knows those up "
+                    f"to {SCHEMA_VERSION}; use the newer version of the program that wrote it, or "
+                    "a new file"
                 )
+            elif version < SCHEMA_VERSION:
+                migrate(self._db, version, datetime.now(UTC))
 
     def close(self) -> None:
         """Closes the file."""
@@ -272,30 +228,37 @@ class Ledger:
     def pauses(self, job: str) -> list[tuple[datetime, datetime | None]]:
         """Returns a job's pauses, each from and until; None for one that lasts."""
         rows = self._query("SELECT paused_at, resumed_at FROM pauses WHERE job = ?", job)
-        return [(_moment(a), _moment(b) if b is not None else None) for a, b in rows]
+        return [(moment(a), moment(b) if b is not None else None) for a, b in rows]
 
     def paused(self) -> set[str]:
         """Returns the jobs that are paused now."""
         return {job for (job,) in self._query("SELECT job FROM pauses WHERE resumed_at IS NULL")}
 
+    def resumed(self) -> dict[str, datetime]:
+        """Returns when the last pause of each job ended."""
+        rows = self._query("SELECT job, max(resumed_at) FROM pauses GROUP BY job")
+        return {job: moment(stamp) for job, stamp in rows if stamp is not None}
+
     # --- reading ----------------------------------------------------------------------------
 
     def jobs(self) -> dict[str, JobRow]:
         """Returns every job ever scheduled, by name."""
-        rows = self._query("SELECT name, cron, timezone, cursor, high FROM jobs ORDER BY name")
-        return {
-            name: JobRow(name, cron, zone, _moment(cursor), _moment(high))
-            for name, cron, zone, cursor, high in rows
-        }
+        return {row[0]: job_row(row) for row in self._query(JOB_COLUMNS)}
+
+    def faults(self) -> dict[tuple[str, str], str]:
+        """Returns what is wrong, by its source, a job or else a file, and its topic."""
+        rows = self._query("SELECT source, topic, problem FROM faults WHERE problem IS NOT NULL")
+        return {(source, topic): problem for source, topic, problem in rows}
 
     def open_runs(self) -> list[RunRow]:
         """Returns what is not finished, oldest tick first."""
         marks = ", ".join("?" * len(OPEN))
         return self._runs(f"WHERE r.state IN ({marks}) ORDER BY r.tick, r.job", *OPEN)
 
-    def notices(self) -> list[RunRow]:
-        """Returns the failed runs that somebody is still to be notified of."""
-        return self._runs("WHERE r.notice = 'pending' ORDER BY r.tick, r.job")
+    def notices(self) -> list[Notice]:
+        """Returns the notices that are still to be sent, oldest tick first."""
+        rows = self._query(NOTICE_COLUMNS + " WHERE outcome = 'pending' ORDER BY tick, job")
+        return [notice_row(row) for row in rows]
 
     def history(self, job: str | None = None, limit: int = 50) -> list[RunRow]:
         """Returns the newest ticks, newest first, of one job or of all."""
@@ -314,32 +277,8 @@ class Ledger:
         return [(sid, TickState(state), reason) for sid, state, reason in rows]
 
     def _runs(self, clause: str, *values: object) -> list[RunRow]:
-        return [_run_row(row) for row in self._query(_RUN + clause, *values)]
+        return [run_row(row) for row in self._query(RUN_COLUMNS + clause, *values)]
 
     def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         with self._errors():
             return self._db.execute(sql, values).fetchall()
-
-
-def _run_row(row: tuple[Any, ...]) -> RunRow:
-    fields = list(row)
-    fields[1] = _moment(fields[1])
-    fields[2] = TickState(fields[2])
-    fields[6] = Path(fields[6]) if fields[6] is not None else None
-    for at in (8, 9, 13, 14):
-        fields[at] = _moment(fields[at]) if fields[at] is not None else None
-    return RunRow(*fields)
-
-
-def _moment(stamp: float) -> datetime:
-    return datetime.fromtimestamp(stamp, UTC)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Yields the statements of a script; `executescript` would commit in between."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

@@ -1,14 +1,18 @@
 """The scheduler: ticks into ledger rows, ledger rows into submitted runs, results back.
 
-One step does, in this order: hold the lead; follow what is open; decide the ticks that are due and
-commit their intents, in one transaction; submit; tell of failures; read the job files again. So a
-tick that was due before an edit was seen still belongs to the old schedule, and nothing is
-submitted that is not on disk before.
+One step does, in this order: hold the lead; follow what is open; decide the ticks that are due;
+commit the intents of what can start; submit; send notices; read the job files again. So a tick
+that was due before an edit was seen still belongs to the old schedule, and nothing is submitted
+that is not on disk before.
 
 The order makes it safe to kill at any point: an intent without a confirmed submit is looked up by
 its id, derived from job and tick, and asked for again only where the cluster does not have it and
 the run folder shows no beginning. The cluster takes an id once, so two schedulers that both ask
 start one run.
+
+Job files and run folders may lie on a share that hangs. They are looked at outside of transactions
+and for a limited time (`looks.py`), and what does not answer is left as it is until it does; what
+is wrong with one job is recorded as its fault, and the others go on.
 
 Waits are measured on the monotonic clock, ticks on the wall clock. A clock that jumps forward
 leaves missed ticks, for the catch-up policy; one that goes back repeats no run, since rows are
@@ -22,11 +26,14 @@ import threading
 from collections.abc import Callable
 
 from orchestrator.runs.placement import place_run
-from orchestrator.schedule.decide import Decider, LoadJobs, PlaceRun
+from orchestrator.schedule.decide import Decider, PlaceRun
+from orchestrator.schedule.declared import DeclaredJobs, LoadJobs
 from orchestrator.schedule.follow import Follower
 from orchestrator.schedule.leadership import Clock, Leadership, SchedulerBackend, Settings
 from orchestrator.schedule.ledger import Ledger, Superseded
 from orchestrator.schedule.notify import Notifier
+from orchestrator.schedule.service import notify_service
+from orchestrator.schedule.watch import Watch
 
 
 class Scheduler:
@@ -34,8 +41,8 @@ class Scheduler:
 
     Args:
         ledger: opened by this thread.
-        load_jobs: the scheduled jobs by name and a line for each file that is wrong, such as
-            `JobFolder(folder).load`; called once a step.
+        load_jobs: what the job files say, such as `JobFolder(folder).load`; called once a step,
+            in a thread of its own.
         backend: the cluster's functions.
         say: receives one line of what happens.
         clock: both clocks.
@@ -58,8 +65,10 @@ class Scheduler:
         self._leadership = Leadership(
             ledger, backend, clock or Clock(), settings or Settings(), holder, say
         )
-        self._decider = Decider(self._leadership, load_jobs, place)
+        self._declared = DeclaredJobs(self._leadership, load_jobs)
+        self._decider = Decider(self._leadership, self._declared, place)
         self._follower = Follower(self._leadership)
+        self._watch = Watch(self._leadership, self._declared)
         self._notifier = Notifier(self._leadership)
 
     def step(self) -> bool:
@@ -77,12 +86,14 @@ class Scheduler:
                 return False
             if taken:
                 self._leadership.say("this scheduler is the leader")
+                self._declared.begin()
                 self._decider.begin()
             self._follower.follow(everything=taken)
             more = self._decider.decide()
             more = self._follower.submit() or more
+            self._watch.step()
             self._notifier.step()
-            self._decider.reload()
+            self._declared.reload()
         except Superseded as error:
             self._leadership.forget_lease()
             self._leadership.say(f"this scheduler is on standby: {error}")
@@ -92,15 +103,20 @@ class Scheduler:
     def run(self, stopping: threading.Event, interval_s: float = 1.0) -> None:
         """Steps until `stopping` is set, then gives the lead up.
 
+        Tells systemd that it is ready, and with every step that it is alive.
+
         Args:
             stopping: set by a signal handler.
             interval_s: between two steps, s.
         """
         try:
+            notify_service("READY=1")
             while not stopping.is_set():
+                notify_service("WATCHDOG=1")
                 if not self.step():
                     stopping.wait(interval_s)
         finally:
+            notify_service("STOPPING=1")
             self.close()
 
     def close(self) -> None:

@@ -1,24 +1,54 @@
-"""Telling somebody that the last try of a run has failed: a command or a webhook.
+"""Notices of runs that failed or did not happen: a command or a webhook.
 
-What is told names the job, the tick and the ids, and nothing of the images or of their folders.
+A notice names the job, the tick and the ids, and nothing of the images or of their folders.
 """
 
 import http.client
 import json
 import os
 import subprocess
+import threading
+import time
 import urllib.error
 import urllib.request
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from orchestrator.config.job import OnFailure
-from orchestrator.runs.states import TickState
-from orchestrator.schedule.job_folder import load_terms
 from orchestrator.schedule.leadership import Leadership
-from orchestrator.schedule.ledger import RunRow, run_key
+from orchestrator.schedule.rows import Notice, run_key
 
 _LIMIT_S = 30.0
 _TRIES = 3
+_AT_ONCE = 4
+
+
+class _Sending(threading.Thread):
+    """One notice on its way; a program on a share that hangs may keep it for ever."""
+
+    def __init__(self, notice: Notice) -> None:
+        super().__init__(daemon=True, name="notice")
+        self._notice = notice
+        self._end = time.monotonic() + 2 * _LIMIT_S
+        self._problem: str | None = None
+
+    def run(self) -> None:
+        try:
+            target = OnFailure.model_validate_json(self._notice.target)
+            self._problem = send(target, build_body(self._notice))
+        except Exception as error:  # whatever it is, it is what went wrong
+            self._problem = f"{type(error).__name__}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or is given up."""
+        return not self.is_alive() or time.monotonic() > self._end
+
+    def result(self) -> str | None:
+        """Returns what went wrong, None where it was sent."""
+        return "the command does not end" if self.is_alive() else self._problem
+
+    def wait(self) -> None:
+        """Waits until it is over."""
+        self.join(max(0.0, self._end - time.monotonic()))
 
 
 class Notifier:
@@ -30,54 +60,53 @@ class Notifier:
 
     def __init__(self, leadership: Leadership) -> None:
         self._leadership = leadership
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="notice")
-        self._under_way: dict[str, Future[str | None]] = {}
-        self._failures: dict[str, int] = {}
+        self._under_way: dict[Notice, _Sending] = {}
+        self._failures: dict[Notice, int] = {}
 
     def step(self) -> None:
         """Begins the notices that are due and records those that have ended."""
-        for run in self._leadership.ledger.notices():
-            key = run_key(run.job, run.tick)
-            future = self._under_way.get(key)
-            if future is None:
-                if self._leadership.ready(("notice", key)):
-                    self._begin(key, run)
-            elif future.done():
-                del self._under_way[key]
-                self._record(key, run, future.result())
+        for notice in self._leadership.ledger.notices():
+            sending = self._under_way.get(notice)
+            if sending is None:
+                is_ready = self._leadership.ready(_key(notice))
+                if is_ready and len(self._under_way) < _AT_ONCE:
+                    sending = self._under_way[notice] = _Sending(notice)
+                    sending.start()
+            elif sending.is_over:
+                del self._under_way[notice]
+                self._record(notice, sending.result())
 
-    def _begin(self, key: str, run: RunRow) -> None:
-        target = load_terms(run.spec).on_failure
-        if target is not None:
-            self._under_way[key] = self._pool.submit(send, target, build_notice(run))
-
-    def _record(self, key: str, run: RunRow, problem: str | None) -> None:
-        failures = self._failures.pop(key, 0) + 1
+    def _record(self, notice: Notice, problem: str | None) -> None:
+        failures = self._failures.pop(notice, 0) + 1
         if problem is not None and failures < _TRIES:
-            self._failures[key] = failures
-            self._leadership.wait(("notice", key), self._leadership.settings.retry_wait_s)
+            self._failures[notice] = failures
+            self._leadership.wait(_key(notice), self._leadership.settings.retry_wait_s)
             return
         with self._leadership.writing() as write:
-            write.notice(run.job, run.tick, problem or "sent")
+            write.record_sending(notice, problem or "sent")
         if problem is not None:
-            self._leadership.say(f"{key}: nobody was notified of its failure: {problem}")
+            key = run_key(notice.job, notice.tick)
+            self._leadership.say(f"{key}: nobody was notified that it is {notice.state}: {problem}")
 
     def close(self) -> None:
         """Waits for what is under way, at most its time limit, and starts nothing more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for sending in self._under_way.values():
+            sending.wait()
 
 
-def build_notice(run: RunRow) -> dict[str, str | int]:
-    """Returns what a notice says of a failed run, JSON-able."""
-    waiting = run.state is TickState.SUBMITTING
-    reason = "not started within its window: the cluster does not answer" if waiting else run.reason
+def _key(notice: Notice) -> tuple[str, ...]:
+    return ("notice", notice.kind, run_key(notice.job, notice.tick))
+
+
+def build_body(notice: Notice) -> dict[str, str | int]:
+    """Returns what a notice says, JSON-able."""
     return {
-        "job": run.job,
-        "tick": run.tick.isoformat(),
-        "state": str(run.state),
-        "reason": reason or "",
-        "attempts": run.attempt,
-        "submission_id": run.submission_id or "",
+        "job": notice.job,
+        "tick": notice.tick.isoformat(),
+        "state": notice.state,
+        "reason": notice.reason,
+        "attempts": notice.attempts,
+        "submission_id": notice.submission_id,
     }
 
 

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 
 from orchestrator.config.job import Schedule
 
+PAUSED = "paused"  # of all reasons for a skip the one that somebody wanted
+
 Pauses = Sequence[tuple[datetime, datetime | None]]
 
 
@@ -56,7 +58,7 @@ def judge(
     for tick in due:
         reason = None
         if _in_pause(tick, pauses):
-            reason = "paused"
+            reason = PAUSED
         elif tick not in runs:
             reason = _why_missed(now - tick, schedule)
         verdicts.append(Verdict(tick, reason))

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from orchestrator.runs.states import TickState
+from orchestrator.schedule.rows import Notice
 
 
 class Writes:
@@ -28,10 +29,19 @@ class Writes:
         """Stores a job's schedule; ticks up to `cursor` will never be considered."""
         at = int(cursor.timestamp())
         self._db.execute(
-            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
+            "INSERT INTO jobs (name, cron, timezone, cursor, high, registered_at, token) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
             "cron = excluded.cron, timezone = excluded.timezone, cursor = excluded.cursor, "
-            "high = excluded.high, token = excluded.token",
-            (job, cron, timezone, at, at, self._token),
+            "high = excluded.high, registered_at = excluded.registered_at, skips = 0, "
+            "token = excluded.token",
+            (job, cron, timezone, at, at, cursor.timestamp(), self._token),
+        )
+
+    def keep(self, job: str, file: str, spec: str) -> None:
+        """Stores the last good version of a registered job, JSON, and the name of its file."""
+        self._db.execute(
+            "UPDATE jobs SET file = ?, spec = ?, token = ? WHERE name = ?",
+            (file, spec, self._token, job),
         )
 
     def drop(self, job: str) -> None:
@@ -41,11 +51,11 @@ class Writes:
             (self._token, job),
         )
 
-    def advance(self, job: str, cursor: datetime) -> None:
-        """Stores that ticks up to `cursor` are decided."""
+    def advance(self, job: str, cursor: datetime, skips: int) -> None:
+        """Stores that ticks up to `cursor` are decided, the last so many of them skipped."""
         self._db.execute(
-            "UPDATE jobs SET cursor = ?, token = ? WHERE name = ?",
-            (int(cursor.timestamp()), self._token, job),
+            "UPDATE jobs SET cursor = ?, skips = ?, token = ? WHERE name = ?",
+            (int(cursor.timestamp()), skips, self._token, job),
         )
 
     def rewind(self, cursor: datetime) -> int:
@@ -148,7 +158,6 @@ class Writes:
         reason: str | None,
         *,
         run_state: TickState | None = None,
-        notice: bool = False,
     ) -> None:
         """Records the result of a try, and of the run unless `run_state` says it goes on.
 
@@ -159,7 +168,6 @@ class Writes:
             outcome: SUCCEEDED, FAILED, STOPPED, or SKIPPED for a queued run that never started.
             reason: one line for `schedule history`.
             run_state: RETRYING where another try is to come.
-            notice: somebody is to be told.
         """
         at, state = int(tick.timestamp()), run_state or outcome
         self._db.execute(
@@ -168,23 +176,53 @@ class Writes:
             (outcome, reason, self._now, self._token, job, at, attempt),
         )
         self._db.execute(
-            "UPDATE runs SET state = ?, reason = ?, ended_at = ?, token = ?, "
-            "notice = CASE WHEN ? THEN coalesce(notice, 'pending') ELSE notice END "
+            "UPDATE runs SET state = ?, reason = ?, ended_at = ?, token = ? "
             "WHERE job = ? AND tick = ?",
             (
                 state,
                 reason,
                 None if state is TickState.RETRYING else self._now,
                 self._token,
-                notice,
                 job,
                 at,
             ),
         )
+        if state is TickState.SUCCEEDED:
+            self._db.execute(
+                "UPDATE jobs SET succeeded_at = ?, token = ? WHERE name = ?",
+                (self._now, self._token, job),
+            )
 
-    def notice(self, job: str, tick: datetime, notice: str) -> None:
-        """Records that somebody is to be told (`pending`), was (`sent`), or what went wrong."""
+    def notify(self, notice: Notice) -> None:
+        """Records a notice that is to be sent, unless that incident has one."""
         self._db.execute(
-            "UPDATE runs SET notice = ?, token = ? WHERE job = ? AND tick = ?",
-            (notice, self._token, job, int(tick.timestamp())),
+            "INSERT INTO notices VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?) "
+            "ON CONFLICT DO NOTHING",
+            (
+                notice.job,
+                int(notice.tick.timestamp()),
+                notice.kind,
+                notice.state,
+                notice.reason,
+                notice.attempts,
+                notice.submission_id,
+                notice.target,
+                self._now,
+                self._token,
+            ),
+        )
+
+    def record_sending(self, notice: Notice, outcome: str) -> None:
+        """Records that a notice was `sent`, or why it was not."""
+        self._db.execute(
+            "UPDATE notices SET outcome = ?, token = ? WHERE job = ? AND tick = ? AND kind = ?",
+            (outcome, self._token, notice.job, int(notice.tick.timestamp()), notice.kind),
+        )
+
+    def fault(self, source: str, topic: str, problem: str | None) -> None:
+        """Records what is wrong with a job or a file; None where it is fixed."""
+        self._db.execute(
+            "INSERT INTO faults VALUES (?, ?, ?, ?, ?) ON CONFLICT (source, topic) DO UPDATE SET "
+            "problem = excluded.problem, since = excluded.since, token = excluded.token",
+            (source, topic, problem, self._now, self._token),
         )

@@ -183,6 +183,12 @@ def test_a_comparison_takes_the_features_of_one_backbone(folder: Path, phantoms:
     assert amounts(job)["disk of features, while it runs"] == 2 * 40 * 2048 * 4
 
 
+def test_plan_shows_the_time_limit_of_a_job_that_gives_none(folder: Path) -> None:
+    write_job(folder, "t", "score", {"input": "x"})
+    assert "one try of at most 1 d; no schedule" in run("plan").stdout
+    assert planned()["jobs"][0]["job"]["timeout"] == "86400s"
+
+
 def test_plan_says_what_would_run_on_what(folder: Path, phantoms: Path) -> None:
     fields = {
         "resources": {"workers": 2, "cpus_per_worker": 8, "gpus_per_worker": 1},
@@ -195,6 +201,6 @@ def test_plan_says_what_would_run_on_what(folder: Path, phantoms: Path) -> None:
     shown = run("plan", "--cluster", str(ROOT / "cluster.yaml")).stdout
     assert "2 x 16 CPU 2 GPU" in shown
     assert "t (jobs/t.yaml): train, 2 worker(s) of 8 CPU and 1 GPU" in shown
-    assert "3 tries of at most 6:00:00; due 0 2 * * * Asia/Shanghai" in shown
+    assert "3 tries of at most 6 h; due 0 2 * * * Asia/Shanghai" in shown
     assert "160 files" in shown
     assert "160 files x (150 x 150 + 300) B" in shown

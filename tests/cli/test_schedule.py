@@ -1,4 +1,6 @@
 import json
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,6 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from orchestrator.cli.schedule import app
+from orchestrator.config.load import load_job
 from orchestrator.errors import SpecError
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import TickState
@@ -118,12 +121,77 @@ def test_a_run_that_finished_after_it_was_given_up_is_shown_as_succeeded(folder:
 
 def test_a_wrong_file_is_told_and_the_others_are_shown(folder: Path) -> None:
     (folder / "jobs" / "spoilt.yaml").write_text("name: [")
-    done = run("list")
+    *table, told = run("list").stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["job", "hourly", "nightly"]
+    assert told.startswith("error: spoilt.yaml: ")
+    assert told.endswith("expected the node content, but found '<stream end>'")
+    body = json.loads(run("list", "--json").stdout)
+    assert [(job["job"], job["fault"]) for job in body["jobs"]] == [
+        ("hourly", None),
+        ("nightly", None),
+    ]
+    assert list(body["faults"]) == ["spoilt.yaml"]
+    done = run("next")
+    assert "warning: spoilt.yaml: " in done.stderr
     assert "nightly" in done.stdout
-    assert "warning: " in done.stderr
-    assert "spoilt.yaml, line 1: not valid YAML" in done.stderr
-    assert json.loads(run("list", "--json").stdout)["jobs"]
     assert "cannot list" in refused("list", "--jobs", "nowhere")
+
+
+def test_a_fault_is_shown_with_its_job_whose_last_good_version_is_in_force(folder: Path) -> None:
+    ledger = Ledger(folder / "state" / "ledger.sqlite3")
+    now = datetime(2026, 3, 1, 3, tzinfo=UTC)
+    lease = ledger.acquire("test", now, 15.0)
+    assert lease is not None
+    with ledger.writing(lease, now) as write:
+        for name in ("nightly", "hourly"):
+            spec = load_job(folder / "jobs" / f"{name}.yaml").model_dump_json()
+            write.register(name, "0 2 * * *", "UTC", now)
+            write.keep(name, f"{name}.yaml", spec)
+        write.fault("hourly", "place", "the tick of 2026-03-01 03:00 UTC waits: no answer")
+        write.fault("nightly", "file", "out of date: the files say how they are now")
+    (folder / "jobs" / "nightly.yaml").write_text("name: [")
+    body = json.loads(run("list", "--json").stdout)
+    assert body["faults"] == {}
+    hourly, nightly = body["jobs"]
+    assert hourly["fault"] == "the tick of 2026-03-01 03:00 UTC waits: no answer"
+    assert "not valid YAML" in nightly["fault"]
+    assert nightly["next_local"][11:] == "02:00:00+08:00"
+    lines = run("list").stdout.splitlines()
+    assert [line.split(": ")[1] for line in lines if line.startswith("error: ")] == [
+        "hourly",
+        "nightly",
+    ]
+    assert "Asia/Shanghai" in run("list").stdout
+    assert len(run("next", "--days", "3", "--job", "nightly").stdout.splitlines()) == 1 + 3
+
+
+def test_history_waits_for_no_share_that_hangs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(folder / "state" / "ledger.sqlite3")
+    now = datetime(2026, 3, 1, 3, tzinfo=UTC)
+    lease = ledger.acquire("test", now, 15.0)
+    assert lease is not None
+    with ledger.writing(lease, now) as write:
+        for hour in range(20):
+            tick = now + timedelta(hours=hour)
+            write.queue("nightly", tick, "{}", folder / "share" / str(hour))
+            write.end("nightly", tick, 0, TickState.FAILED, "lost")
+    back = threading.Event()
+    original = Path.exists
+
+    def exists(path: Path) -> bool:
+        if "share" in path.parts:
+            back.wait(60)
+        return original(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    monkeypatch.setattr("orchestrator.cli.schedule._LOOK_S", 0.2)
+    began = time.monotonic()
+    shown = run("history").stdout
+    back.set()
+    assert shown.count("FAILED") == 20
+    assert time.monotonic() - began < 20
 
 
 def test_the_ledger_is_outside_the_working_folder_unless_named(

@@ -22,7 +22,7 @@ from orchestrator.jobs.client import (
     check_id,
     name_cluster,
 )
-from orchestrator.jobs.local_head import LocalHead, find_head
+from orchestrator.jobs.local_head import LocalHead, LocalHeadFiles, find_head
 from orchestrator.runs.states import Status
 
 
@@ -118,7 +118,7 @@ def test_the_head_listens_on_localhost_and_its_files_are_the_owners(local_head: 
     assert local_head.address.startswith("http://127.0.0.1:")
     if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
         assert default_token_file().stat().st_mode & 0o777 == 0o600
-    record = Path(os.environ["XDG_STATE_HOME"]) / "orchestrator" / "head.json"
+    record = LocalHeadFiles().record
     assert record.stat().st_mode & 0o777 == 0o600
     assert load_token() not in record.read_text()
     assert find_head() == local_head
@@ -238,8 +238,14 @@ def test_paths_are_quoted_for_the_shell(tmp_path: Path) -> None:
     assert str(folder / "job.yaml") in done.stdout.splitlines()
 
 
+def test_a_working_folder_that_is_away_is_worth_another_try(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"  # on a share that is not mounted on the head
+    made = build_entrypoint(gone / "job.yaml", gone, "http://x")
+    assert subprocess.run(["sh", "-c", made], capture_output=True).returncode == 5
+
+
 def test_a_job_on_an_open_head_joins_it_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     made = build_entrypoint(Path("/r/job.yaml"), Path("/"), "http://x")
-    assert made.startswith("cd / && RAY_AUTH_MODE=disabled exec python -m orchestrator ")
+    assert made.startswith("cd / || exit 5; RAY_AUTH_MODE=disabled exec python -m orchestrator ")
     assert sys.executable in build_entrypoint(Path("/r/job.yaml"), Path("/"), LOCAL)

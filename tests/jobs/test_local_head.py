@@ -1,9 +1,12 @@
+import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,9 @@ from orchestrator.jobs.local_head import (
     find_head,
     find_log,
     stop_head,
+    try_lock,
 )
+from orchestrator.runs.machine import Machine, this_machine
 
 
 @pytest.fixture
@@ -43,19 +48,67 @@ def test_without_a_head_there_is_nothing_to_find_or_to_stop(state: Path) -> None
     assert find_log("some-1") is None
 
 
+def leave_record(machine: Machine, pid: int) -> LocalHeadFiles:
+    """Writes what the head of a machine leaves, and returns this machine's files."""
+    files = LocalHeadFiles()
+    files.record.parent.mkdir(parents=True, exist_ok=True)
+    body = {"address": "http://127.0.0.1:9", "pid": pid} | asdict(machine)
+    files.record.write_text(json.dumps(body))
+    files.lock.touch()
+    return files
+
+
 def test_a_record_without_a_living_head_is_not_believed(state: Path) -> None:
-    state.mkdir()
-    (state / "head.json").write_text(f'{{"address": "http://x", "pid": {os.getpid()}}}')
-    (state / "head.lock").touch()
+    leave_record(this_machine(), os.getpid())
     assert find_head() is None
     assert stop_head() is False  # and this process lives on
+
+
+@pytest.fixture
+def victim() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of this machine that has the id of another machine's head."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("field", ["host", "boot_id"])
+def test_a_head_of_another_machine_with_the_same_home_is_left_alone(
+    state: Path, victim: "subprocess.Popen[bytes]", field: str
+) -> None:
+    other = replace(this_machine(), **{field: "another"})
+    files = leave_record(other, victim.pid)
+    with files.lock.open("a") as held:  # by that machine, as the shared file system shows
+        assert try_lock(held)
+        assert find_head() is None
+        assert stop_head() is False
+        with pytest.raises(ClusterError, match=f"another machine named {other.host} has its"):
+            ensure_head(lambda line: None)
+        assert victim.poll() is None
+        leave_record(this_machine(), victim.pid)
+        found = find_head()
+        assert found is not None
+        assert found.pid == victim.pid
+        files.record.unlink()
+
+
+def test_machines_that_share_a_home_have_heads_of_their_own(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = LocalHeadFiles()
+    monkeypatch.setattr("socket.gethostname", lambda: "other-host")
+    other = LocalHeadFiles()
+    for name in ("record", "lock", "starting", "log"):
+        assert getattr(mine, name) != getattr(other, name)
+        assert getattr(mine, name).parent == getattr(other, name).parent
 
 
 def test_a_head_that_does_not_start_is_one_clear_line(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(ClusterError, match=r"did not start; .*head.log says why"):
+    with pytest.raises(ClusterError, match=r"did not start; .*head-.*\.log says why"):
         ensure_head(lambda line: None)
 
 
@@ -93,7 +146,7 @@ def test_commands_that_start_at_once_share_one_head_and_it_ends_when_idle(state:
     time.sleep(16)
     assert find_head() == head  # a job keeps it
     wait_for(lambda: find_head() is None)
-    assert "the head ends" in (state / "head.log").read_text()
+    assert "the head ends" in LocalHeadFiles().log.read_text()
     assert find_log("busy-1") is not None  # its log stays
 
 

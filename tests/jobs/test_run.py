@@ -17,8 +17,9 @@ class Cluster:
 
     cluster = "here"
 
-    def __init__(self, *ends: Status) -> None:
+    def __init__(self, *ends: Status, exit_code: int = 5) -> None:
         self.ends = list(ends)
+        self.exit_code = exit_code
         self.states: dict[str, Status] = {}
         self.answer_lost = False
         self.refuses = False
@@ -37,7 +38,8 @@ class Cluster:
         if submission_id not in self.states:
             return None
         status = self.states[submission_id]
-        return JobInfo(submission_id, status, 3 if status is FAILED else None, {}, None, None)
+        code = self.exit_code if status is FAILED else None
+        return JobInfo(submission_id, status, code, {}, None, None)
 
     def stop(self, submission_id: str) -> None:
         self.states[submission_id] = Status.STOPPED
@@ -70,8 +72,8 @@ def start(cluster: Cluster, folder: Path, wait: bool = True, **keys: object) -> 
     [
         ([SUCCEEDED], 2, 1, 0),
         ([FAILED, FAILED, SUCCEEDED], 2, 3, 0),
-        ([FAILED, FAILED, FAILED], 2, 3, 3),
-        ([FAILED], 0, 1, 3),
+        ([FAILED, FAILED, FAILED], 2, 3, 5),
+        ([FAILED], 0, 1, 5),
         ([Status.STOPPED], 2, 1, 130),  # by hand: not tried again
     ],
 )
@@ -81,6 +83,13 @@ def test_tries_follow_one_another_until_one_succeeds(
     cluster = Cluster(*ends)
     assert start(cluster, tmp_path, retries=retries).code == code
     assert list(cluster.states) == [f"a-{number + 1}" for number in range(tries)]
+
+
+@pytest.mark.parametrize("code", [2, 3, 4])
+def test_what_another_try_cannot_help_is_not_tried_again(tmp_path: Path, code: int) -> None:
+    cluster = Cluster(FAILED, exit_code=code)
+    assert start(cluster, tmp_path, retries=2).code == code
+    assert list(cluster.states) == ["a-1"]
 
 
 def test_a_try_over_its_time_is_stopped_and_counts_as_failed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from orchestrator.config.job import Job
 from orchestrator.config.load import load_job
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.jobs.records import Record, load_record, load_records, remove_record, write_record
-from orchestrator.jobs.submit import fix_model, new_run_key, next_try, submit_job
+from orchestrator.jobs.submit import fix_model, new_run_key, next_try, start_job, store_job
 from orchestrator.runs.run_dir import RunDir
 
 SECRET = "https://hooks.example/secret-token"
@@ -45,7 +45,8 @@ def build_job(**args: object) -> Job:
 
 def submit(tmp_path: Path, job: Job) -> Taker:
     taker = Taker()
-    submit_job(taker, "http://head:8265", "nightly-1", job, tmp_path / "run", None)  # type: ignore[arg-type]
+    record = store_job("http://head:8265", "nightly-1", job, tmp_path / "run", None)
+    start_job(taker, record)  # type: ignore[arg-type]
     return taker
 
 
@@ -78,6 +79,7 @@ def test_who_is_told_of_a_failure_stays_on_this_machine(tmp_path: Path, state: P
         "args",
         "resources",
         "retries",
+        "timeout",
     }
 
 

@@ -255,7 +255,7 @@ AWS_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
             }
         ),
         "provider.security_group",
-        "port 8265 is open to 0.0.0.0/0",
+        "ports 8000 to 9000 are open to 0.0.0.0/0",
     ),
     "Ray's own setup": (
         lambda c: c.pop("head_setup_commands"),

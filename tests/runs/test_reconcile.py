@@ -2,7 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.runs.reconcile import TIMEOUT, Evidence, look_at, settle
+from orchestrator.config.specs import Resources, ScoreSpec
+from orchestrator.errors import ClusterError, DataError
+from orchestrator.runs.life_cycle import open_run
+from orchestrator.runs.reconcile import TIMEOUT, ClusterAnswer, Evidence, look_at, settle
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status, TickState
 from tests.runs.finished import finish
@@ -51,7 +54,7 @@ def test_settle(
     seen: str | None, evidence: Evidence, state: str, stop: str | None, expected: str, retry: bool
 ) -> None:
     finding = settle(
-        Status(seen) if seen else None,
+        ClusterAnswer(Status(seen)) if seen else None,
         evidence,
         state=TickState(state),
         mark=None,
@@ -59,6 +62,41 @@ def test_settle(
     )
     assert (str(finding.state), finding.retry) == (expected, retry)
     assert finding.reason or expected not in ("FAILED", "STOPPED")
+
+
+@pytest.mark.parametrize(
+    ("code", "stored", "mark", "retry"),
+    [
+        (1, None, "new", True),
+        (2, None, "new", False),
+        (3, None, "new", False),
+        (4, None, "new", False),
+        (5, None, "new", True),
+        (127, None, "new", True),
+        (-9, 3, "new", True),  # the cluster's word counts before the folder's
+        (None, None, "new", True),
+        (None, 3, "new", False),
+        (None, 5, "new", True),
+        (None, 3, "old", True),  # of an earlier try
+    ],
+)
+def test_what_another_try_cannot_help_is_not_tried_again(
+    code: int | None, stored: int | None, mark: str, retry: bool
+) -> None:
+    shown = Evidence(status="FAILED", mark=mark, exit_code=stored)
+    answer = ClusterAnswer(Status.FAILED, code)
+    finding = settle(answer, shown, state=TickState.RUNNING, mark="old", stop_reason=None)
+    assert (finding.state, finding.retry) == (TickState.FAILED, retry)
+    assert ("so not tried again" in (finding.reason or "")) == (not retry)
+    late = settle(answer, shown, state=TickState.RUNNING, mark="old", stop_reason=TIMEOUT)
+    assert late.retry  # it was stopped: its code says nothing
+
+
+def test_a_head_that_forgot_leaves_the_exit_code_in_the_run_folder() -> None:
+    for code, retry in ((3, False), (5, True), (None, True)):
+        shown = Evidence(status="FAILED", mark="new", exit_code=code)
+        finding = settle(None, shown, state=TickState.RUNNING, mark="old", stop_reason=None)
+        assert (finding.state, finding.retry) == (TickState.FAILED, retry)
 
 
 def test_a_status_left_by_an_earlier_try_does_not_count_for_this_one() -> None:
@@ -81,6 +119,19 @@ def test_a_run_folder_is_read_as_a_run_leaves_it(tmp_path: Path) -> None:
     assert (look_at(run.path).succeeded, look_at(run.path).status) == (True, "SUCCEEDED")
     run.status.write_text("{")
     assert look_at(run.path).status is None
+
+
+@pytest.mark.parametrize(("error", "code"), [(DataError, 3), (ClusterError, 5), (ValueError, None)])
+def test_a_failed_run_keeps_its_exit_code_until_it_is_taken_up_again(
+    tmp_path: Path, error: type[Exception], code: int | None
+) -> None:
+    spec, folder = ScoreSpec(input=("/x",)), tmp_path / "run"
+    with pytest.raises(error), open_run("score", folder, spec, Resources()):
+        raise error("planted")
+    assert look_at(folder).exit_code == code
+    with open_run("score", folder, spec, Resources()) as opened:
+        assert opened.resumed
+        assert look_at(folder).exit_code is None
 
 
 def test_a_folder_that_cannot_be_read_decides_nothing(tmp_path: Path) -> None:

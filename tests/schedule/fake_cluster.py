@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 
 from orchestrator.config.job import Job
+from orchestrator.runs.reconcile import ClusterAnswer
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
+from orchestrator.schedule.leadership import Submit
 from tests.runs.finished import finish
 
 
@@ -37,14 +39,18 @@ class FileStore:
         finally:
             temporary.unlink()
 
-    def look_up(self, submission_id: str) -> Status | None:
+    def prepare(self, submission_id: str, job: Job, folder: Path | None) -> Submit:
+        return lambda: self.submit(submission_id, job, folder)
+
+    def look_up(self, submission_id: str) -> ClusterAnswer | None:
         if not (self.folder / "accepted" / f"{submission_id}.json").exists():
             return None
         ended = self.folder / "ended" / submission_id
         if ended.exists():
-            return Status(ended.read_text())
+            status, _, code = ended.read_text().partition(" ")
+            return ClusterAnswer(Status(status), int(code) if code else None)
         started = (self.folder / "started" / submission_id).exists()
-        return Status.RUNNING if started else Status.PENDING
+        return ClusterAnswer(Status.RUNNING if started else Status.PENDING)
 
     def stop(self, submission_id: str) -> None:
         (self.folder / "stopped" / submission_id).touch()
@@ -68,19 +74,19 @@ class FileStore:
         (self.folder / "started" / submission_id).touch()
         self.run_dir(submission_id).write_status(Status.RUNNING)
 
-    def end(self, submission_id: str, status: Status) -> None:
+    def end(self, submission_id: str, status: Status, exit_code: int | None = None) -> None:
         """The driver ends and leaves in its run folder what a real run leaves."""
         run = self.run_dir(submission_id)
         if status is Status.SUCCEEDED:
             finish(run)
         else:
             run.write_status(status)
-        self.report(submission_id, status)
+        self.report(submission_id, status, exit_code)
 
-    def report(self, submission_id: str, status: Status) -> None:
+    def report(self, submission_id: str, status: Status, exit_code: int | None = None) -> None:
         """The cluster's own record of an end, whatever the run folder says."""
         temporary = self.folder / f".{submission_id}-{secrets.token_hex(4)}"
-        temporary.write_text(status)
+        temporary.write_text(status if exit_code is None else f"{status} {exit_code}")
         temporary.rename(self.folder / "ended" / submission_id)
 
     def forget(self) -> None:

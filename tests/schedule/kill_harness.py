@@ -26,9 +26,8 @@ from pathlib import Path
 
 from orchestrator.config.job import Job
 from orchestrator.runs.placement import place_run
-from orchestrator.runs.states import Status
 from orchestrator.schedule.job_folder import JobFolder
-from orchestrator.schedule.leadership import Clock, SchedulerBackend, Settings
+from orchestrator.schedule.leadership import Clock, SchedulerBackend, Settings, Submit
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.loop import Scheduler
 from tests.schedule.fake_cluster import FileStore, dump_job
@@ -91,7 +90,7 @@ class Setup:
 def file_store(folder: Path) -> SchedulerBackend:
     """The file-based cluster of `fake_cluster.py`."""
     store = FileStore(folder / "cluster")
-    return SchedulerBackend(store.submit, store.look_up, store.stop)
+    return SchedulerBackend(store.prepare, store.look_up, store.stop)
 
 
 def die() -> None:
@@ -117,16 +116,17 @@ class DeadlyStore:
         )
 
     def as_backend(self) -> SchedulerBackend:
-        return SchedulerBackend(self._submit, self._look_up, self._inner.stop)
+        return SchedulerBackend(self._prepare, self._inner.look_up, self._inner.stop)
 
-    def _look_up(self, submission_id: str) -> Status | None:
-        return self._inner.look_up(submission_id)
+    def _prepare(self, submission_id: str, job: Job, folder: Path | None) -> Submit:
+        submit = self._inner.prepare(submission_id, job, folder)
+        return lambda: self._submit(submit)
 
-    def _submit(self, submission_id: str, job: Job, folder: Path | None) -> None:
+    def _submit(self, submit: Submit) -> None:
         self._left -= 1
         if self._left == 0 and self._point == "before":
             die()
-        self._inner.submit(submission_id, job, folder)
+        submit()
         if self._left == 0 and self._point == "taken":
             die()
         if self._left == 0:

@@ -4,6 +4,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.runs.states import TickState
-from orchestrator.schedule.ledger import Lease, Ledger, Superseded, run_key, submission_id
+from orchestrator.schedule.ledger import Lease, Ledger, Superseded
+from orchestrator.schedule.rows import Notice, run_key, submission_id
 
 NOW = datetime(2026, 3, 1, 2, 0, 1, tzinfo=UTC)
 TICK = datetime(2026, 3, 1, 2, tzinfo=UTC)
+NOTICE = Notice("a", TICK, "failure", "FAILED", "again", 2, "a-2", "{}")
 
 
 @pytest.fixture
@@ -80,14 +83,21 @@ def test_a_run_from_intent_to_result(ledger: Ledger) -> None:
         write.observe("a", TICK, 1, TickState.RUNNING)
         write.end("a", TICK, 1, TickState.FAILED, "why", run_state=TickState.RETRYING)
         write.intend("a", TICK, 2, "a-2", None)
-        write.end("a", TICK, 2, TickState.FAILED, "again", notice=True)
+        write.end("a", TICK, 2, TickState.FAILED, "again")
+        write.notify(NOTICE)
+        write.notify(NOTICE)  # of one incident
     assert ledger.open_runs() == []
     assert [(s, str(state), why) for s, state, why in ledger.attempts("a", TICK)] == [
         ("a-1", "FAILED", "why"),
         ("a-2", "FAILED", "again"),
     ]
-    (told,) = ledger.notices()
-    assert (told.attempt, told.reason, told.notice) == (2, "again", "pending")
+    assert ledger.notices() == [NOTICE]
+    assert ledger.history()[0].notice == "pending"
+    with ledger.writing(lease, NOW + timedelta(seconds=1)) as write:
+        write.record_sending(NOTICE, "sent")
+        write.notify(NOTICE)
+    assert ledger.notices() == []
+    assert ledger.history()[0].notice == "sent"
 
 
 def test_what_is_written_survives_the_process(tmp_path: Path) -> None:
@@ -163,7 +173,8 @@ def test_only_one_of_many_that_try_at_once_leads(tmp_path: Path) -> None:
 WRITES = {
     "register": lambda w: w.register("a", "0 2 * * *", "UTC", NOW),
     "drop": lambda w: w.drop("a"),
-    "advance": lambda w: w.advance("a", NOW),
+    "keep": lambda w: w.keep("a", "a.yaml", "{}"),
+    "advance": lambda w: w.advance("a", NOW, 0),
     "rewind": lambda w: w.rewind(NOW - timedelta(days=1)),
     "skip": lambda w: w.skip("z", TICK, "why"),
     "skip-again": lambda w: w.skip("skipped", TICK, "why"),
@@ -172,14 +183,17 @@ WRITES = {
     "observe": lambda w: w.observe("a", TICK, 1, TickState.RUNNING),
     "stop": lambda w: w.stop("a", TICK, "why"),
     "end": lambda w: w.end("a", TICK, 1, TickState.SUCCEEDED, None),
-    "notice": lambda w: w.notice("a", TICK, "sent"),
+    "notify": lambda w: w.notify(replace(NOTICE, kind="skips")),
+    "record_sending": lambda w: w.record_sending(NOTICE, "sent"),
+    "fault": lambda w: w.fault("b", "file", "wrong"),
+    "fault-again": lambda w: w.fault("a", "file", None),
 }
 
 
 def contents(ledger: Ledger) -> list[tuple[object, ...]]:
     return [
         row
-        for table in ("jobs", "runs", "attempts")
+        for table in ("jobs", "runs", "attempts", "notices", "faults")
         for row in ledger._db.execute(f"SELECT * FROM {table}").fetchall()
     ]
 
@@ -194,6 +208,8 @@ def test_every_write_of_a_superseded_leader_is_refused_by_the_database(
         write.queue("a", TICK, "{}", None)
         write.skip("skipped", TICK, "paused")
         write.intend("a", TICK, 1, "a-1", None)
+        write.notify(NOTICE)
+        write.fault("a", "file", "wrong")
     lead(ledger, "b", NOW + timedelta(seconds=60))
     before = contents(ledger)
     with (
@@ -259,7 +275,7 @@ def test_a_rewound_job_is_decided_from_where_the_clock_is_until_where_it_was(
     assert row.decided_until(back + hour) == back
     assert row.decided_until(NOW + hour) == NOW
     with ledger.writing(lease, NOW) as write:
-        write.advance("a", back + hour)
+        write.advance("a", back + hour, 0)
     assert ledger.jobs()["a"].decided_until(back + 2 * hour) == back + hour
     assert ledger.jobs()["a"].decided_until(NOW + hour) == NOW
 
@@ -276,7 +292,7 @@ def test_the_file_and_its_log_are_for_their_owner_alone(ledger: Ledger) -> None:
 
 def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger) -> None:
     ledger._db.execute("PRAGMA user_version = 99")
-    with pytest.raises(SpecError, match="schema version 99, this program 1"):
+    with pytest.raises(SpecError, match="schema version 99, and this program knows those up to 2"):
         Ledger(ledger.path)
 
 

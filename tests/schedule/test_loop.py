@@ -12,7 +12,7 @@ from orchestrator.config.job import Job
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.runs.placement import place_out, place_run
 from orchestrator.runs.states import Status
-from orchestrator.schedule.job_folder import JobFolder
+from orchestrator.schedule.job_folder import JobFolder, LoadedJobs
 from orchestrator.schedule.ledger import Ledger
 from tests.runs.finished import finish
 from tests.schedule.fake_cluster import dump_job
@@ -384,7 +384,7 @@ def test_an_unreachable_cluster_is_told_of_and_the_run_is_kept(world: World) -> 
     )
     world.step(61, seconds=60)
     fail_to_the_end(world)
-    assert told.read_text() == "SUBMITTING\n"
+    assert sorted(told.read_text().split()) == ["OVERDUE", "SUBMITTING"]
     assert world.states() == ["SUBMITTING"]
     world.unreachable = None
     world.pass_time(seconds=10)
@@ -518,7 +518,7 @@ def test_a_tick_that_came_due_while_the_edit_was_read_runs(world: World) -> None
     files = JobFolder(world.jobs)
     late = []
 
-    def load() -> tuple[dict[str, Job], list[str]]:
+    def load() -> LoadedJobs:
         if late:
             late.clear()
             world.pass_time(seconds=1)  # after the decisions of this step
@@ -563,7 +563,7 @@ def test_a_removed_job_stops_and_comes_back_without_a_past(world: World) -> None
     world.job(catch_up="all")
     world.step()
     (world.jobs / "nightly.yaml").unlink()
-    world.step()
+    world.step(2, seconds=61)
     world.go_to(2026, 3, 1, 5)
     world.job(catch_up="all")
     world.step(5)

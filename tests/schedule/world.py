@@ -5,12 +5,14 @@ from pathlib import Path
 
 from orchestrator.config.job import Job
 from orchestrator.runs.placement import place_run
+from orchestrator.runs.reconcile import AT_WORK, ClusterAnswer
 from orchestrator.runs.states import Status
-from orchestrator.schedule.decide import LoadJobs
+from orchestrator.schedule.declared import LoadJobs
 from orchestrator.schedule.job_folder import JobFolder
-from orchestrator.schedule.leadership import Clock, SchedulerBackend, Settings
-from orchestrator.schedule.ledger import Ledger, RunRow
+from orchestrator.schedule.leadership import Clock, SchedulerBackend, Settings, Submit
+from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.loop import Scheduler
+from orchestrator.schedule.rows import RunRow
 from tests.schedule.fake_cluster import FileStore, dump_job
 
 START = datetime(2026, 3, 1, 0, 0, 30, tzinfo=UTC)
@@ -36,24 +38,35 @@ class World:
         self.submit_error: Exception | None = None  # raised after the cluster has taken the id
         self.refusal: Exception | None = None  # raised in place of taking it
         self.unreachable: Exception | None = None
+        self.look_s = 30.0
         self.ledger = Ledger(folder / "ledger.sqlite3")
         self.scheduler = self.new_scheduler()
 
     def new_scheduler(self, ledger: Ledger | None = None) -> Scheduler:
-        store = SchedulerBackend(self._submit, self._look_up, self.cluster.stop)
+        submit = self._submit  # as it is now: a test may put another in its place
+
+        def prepare(submission_id: str, job: Job, folder: Path | None) -> Submit:
+            self.prepare(folder)
+            return lambda: submit(submission_id, job, folder)
+
+        store = SchedulerBackend(prepare, self._look_up, self.cluster.stop)
         return Scheduler(
             ledger or self.ledger,
             self.load_jobs or JobFolder(self.jobs).load,
             store,
             self.said.append,
             clock=Clock(lambda: self.now, lambda: self.ticking),
-            settings=Settings(poll_s=0),
-            place=self.place,
+            # Longer than any answer takes on a busy machine.
+            settings=Settings(poll_s=0, look_s=self.look_s),
+            place=lambda job, key: self.place(job, key),
         )
 
     def place(self, job: Job, key: str) -> tuple[Job, Path]:
         rooted = job.model_copy(update={"args": job.args | {"out_root": str(self.folder / "runs")}})
         return place_run(rooted, key)
+
+    def prepare(self, folder: Path | None) -> None:
+        """What a run's storage needs before it is submitted."""
 
     def _submit(self, submission_id: str, job: Job, folder: Path | None) -> None:
         self.submits.append(submission_id)
@@ -63,7 +76,7 @@ class World:
         if self.submit_error:
             raise self.submit_error
 
-    def _look_up(self, submission_id: str) -> Status | None:
+    def _look_up(self, submission_id: str) -> ClusterAnswer | None:
         if self.unreachable:
             raise self.unreachable
         return self.cluster.look_up(submission_id)
@@ -71,7 +84,9 @@ class World:
     def job(self, name: str = "nightly", cron: str = "0 * * * *", **keys: object) -> None:
         """Writes a job file; keys of `schedule` and of the job may be mixed."""
         within = {
-            k: keys.pop(k) for k in ("overlap", "catch_up", "window", "timezone") if k in keys
+            k: keys.pop(k)
+            for k in ("overlap", "catch_up", "window", "timezone", "notify_after_skips")
+            if k in keys
         }
         dump_job(self.jobs, name, schedule={"cron": cron} | within, **keys)
 
@@ -99,13 +114,16 @@ class World:
         self.pass_time(**down)
         self.scheduler = self.new_scheduler()
 
-    def finish_all(self, status: Status = Status.SUCCEEDED) -> list[str]:
+    def finish_all(
+        self, status: Status = Status.SUCCEEDED, exit_code: int | None = None
+    ) -> list[str]:
         """Every run that the cluster has comes to its end."""
         ended = []
         for found in self.cluster.ids():
-            if self.cluster.look_up(found) in (Status.PENDING, Status.RUNNING):
+            known = self.cluster.look_up(found)
+            if known is not None and known.status in AT_WORK:
                 self.cluster.begin(found)
-                self.cluster.end(found, status)
+                self.cluster.end(found, status, exit_code)
                 ended.append(found)
         return ended
 

@@ -17,7 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.listing.addresses import check_address, is_address, open_folder
+from orchestrator.config.addresses import is_address
+from orchestrator.data.listing.addresses import check_address, open_folder
 from orchestrator.data.listing.ignored import OTHER_NAMES, Ignoring
 from orchestrator.data.listing.listed_rows import (
     ListedFile,

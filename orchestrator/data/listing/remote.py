@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -210,7 +209,7 @@ def open_folder(address: str) -> RemoteFolder:
     Raises:
         SpecError: a scheme that nothing here can open, or a malformed address.
     """
-    scheme = urlsplit(address).scheme
+    scheme = address.partition("://")[0].lower()
     try:
         if scheme in _ARROW_SCHEMES:
             filesystem, base = fs.FileSystem.from_uri(address)

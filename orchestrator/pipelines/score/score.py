@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from orchestrator.cluster.session import open_session
 from orchestrator.cluster.shards import Stage, run_shards
+from orchestrator.config.addresses import is_address
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.decode.images import DECODER_VERSION
-from orchestrator.data.listing.addresses import check_address, is_address
+from orchestrator.data.listing.addresses import check_address
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.pseudonym import FileNaming

@@ -7,10 +7,11 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from orchestrator.config.addresses import is_address
 from orchestrator.data.file_decoder import FileDecoder
 from orchestrator.data.limits import Limits
 from orchestrator.data.listing import remote
-from orchestrator.data.listing.addresses import check_address, is_address, open_folder
+from orchestrator.data.listing.addresses import check_address, open_folder
 from orchestrator.data.listing.inputs import list_inputs
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, ImageError, SpecError
@@ -151,6 +152,7 @@ def test_folders_and_addresses_stand_side_by_side_but_not_within_one_another(
         ("s3://key:secret@bucket/x", r"s3://\.\.\.@bucket/x holds credentials"),
         ("file:///data/x", "give the path itself"),
         ("nosuch://x", r"cannot open nosuch://x: .*expected an address such as s3://bucket"),
+        ("s3://[x/y", r"cannot open s3://\[x/y: .*expected an address such as"),
         ("s3://", r"cannot open s3://: it names no folder; expected an address such as"),
     ],
 )
