@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.cli.output import score_summary
+from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.errors import DataError, SpecError
 from orchestrator.pipelines.score.score import open_ingested_input, score
