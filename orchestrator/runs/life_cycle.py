@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,8 @@ def open_run(
         stored = spec.model_copy(update={"out": out})
         write_text(run.spec, dump_yaml(kind, run.path.name[:60], stored, resources))
         yield opened
+        if bundle is not None:
+            _sweep(bundle.path)
         _finish(run)
         if bundle is not None:
             bundle.note.unlink(missing_ok=True)
@@ -230,13 +232,21 @@ def _finish(run: RunDir) -> None:
     """Removes what the work alone needed and what killed writers left; `_SUCCESS` comes last."""
     run.write_status(Status.RUNNING, completed=True)
     # `_` marks what is of no use after the end, in every run's folder.
-    working = [path for path in run.path.iterdir() if path.name.startswith("_")]
-    for path in [*working, *run.path.rglob(".tmp-*")]:
-        if path != run.success:
-            with contextlib.suppress(OSError):  # it is in nobody's way
-                _remove(path)
+    _remove_all(path for path in run.path.iterdir() if path.name.startswith("_"))
+    _sweep(run.path)
     run.write_status(Status.SUCCEEDED)
     write_text(run.success, "")
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what writers that were killed have left."""
+    _remove_all(folder.rglob(".tmp-*"))
+
+
+def _remove_all(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        with contextlib.suppress(OSError):  # it is in nobody's way
+            _remove(path)
 
 
 def _clear(folder: Path, first: Path, kept: set[Path]) -> None:

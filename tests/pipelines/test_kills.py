@@ -15,12 +15,13 @@ from tests.pipelines.command import start
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 # Claim and spec are the first changes; cleaning and the end come after the work.
 MOMENTS = (1, 3, 5, 8, 12, 18)
-TINY = ("--weights", "none", "--image-size", "32", "--epochs", "2", "--workers", "1")
+TINY = ("--weights", "none", "--image-size", "32", "--workers", "1")
+SHORT = (*TINY, "--epochs", "2")
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "train": ("--backbone", "tiny", *TINY),
+    "train": ("--backbone", "tiny", *SHORT),
     "find-lr": ("--backbone", "tiny", *TINY),
-    "compare": ("--backbones", "tiny", *TINY),
-    "tune": ("--backbone", "tiny", *TINY, "--trials", "2", "--views", "1"),
+    "compare": ("--backbones", "tiny", *SHORT),
+    "tune": ("--backbone", "tiny", *SHORT, "--trials", "2", "--views", "1"),
     "score": ("--workers", "1"),
     "ingest": ("--image-size", "32", "--workers", "1"),
 }

@@ -111,6 +111,7 @@ class World:
         """Runs the command again, after a kill; it may have been finished by then."""
         try:
             self.run(command, overwrite=overwrite)
+            assert not list((self.folder / "out").rglob(".tmp-*"))
         except SpecError as error:
             assert not overwrite
             assert "holds a finished run" in str(error) or "holds a bundle" in str(error)
