@@ -26,7 +26,8 @@ def test_a_line_in_the_registry_is_all_that_a_backbone_needs(
     model = backbones.build_backbone("mobilenet", "none", 64)
     assert (model.count_params(), model.output_shape[-1]) == (entry.num_params, entry.num_features)
     job = tmp_path / "job.yaml"
-    (tmp_path / "x.csv").write_text("path,label\nmissing.png,0\n")
+    (tmp_path / "x.csv").write_text("path,label\na.png,0\n")
+    (tmp_path / "a.png").write_bytes(b"only its name and size are looked at")
     args = "{data: x.csv, backbone: mobilenet, weights: none, finetune: all}"
     job.write_text(f"name: a\nkind: train\nargs: {args}\n")
     shown = {size.what: size.basis for size in plan_job(job, ONE_CPU, look=True).predicted}
@@ -40,7 +41,8 @@ def test_a_backbone_of_ones_own_is_planned_as_the_largest() -> None:
 
 
 def test_planning_imports_neither_keras_nor_tensorflow(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("path,label\nmissing.png,0\n")
+    (tmp_path / "x.csv").write_text("path,label\na.png,0\n")
+    (tmp_path / "a.png").write_bytes(b"only its name and size are looked at")
     (tmp_path / "job.yaml").write_text("name: a\nkind: train\nargs: {data: x.csv, weights: none}\n")
     code = (
         "import sys\n"
