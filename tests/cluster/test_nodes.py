@@ -50,7 +50,7 @@ def large(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Image.open(path) as image:
             image.resize((1600, 1600)).save(folder / f"{index:03d}-0.jpeg", quality=60)
         for copy in range(1, 12):
-            os.link(folder / f"{index:03d}-0.jpeg", folder / f"{index:03d}-{copy}.jpeg")
+            shutil.copyfile(folder / f"{index:03d}-0.jpeg", folder / f"{index:03d}-{copy}.jpeg")
     return folder
 
 
