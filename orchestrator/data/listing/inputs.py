@@ -274,7 +274,7 @@ def _check_any_there(
     path = b"/" + raw if root else raw
     raise DataError(
         f"{table.name}: none of the {num_rows:,} files that it names is there; {table.unit} {line} "
-        f"names {escape_path(path)}, and {files.explain(path)}"
+        f"names {escape_path(path)}; {files.explain(path)}"
     )
 
 
