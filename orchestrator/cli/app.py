@@ -6,7 +6,7 @@ the program and keeps its traceback.
 
 import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,6 +27,7 @@ from orchestrator.cli import (
 )
 from orchestrator.cli.help_page import QuickHelp
 from orchestrator.cli.output import write_line
+from orchestrator.cli.process import hear_signals, ignore_signals, keep_streams
 from orchestrator.errors import OrchestratorError
 
 app = typer.Typer(
@@ -65,22 +66,18 @@ def _version(
 
 def main() -> None:
     """Runs the command line; the entry point of `orchestrator`."""
-    signals: list[int] = []
-
-    def stop(number: int, _: Any) -> None:
-        signals.append(number)
-        # Ray passes on no other exception out of its calls, and of this one only the kind.
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
+    keep_streams()
+    signals = hear_signals()
     try:
         app(prog_name="orchestrator")
     except OrchestratorError as error:
         sys.stderr.write("\n".join([f"error: {error}", *_notes(error)]) + "\n")
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        if end.code != 128 + signal.SIGINT:  # what a KeyboardInterrupt becomes
+    except (KeyboardInterrupt, SystemExit) as end:
+        # What Typer makes of a KeyboardInterrupt, where it sees it.
+        if isinstance(end, SystemExit) and end.code != 128 + signal.SIGINT:
             raise
+        ignore_signals()
         said = _notes(end) or ["run the same command again to continue"]
         sys.stderr.write("stopped; " + "\n".join(said) + "\n")
         sys.exit(128 + (signals or [signal.SIGINT])[0])
