@@ -1,6 +1,10 @@
 """How many workers of which size a request gets on the nodes there are."""
 
+import contextlib
+import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.config.specs import Resources
 from orchestrator.errors import SpecError
@@ -82,3 +86,39 @@ def count_fitting(nodes: list[dict[str, float]], cpus_each: float, gpus_each: fl
         by_cpu = int(node.get("CPU", 0) / cpus_each)
         count += min(by_cpu, int(node.get("GPU", 0) / gpus_each)) if gpus_each else by_cpu
     return count
+
+
+def count_cpus(
+    cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Returns how many CPUs this process may use, at least 1.
+
+    These are the CPUs of its affinity, or as many whole ones as the quota of its control groups
+    gives it: that of a container or a systemd unit shows in neither affinity nor `os.cpu_count`.
+
+    Args:
+        cgroups: where control groups are mounted.
+        own: the file that names those of this process.
+    """
+    return max(1, min(len(os.sched_getaffinity(0)), math.floor(_cpu_quota(cgroups, own))))
+
+
+def _cpu_quota(cgroups: Path, own: Path) -> float:
+    """CPUs that the control groups of this process leave it: all of the machine without a limit."""
+    quotas = [float(os.cpu_count() or 1)]
+    group = ""
+    with contextlib.suppress(OSError):
+        lines = own.read_text().splitlines()
+        group = next((line[3:] for line in lines if line.startswith("0::")), "").strip("/")
+    path = cgroups / group
+    for folder in (path, *path.parents[: len(Path(group).parts)]):
+        with contextlib.suppress(OSError, ValueError):  # no file, or the word `max`
+            quota, period = (folder / "cpu.max").read_text().split()
+            quotas.append(float(quota) / float(period))
+    with contextlib.suppress(OSError, ValueError):  # control groups of version 1, in a container
+        quota, period = (
+            (cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+        )
+        if float(quota) > 0:
+            quotas.append(float(quota) / float(period))
+    return min(quotas)

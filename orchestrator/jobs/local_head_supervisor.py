@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.cluster.session import LOCAL_OBJECT_STORE_BYTES
+from orchestrator.config.workers import count_cpus
 from orchestrator.jobs.local_head import (
     START_LIMIT_S,
     STOP_LIMIT_S,
@@ -64,6 +65,7 @@ def _start_command(temporary: Path, port: int, client_port: int) -> list[str]:
         "ray-client-server-port": client_port,
         "min-worker-port": 0,
         "max-worker-port": 0,
+        "num-cpus": count_cpus(),
         "object-store-memory": LOCAL_OBJECT_STORE_BYTES,
         "temp-dir": temporary,
     }

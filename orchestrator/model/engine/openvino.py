@@ -1,6 +1,5 @@
 """The OpenVINO engine, for CPUs: neither TensorFlow nor Keras is loaded."""
 
-import os
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import NamedTemporaryFile
@@ -9,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from orchestrator.config.workers import count_cpus
 from orchestrator.errors import BundleError
 from orchestrator.model.keras_file import last_line
 
@@ -128,7 +128,7 @@ def _has_amx() -> bool:
 
 def _openvino_config(num_threads: int | None, precision: Precision) -> dict[str, Any]:
     """OpenVINO's settings for one worker among several on a machine."""
-    threads = num_threads or len(os.sched_getaffinity(0))
+    threads = num_threads or count_cpus()
     return {
         # Without the hint a CPU that has bf16 uses it, and results depend on the machine.
         "INFERENCE_PRECISION_HINT": precision,
