@@ -106,10 +106,11 @@ def _backend() -> Check:
 
 
 def _cluster() -> Check:
+    from orchestrator.cluster.address import find_address
     from orchestrator.cluster.session import node_resources, open_session
     from orchestrator.config.specs import Resources
 
-    where = os.environ.get("RAY_ADDRESS") or "a local one"
+    where = find_address() or "a local one"
     try:
         with open_session(Resources()) as session:
             nodes = node_resources()

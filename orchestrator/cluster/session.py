@@ -1,4 +1,4 @@
-"""Local or remote Ray for the length of one command: connection, resources, authentication.
+"""Local or remote Ray for the length of one command: connection and resources.
 
 With `RAY_ADDRESS` set (or an address given) the command joins that cluster; otherwise it starts a
 local one and ends it. `ORCHESTRATOR_CLUSTER` names the launcher file of a cluster that grows with
@@ -9,24 +9,27 @@ folder, never to the terminal.
 import contextlib
 import logging
 import os
-import secrets
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.address import check_answers, find_address
 from orchestrator.cluster.nodes import check_nodes
+from orchestrator.cluster.token import ensure_private_token
 from orchestrator.config.specs import Resources
-from orchestrator.config.workers import (
-    Session,
-    plan_workers,
-)
+from orchestrator.config.workers import Session, count_cpus, plan_workers
 from orchestrator.errors import ClusterError
 from orchestrator.launcher.file import load_launcher
 
 # Scoring and feature passes move file names and counts through Ray, not pixels.
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
+
+# A socket's path has at most 107 bytes, and Ray's own part of it 68:
+# `/ray/session_2026-01-31_02-00-00_123456_1234567/sockets/plasma_store`.
+_MAX_FOLDER_BYTES = 107 - 68
 
 
 @contextlib.contextmanager
@@ -57,7 +60,7 @@ def open_session(
     import ray
 
     ours = not ray.is_initialized()
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = find_address(address)
     if ours:
         connect(address)
     try:
@@ -110,77 +113,71 @@ def connect(
 
     Args:
         address: a cluster's address; None for a local one.
-        num_cpus: CPUs that a local one counts; None for those of the machine.
+        num_cpus: CPUs that a local one counts; None for those that this process may use.
         object_store_bytes: memory of a local one's object store.
 
     Raises:
+        SpecError: not an address that can be joined.
         ClusterError: the cluster does not answer, or none could be started.
     """
-    import ray
-
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        ensure_token()
+        folder = _temporary_folder()
+        ensure_private_token()
         options |= {
             "address": "local",
-            "num_cpus": num_cpus,
+            "num_cpus": num_cpus or count_cpus(),
             "include_dashboard": False,
             "object_store_memory": object_store_bytes,
+            "_temp_dir": str(folder / "ray"),
         }
     else:
+        check_answers(address)
         options["address"] = address
+    import ray
+
     # Ray prints messages about its workers to standard output even with `log_to_driver` off, and
     # has no public switch for it; they would break `--json` and the progress bar.
     ray._private.worker._worker_logs_enabled = False
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"the Ray cluster at {address}" if address else "a local Ray"
+    except Exception as error:  # Ray raises that very class where a process of it does not start
+        what = f"join the Ray cluster at {address}" if address else "start a local Ray"
+        advice = (
+            "check RAY_ADDRESS and the token, or unset RAY_ADDRESS to run on this machine"
+            if address
+            else f"its logs are in {folder / 'ray'}/session_latest/logs"
+        )
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ClusterError(
-            f"cannot reach {where}: {reason}; check RAY_ADDRESS and the token, or unset "
-            "RAY_ADDRESS to run locally"
-        ) from error
+        raise ClusterError(f"cannot {what}: {reason}; {advice}") from error
     finally:
         # Ray sets a handler of its own, which exits with status 15 instead of 143.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
 
 
-def ensure_token() -> None:
-    """Makes the authentication token where there is none, readable to its owner alone.
+def _temporary_folder() -> Path:
+    """Returns the folder in which a local Ray keeps its logs and sockets.
 
-    Ray would make it readable to all; the rights of an existing default file are fixed too.
+    Raises:
+        ClusterError: the folder that the environment names cannot be written to, or its path is too
+            long for a socket.
     """
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    token = default_token_file()
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    folder = Path(os.environ[name] if name else "/tmp").absolute()
+    shown = f"{name}={folder}" if name else str(folder)
     try:
-        token.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            handle = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(32))
-        token.chmod(0o600)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ClusterError(
-            f"cannot write Ray's token file {token}: {error.strerror}; set RAY_AUTH_TOKEN_PATH to "
-            "a file that holds a token"
+            f"{shown} cannot hold the files of a local Ray ({error.strerror}); set TMPDIR to a "
+            "folder that can be written to"
         ) from error
-
-
-def default_token_file() -> Path:
-    """Returns where Ray looks for the token unless its environment variables say otherwise."""
-    return Path.home() / ".ray" / "auth_token"
-
-
-def load_token() -> str:
-    """Returns the authentication token of this user, as Ray finds it; empty where there is none."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return os.environ["RAY_AUTH_TOKEN"].strip()
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    try:
-        return (Path(named) if named else default_token_file()).read_text().strip()
-    except OSError:
-        return ""
+    length = len(os.fsencode(folder))
+    if length > _MAX_FOLDER_BYTES:
+        raise ClusterError(
+            f"{shown} has {length} bytes, and the sockets of a local Ray need a folder of at most "
+            f"{_MAX_FOLDER_BYTES}; set {name or 'TMPDIR'} to a shorter path, such as /tmp"
+        )
+    return folder

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
+from orchestrator.cluster.address import check_answers
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.jobs.local_head import ensure_head, find_head
 from orchestrator.runs.states import Status
@@ -155,6 +156,8 @@ class Jobs:
         # Ray tells of every connection that it closes.
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         self.address = address
+        if not address.startswith(("http://", "https://")):
+            check_answers(address)
         with self._errors(), _without_address_variables():
             url = dashboard.get_address_for_submission_client(address)
             if not _is_insecure():

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.cluster.session import ensure_token, load_token
+from orchestrator.cluster.token import ensure_token, load_token
 from orchestrator.errors import ClusterError
 from orchestrator.runs.machine import Machine, this_machine
 from orchestrator.runs.state import state_folder

@@ -4,17 +4,17 @@ Nothing is started: files are listed and sized, the rest is arithmetic with the 
 `estimate.py`, each with its basis.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.address import find_address
 from orchestrator.cluster.session import query_nodes
 from orchestrator.config.job import Job
 from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import SPECS
-from orchestrator.config.workers import Session, plan_workers
+from orchestrator.config.workers import Session, count_cpus, plan_workers
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
 from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
@@ -89,10 +89,11 @@ def find_nodes(launcher: Path | None, address: str | None) -> Nodes:
                 f"{launcher}`"
             )
         return Nodes(str(launcher), resources)
+    address = find_address(address)
     if address is None:
         gpus = Path("/proc/driver/nvidia/gpus")  # where Ray itself looks
         num_gpus = len(list(gpus.iterdir())) if gpus.is_dir() else 0
-        cpus = len(os.sched_getaffinity(0))
+        cpus = count_cpus()
         return Nodes(THIS_MACHINE, [{"CPU": float(cpus), "GPU": float(num_gpus)}])
     if address.startswith(("http://", "https://")):
         return Nodes(address, _dashboard_nodes(address))

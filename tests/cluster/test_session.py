@@ -1,14 +1,19 @@
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from orchestrator.cluster.session import open_session
+from orchestrator.cluster.session import connect, open_session
 from orchestrator.config.specs import Resources
 from orchestrator.config.workers import Session, plan_workers
-from orchestrator.errors import SpecError
+from orchestrator.errors import ClusterError, SpecError
 from tests.conftest import ROOT
+from tests.processes import descendants, is_alive
 
 
 def test_one_worker_takes_a_small_machine_whole() -> None:
@@ -64,3 +69,56 @@ def test_a_job_may_ask_for_nodes_that_the_autoscaler_has_yet_to_start(
     monkeypatch.setenv("ORCHESTRATOR_CLUSTER", str(launcher))
     with open_session(asked) as session:
         assert session == Session(4, 8.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"TMPDIR": "{}/" + "long" * 20}, r"TMPDIR=/.*long has \d+ bytes, .* at most 39"),
+        ({"TMPDIR": "{}/missing"}, r"TMPDIR=/.*/missing cannot hold .*No such file.*set TMPDIR"),
+        ({"TMPDIR": "/proc"}, "TMPDIR=/proc cannot hold the files of a local Ray"),
+        ({"RAY_TMPDIR": "/proc", "TMPDIR": "/tmp"}, "RAY_TMPDIR=/proc cannot hold"),
+    ],
+)
+def test_a_temporary_folder_that_ray_cannot_use_is_named(
+    variables: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ("long" * 20)).mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    with pytest.raises(ClusterError, match=message):
+        connect(None)
+
+
+@pytest.mark.ray
+def test_a_private_ray_needs_no_home_counts_its_own_cpu_and_ends_with_a_killed_command(
+    tmp_path: Path,
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
+        "PYTHONPATH": str(ROOT),
+        "HOME": "/proc/nowhere",
+        "TMPDIR": "",
+        "RAY_ADDRESS": "",
+    }
+    one_cpu = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    command = subprocess.Popen(
+        [*one_cpu, sys.executable, "-m", "tests.cluster.private_ray"],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout is not None
+    found = json.loads(command.stdout.readline())
+    assert (found["cpus"], found["each"]) == (1.0, 1.0)
+    assert found["folder"].startswith("/tmp/ray/session_")
+    assert not list(tmp_path.iterdir())
+    family = descendants(command.pid)
+    assert len(family) > 3
+    command.kill()
+    command.wait()
+    killed = time.monotonic()
+    while any(map(is_alive, family)) and time.monotonic() - killed < 10:
+        time.sleep(0.1)
+    assert [pid for pid in family if is_alive(pid)] == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.session import default_token_file, load_token
+from orchestrator.cluster.token import default_token_file, load_token
 from orchestrator.errors import ClusterError, SpecError
 from orchestrator.jobs.client import (
     LOCAL,
