@@ -22,9 +22,9 @@ from orchestrator.data.listing.inputs import SPLIT_COLUMN_KEY, list_inputs
 from orchestrator.data.listing.listed_rows import ListedFile
 from orchestrator.data.listing.notes import NOTES_KEY, Notes, load_notes
 from orchestrator.data.listing.options import OPTIONS_KEY, ListingOptions
+from orchestrator.data.parquet import open_parquet, open_writer
 from orchestrator.data.schema import MANIFEST, ROOTS_KEY, escape_path, unescape_path
 from orchestrator.errors import DataError
-from orchestrator.runs.atomic import atomic_path
 
 # When the listing began; a file changed later, or just before, may hold other bytes by now.
 LISTED_KEY = b"orchestrator.listed_ns"
@@ -281,10 +281,7 @@ def _write_tables(
     shown = json.dumps([escape_path(root) for root in roots]).encode()
     schema = MANIFEST.with_metadata({**metadata, ROOTS_KEY: shown})
     # Statistics of every row group would make up most of the file's footer, and nobody asks them.
-    with (
-        atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, schema, write_statistics=False) as writer,
-    ):
+    with open_writer(path, schema, write_statistics=False) as writer:
         for table in shards:
             writer.write_table(table, row_group_size=table.num_rows)
 
@@ -299,7 +296,7 @@ def _load_roots(path: Path, found: pa.Schema) -> tuple[bytes, ...]:
 def _open(path: Path) -> pq.ParquetFile:
     """Returns an opened manifest file with the schema checked."""
     try:
-        file = pq.ParquetFile(path)
+        file = open_parquet(path)
         found = file.schema_arrow
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; expected a manifest") from error

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.data.manifest import open_manifest_file
+from orchestrator.data.parquet import open_parquet
 from orchestrator.data.schema import PREDICTIONS, escape_path
 from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.runs.run_dir import RunDir
@@ -98,7 +98,7 @@ def _read(run: RunDir, load: Callable[[RunDir], pa.Table]) -> pa.Table:
 
 def _load_predictions(run: RunDir) -> pa.Table:
     """Rows of a run's predictions with the run's name, and with roots as text."""
-    parts = [pq.ParquetFile(part).read() for part in sorted(run.predictions.glob("*.parquet"))]
+    parts = [open_parquet(part).read() for part in sorted(run.predictions.glob("*.parquet"))]
     table = _name_roots(run, pa.concat_tables(parts) if parts else PREDICTIONS.empty_table())
     names = pa.array([run.path.name] * table.num_rows, pa.string())
     return table.add_column(0, "run_id", names)
@@ -106,7 +106,7 @@ def _load_predictions(run: RunDir) -> pa.Table:
 
 def _load_known(run: RunDir, twice: pa.Array) -> pa.Table:
     """What a run knew to be scored under another name, and which of its known files are `twice`."""
-    table = pq.ParquetFile(run.known).read(
+    table = open_parquet(run.known).read(
         columns=["root", "path", "matched", "run", "run_row", "code"]
     )
     told = pc.or_(pc.equal(table["matched"], "content"), pc.is_in(table["path"], twice))

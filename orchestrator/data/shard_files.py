@@ -1,5 +1,6 @@
 """Committed shard files: one Arrow file a shard, whole or absent, memory-mapped when read."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def read_part(path: Path) -> pa.Table:
         DataError: the file is absent or not an Arrow file.
     """
     try:
-        with pa.memory_map(str(path)) as mapped:
+        with pa.memory_map(os.fsencode(path)) as mapped:
             return pa.ipc.open_file(mapped).read_all()
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"cannot read {path}: remove it and run the command again") from error
@@ -47,7 +48,7 @@ def write_part(path: Path, table: pa.Table) -> None:
     """Writes one shard's result as an Arrow file, whole or not at all."""
     with (
         atomic_path(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
+        pa.OSFile(os.fsencode(temporary), "wb") as sink,
         pa.ipc.new_file(sink, table.schema) as writer,
     ):
         writer.write_table(table)

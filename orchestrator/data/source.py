@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.data import schema
 from orchestrator.data.decode.decoders import DecoderPool
@@ -24,6 +23,7 @@ from orchestrator.data.file_decoder import Decoded, FileDecoder
 from orchestrator.data.known.index import KnownIndex, Origin
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import Manifest, build_manifest, load_manifest, load_shard
+from orchestrator.data.parquet import open_parquet
 from orchestrator.data.shard_files import Images, part_path, read_part, table_images
 from orchestrator.errors import DataError, ImageError
 from orchestrator.runs.run_dir import DatasetFiles, RunDir
@@ -218,7 +218,7 @@ class IngestedSource:
             (self.load_table(shard).drop_columns(["image"]) for shard in range(self.num_shards)),
             promote_options="default",  # shards of an earlier version lack the newest columns
         )
-        stored = pq.read_schema(self.files.manifest)
+        stored = open_parquet(self.files.manifest).schema_arrow
         return rows.replace_schema_metadata(stored.metadata)
 
 

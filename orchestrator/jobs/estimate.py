@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.inputs import list_inputs
 from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.parquet import open_parquet
 from orchestrator.data.rejections import Rejections
 from orchestrator.data.source import open_ingested
 from orchestrator.data.splits import TEST_OF_POOL, VAL_OF_POOL
@@ -90,7 +89,7 @@ class InputFacts:
         ingested = open_ingested(Path(sources[0])) if Path(sources[0]).is_dir() else None
         if ingested is not None:
             columns = ["path", "size_bytes", "label", "split", "code", "message"]
-            table = pq.read_table(ingested.files.manifest, columns=columns)
+            table = open_parquet(ingested.files.manifest).read(columns)
             rows: Iterable[Any] = zip(
                 *(table.column(name).to_pylist() for name in columns), strict=True
             )

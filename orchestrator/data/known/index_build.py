@@ -20,11 +20,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.data.known.index import KnownIndex, file_key
 from orchestrator.data.listing.listed_rows import ListedFile, database_errors
 from orchestrator.data.manifest import iter_shards, open_manifest_file
+from orchestrator.data.parquet import open_parquet, open_writer
 from orchestrator.data.schema import KNOWN, unescape_path
 from orchestrator.errors import OrchestratorError
 from orchestrator.runs.atomic import atomic_path
@@ -178,7 +178,7 @@ def known_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
         ClusterError: the file system refused the write.
     """
     rows: list[dict[str, Any]] = []
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, KNOWN) as writer:
+    with open_writer(path, KNOWN) as writer:
 
         def flush() -> None:
             writer.write_table(pa.Table.from_pylist(rows, KNOWN))
@@ -201,7 +201,7 @@ def iter_known(path: Path) -> Iterator[dict[str, Any]]:
         path: written through `known_writer`.
     """
     if path.exists():
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS):
+        for batch in open_parquet(path).iter_batches(batch_size=_BATCH_ROWS):
             yield from batch.to_pylist()
 
 
@@ -221,12 +221,12 @@ def _rows(earlier: EarlierRun, names: set[str]) -> Iterator[_IndexRow]:
     settled = (stored.listed_ns or 0) - _SETTLED_NS
     rejected: dict[int, str] = {}
     if earlier.same_limits:
-        table = pq.ParquetFile(run.rejected).read(columns=["row", "code"])
+        table = open_parquet(run.rejected).read(columns=["row", "code"])
         rejected = dict(zip(table["row"].to_pylist(), table["code"].to_pylist(), strict=True))
     columns = ["row", "root", "path", "size_bytes", "mtime_ns", "code"]
     for shard, table in enumerate(iter_shards(stored, columns)):
         part = run.predictions / f"part-{shard:05d}.parquet"
-        scored = pq.ParquetFile(part).read(columns=["row", "sha256"])
+        scored = open_parquet(part).read(columns=["row", "sha256"])
         hashes = dict(zip(scored["row"].to_pylist(), scored["sha256"].to_pylist(), strict=True))
         for row, root, path, size, mtime, listed in zip(
             *(table[column].to_pylist() for column in columns), strict=True
@@ -252,7 +252,7 @@ def _rows(earlier: EarlierRun, names: set[str]) -> Iterator[_IndexRow]:
 
 def iter_known_content(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the rows of a table of `schema.KNOWN` that were matched by content."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS):
+    for batch in open_parquet(path).iter_batches(batch_size=_BATCH_ROWS):
         yield from batch.filter(pc.equal(batch.column("matched"), "content")).to_pylist()
 
 

@@ -37,6 +37,7 @@ from orchestrator.data.listing.table_values import (
     clean_patient,
     clean_split,
 )
+from orchestrator.data.parquet import open_parquet
 from orchestrator.errors import DataError
 
 COLUMNS = ("path", "label", "patient_id", "split")
@@ -239,7 +240,7 @@ def _named(
 def _open_parquet(source: Path) -> tuple[pq.ParquetFile, list[str]]:
     """Returns a Parquet file, opened, and the names of its columns."""
     try:
-        file = pq.ParquetFile(source)
+        file = open_parquet(source)
         return file, file.schema_arrow.names
     except OSError as error:
         raise unreadable(source, error) from error

@@ -6,13 +6,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.config.specs import CompareSpec, TrainSpec, TuneSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.audit import audit_leakage, render_audit
 from orchestrator.data.listing.notes import load_notes
 from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.parquet import write_parquet
 from orchestrator.data.rejections import Rejections
 from orchestrator.data.sample import sample_manifest
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
@@ -21,7 +21,7 @@ from orchestrator.data.splits import Split, class_by_split, render_class_table, 
 from orchestrator.errors import DataError, SpecError
 from orchestrator.pipelines.prepare.ingest import decode_limits, ingest_manifest
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import atomic_path, write_json
+from orchestrator.runs.atomic import write_json
 from orchestrator.runs.run_dir import RunDir
 
 _SHARD_ROWS = 64  # a shard of features is V passes over the backbone: small ones show progress
@@ -50,8 +50,7 @@ class Prepared:
     def write(self, run: RunDir) -> None:
         """Writes the split and the audit into a run's folder."""
         stored = self.rows.select(["row", "path", "label", "patient_id", "sha256"])
-        with atomic_path(run.splits) as temporary:
-            pq.write_table(stored.append_column("split", self.split), temporary)
+        write_parquet(run.splits, stored.append_column("split", self.split))
         audit = {"layout": self.layout, "class_by_split": self.counts, "leakage": self.audit}
         write_json(run.audit, audit)
 

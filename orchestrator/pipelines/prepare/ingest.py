@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.cluster.session import open_session
 from orchestrator.cluster.shards import run_shards
@@ -25,6 +24,7 @@ from orchestrator.data.decode.images import Limits
 from orchestrator.data.listing.notes import load_notes
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import Manifest, load_manifest, write_manifest
+from orchestrator.data.parquet import write_parquet
 from orchestrator.data.rejections import Rejections
 from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.data.source import (
@@ -38,7 +38,7 @@ from orchestrator.errors import DataError, SpecError
 from orchestrator.model.bundle import load_info
 from orchestrator.model.bundle_folder import newest_bundle
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import atomic_path, write_json
+from orchestrator.runs.atomic import write_json
 from orchestrator.runs.life_cycle import open_run
 from orchestrator.runs.run_dir import DatasetFiles, RunDir
 
@@ -202,8 +202,7 @@ def describe(dataset: IngestedSource, manifest: Manifest) -> None:
             "run the same command again with --overwrite"
         )
     rejected = rows.filter(pc.is_valid(rows.column("code")))
-    with atomic_path(files.rejected) as temporary:
-        pq.write_table(rejected.select(schema.REJECTED.names), temporary)
+    write_parquet(files.rejected, rejected.select(schema.REJECTED.names))
     num_decoded = rows.num_rows - rejected.num_rows
     if num_decoded == 0:
         rejections = Rejections()

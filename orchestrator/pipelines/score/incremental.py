@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.config.specs import ScoreSpec
 from orchestrator.data.decode.images import DECODER_VERSION
@@ -27,6 +26,7 @@ from orchestrator.data.manifest import (
     rewrite_manifest,
     write_listed,
 )
+from orchestrator.data.parquet import open_parquet
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import part_path, write_part
 from orchestrator.progress import Reporter
@@ -51,7 +51,7 @@ class Work:
     @property
     def num_known(self) -> int:
         """Files left out at the listing."""
-        return pq.read_metadata(self.known).num_rows if self.known.exists() else 0
+        return open_parquet(self.known).metadata.num_rows if self.known.exists() else 0
 
 
 def record_terms(spec: ScoreSpec, run: RunDir, models: list[str]) -> None:

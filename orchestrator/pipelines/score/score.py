@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from orchestrator.cluster.session import open_session
 from orchestrator.cluster.shards import Stage, run_shards
 from orchestrator.config.addresses import is_address
@@ -22,6 +20,7 @@ from orchestrator.data.decode.images import DECODER_VERSION
 from orchestrator.data.listing.addresses import check_address
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.parquet import open_parquet
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import part_path
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
@@ -169,7 +168,7 @@ def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
             f"{folder} holds images of {ingested.size_px} px and the model takes "
             f"{size_px} px; ingest with --image-size {size_px}"
         )
-    metadata = pq.read_schema(ingested.files.manifest).metadata
+    metadata = open_parquet(ingested.files.manifest).schema_arrow.metadata
     ListingOptions.of(spec).check_ingested(metadata, folder)
     return ingested
 

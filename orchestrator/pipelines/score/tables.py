@@ -1,20 +1,20 @@
 """The tables and the report of a scoring run, made of its committed shards one at a time."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.config.specs import ScoreSpec
 from orchestrator.data import schema
 from orchestrator.data.known.index_build import iter_known, known_writer
 from orchestrator.data.listing.notes import Notes
 from orchestrator.data.manifest import StoredManifest, rewrite_manifest
+from orchestrator.data.parquet import open_writer, write_parquet
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.rejections import Rejections
 from orchestrator.data.shard_files import part_path, read_part
@@ -23,7 +23,7 @@ from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.tally import Tally
 from orchestrator.pipelines.score.ensemble import Members
 from orchestrator.pipelines.score.incremental import Work
-from orchestrator.runs.atomic import atomic_path, write_json, write_text
+from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.run_dir import RunDir
 
 
@@ -52,7 +52,8 @@ def finish_tables(
     before = {"scored_before": 0, "rejected_before": 0}
     rejections = Rejections()
     known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
-    with _rejected_writer(run.rejected) as add_rejected, known_table as add_known:
+    writer = open_writer(run.rejected, schema.REJECTED)
+    with writer as add_rejected, known_table as add_known:
         for row in iter_known(work.known):
             named = naming.apply(row)
             before["scored_before" if row["code"] is None else "rejected_before"] += 1
@@ -62,8 +63,8 @@ def finish_tables(
             rejected = pc.is_valid(table.column("code"))
             known = pc.is_valid(table.column("known_run"))
             scored = table.filter(pc.invert(pc.or_(rejected, known)))
-            with atomic_path(run.predictions / f"part-{shard:05d}.parquet") as temporary:
-                pq.write_table(scored.select(predictions.names), temporary)
+            part = run.predictions / f"part-{shard:05d}.parquet"
+            write_parquet(part, scored.select(predictions.names))
             bad = table.filter(rejected).select(schema.REJECTED.names)
             if bad.num_rows:
                 add_rejected.write_table(bad)
@@ -73,8 +74,7 @@ def finish_tables(
                 add_known(_known_by_content(row))
             tally.add(scored, bad)
         if not work.manifest.num_shards:  # readers of a data set want one file at least
-            with atomic_path(run.predictions / "part-00000.parquet") as temporary:
-                pq.write_table(predictions.empty_table(), temporary)
+            write_parquet(run.predictions / "part-00000.parquet", predictions.empty_table())
     found = work.manifest.num_rows + work.num_known
     report = _write_report(spec, run, tally, found, before, work.manifest.notes, members)
     if not report["counts"]["scored"] + before["scored_before"]:
@@ -120,12 +120,6 @@ def _checked_shards(run: RunDir, manifest: StoredManifest) -> Iterator[pa.Table]
             )
         first += num_rows
         yield table
-
-
-@contextmanager
-def _rejected_writer(path: Path) -> Iterator[pq.ParquetWriter]:
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema.REJECTED) as writer:
-        yield writer
 
 
 def _known_by_content(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.data.labelled_rows import LabelledRows
-from orchestrator.runs.atomic import atomic_path
+from orchestrator.data.parquet import open_parquet, write_parquet
 from orchestrator.runs.run_dir import RunDir
 
 _TITLES = {"val": "validation", "test": "test"}
@@ -48,8 +47,7 @@ def write_evaluated(
         )
         for split, values in probabilities.items()
     ]
-    with atomic_path(run.evaluated) as temporary:
-        pq.write_table(pa.concat_tables(tables), temporary)
+    write_parquet(run.evaluated, pa.concat_tables(tables))
 
 
 def load_evaluated(
@@ -59,7 +57,7 @@ def load_evaluated(
 
     Both by "validation", and "test" where there is one.
     """
-    table = pq.read_table(run.evaluated)
+    table = open_parquet(run.evaluated).read()
     parts = {
         title: table.filter(pc.equal(table.column("split"), split))
         for split, title in _TITLES.items()

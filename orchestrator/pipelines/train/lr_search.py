@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.cluster.one_shot import run_calls
 from orchestrator.config.specs import TrainSpec
 from orchestrator.config.workers import Session
+from orchestrator.data.parquet import open_parquet
 from orchestrator.model.network import focal_alpha
 from orchestrator.pipelines.prepare.feature_set import open_features
 from orchestrator.progress import Reporter
@@ -60,7 +60,7 @@ def _search(spec: TrainSpec, run: RunDir) -> dict[str, Any]:
     """What the worker does: the range test and the trials on the training rows' features."""
     from orchestrator.model.lr_finder import find_head_rate
 
-    table = pq.read_table(run.splits)
+    table = open_parquet(run.splits).read()
     train = table.filter(pc.equal(table.column("split"), "train"))
     rows, labels = (train.column(name).to_numpy() for name in ("row", "label"))
     found = find_head_rate(

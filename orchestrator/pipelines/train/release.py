@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.data.labelled_rows import LabelledRows
+from orchestrator.data.parquet import open_parquet
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.evaluation.calibration import (
     choose_threshold,
@@ -54,7 +54,7 @@ class Trained:
 
 def load_parts(run: RunDir) -> dict[str, LabelledRows]:
     """Returns the rows of each split of a run."""
-    table = pq.read_table(run.splits)
+    table = open_parquet(run.splits).read()
     return {
         name: LabelledRows.of(table.filter(pc.equal(table.column("split"), name)))
         for name in ("train", "val", "test")

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.cluster.one_shot import run_calls
 from orchestrator.config.specs import TrainSpec, TuneSpec
 from orchestrator.data.labelled_rows import LabelledRows
+from orchestrator.data.parquet import write_parquet
 from orchestrator.evaluation.metrics import paired_difference, point_metrics
 from orchestrator.model.network import focal_alpha
 from orchestrator.pipelines.tune.head_training import Fold, HeadTraining, SearchTask, limit_process
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import atomic_path, write_json
+from orchestrator.runs.atomic import write_json
 from orchestrator.runs.run_dir import RunDir
 
 METRICS = ("auroc", "auprc", "log_loss")
@@ -152,5 +152,4 @@ def _write_rows(final: Path, held_out: LabelledRows, found: Mapping[str, Any]) -
             **{name: pa.array(rows[0], pa.float32()) for name, rows in found.items()},
         }
     )
-    with atomic_path(final) as temporary:
-        pq.write_table(table, temporary)
+    write_parquet(final, table)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.cluster.session import node_resources
 from orchestrator.config.specs import Resources, TuneSpec
 from orchestrator.config.workers import Session, plan_workers
+from orchestrator.data.parquet import write_parquet
 from orchestrator.data.source import IngestedSource
 from orchestrator.pipelines.prepare.features import prepare_backbone
 from orchestrator.pipelines.tune.cached_trial import CachedTrial
@@ -22,7 +22,6 @@ from orchestrator.pipelines.tune.held_out import Measure, measure_cached
 from orchestrator.pipelines.tune.live_trial import LiveSearch, LiveTrial, train_live
 from orchestrator.pipelines.tune.search import Runner
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import atomic_path
 from orchestrator.runs.run_dir import RunDir
 
 
@@ -113,8 +112,7 @@ def _write_division(final: Path, rows: pa.Table, names: pa.Array, division: Divi
     split = np.array([{"train": "train", "val": "val"}.get(name) for name in names.to_pylist()])
     split[division.held_out] = "test"
     stored = rows.select(["row", "label", "patient_id"])
-    with atomic_path(final) as temporary:
-        pq.write_table(stored.append_column("split", pa.array(split, pa.string())), temporary)
+    write_parquet(final, stored.append_column("split", pa.array(split, pa.string())))
     return final
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from orchestrator.data.parquet import write_parquet
 from orchestrator.errors import DataError
-from orchestrator.runs.atomic import atomic_path, write_json
+from orchestrator.runs.atomic import write_json
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
@@ -131,5 +131,4 @@ def write_trials(final: Path, trials: list[Trial], settings: tuple[str, ...]) ->
     for trial in trials:
         row = asdict(trial)
         rows.append(row | row.pop("config"))
-    with atomic_path(final) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+    write_parquet(final, pa.Table.from_pylist(rows, schema=schema))
