@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app as cli
 from orchestrator.errors import BundleError, ClusterError, DataError, SpecError
+from tests.conftest import ROOT
 
 
 def call(
@@ -48,6 +52,13 @@ def call(
         (["compare"], 2, "data is required"),
         (["inspect", "."], 4, "holds no bundle.json"),
         (["train", "nowhere", "--backbone", "tiny", "--weights", "none"], 3, "does not exist"),
+        (["find-lr", "nowhere"], 3, "does not exist; name a folder of X-rays"),
+        (["compare", "nowhere"], 3, "does not exist; name a folder of X-rays"),
+        (["tune", "nowhere"], 3, "does not exist; name your folder of X-rays"),
+        (["ingest", "nowhere", "out"], 3, "does not exist; name a folder of X-rays"),
+        (["submit", "nope.yaml"], 2, "cannot read nope.yaml: No such file"),
+        (["schedule", "run", "--jobs", "nowhere"], 2, "--jobs nowhere is not a folder"),
+        (["cluster", "check", "nope.yaml"], 2, "cannot read nope.yaml: No such file"),
     ],
 )
 def test_bad_input_is_one_line_with_its_exit_code(
@@ -64,6 +75,7 @@ def test_bad_input_is_one_line_with_its_exit_code(
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_exit_codes_are_the_documented_ones() -> None:
@@ -277,3 +289,29 @@ def test_inspect_needs_no_keras(trained: SimpleNamespace) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["backbone"] == "tiny"
+
+
+@pytest.mark.parametrize("words", [["ingest", "in", "out"], ["jobs", "list"], ["jobs", "plan"]])
+def test_a_cluster_that_is_gone_is_one_line_and_exit_5_soon(
+    words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpeg").write_bytes(b"no image")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "j.yaml").write_text("{name: j, kind: score, args: {input: ../in}}")
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody_listens.getsockname()[1]}"
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": address},
+            capture_output=True,
+            text=True,
+        )
+    assert time.monotonic() - began < 30
+    assert (done.returncode, done.stdout) == (5, "")
+    problem, *kept = done.stderr.splitlines()
+    assert problem.startswith(f"error: no Ray cluster answers at {address} (Connection refused)")
+    assert len(kept) == (words[0] == "ingest")  # where what is done is kept

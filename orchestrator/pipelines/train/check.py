@@ -1,9 +1,11 @@
 """What a training can be asked for, checked before any work."""
 
 import os
+from pathlib import Path
 
 from orchestrator.config.specs import TrainSpec
 from orchestrator.config.workers import Session
+from orchestrator.data.schema import escape_path
 from orchestrator.errors import SpecError
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
 from orchestrator.pipelines.train.tracking import check_tracking
@@ -42,3 +44,18 @@ def check_workers(session: Session) -> None:
             f"{session.num_workers} workers cannot train under KERAS_BACKEND={backend}; give "
             "--workers 1 or KERAS_BACKEND=tensorflow"
         )
+
+
+def check_run_folder(folder: Path | None) -> None:
+    """Raises SpecError for a run folder, or the folder of `runs/`, whose name is not UTF-8.
+
+    Ray Train and Ray Tune cannot keep their checkpoints in such a folder.
+    """
+    named = os.fsencode((folder or Path("runs")).absolute())
+    try:
+        named.decode()
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            f"checkpoints cannot be kept in {escape_path(named)}, whose name is not UTF-8; "
+            "name another folder with --out, or work in another one"
+        ) from error

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import CompareSpec, Resources, TrainSpec
 from orchestrator.config.workers import Session
+from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.shard_files import part_path
 from orchestrator.errors import SpecError
 from orchestrator.evaluation.report.comparison import (
@@ -24,7 +25,7 @@ from orchestrator.evaluation.report.comparison import (
 )
 from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
-from orchestrator.pipelines.train.check import check_spec
+from orchestrator.pipelines.train.check import check_run_folder, check_spec
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.pipelines.train.train import train
 from orchestrator.progress import Reporter
@@ -89,7 +90,9 @@ def compare(
         ClusterError: a worker, the disk or a download failed; the same command goes on later.
     """
     groups = plan_cases(spec)
+    check_inputs([spec.data])
     folder = run_folder or (Path(spec.out) if spec.out else None)
+    check_run_folder(folder)
     with open_run("compare", folder, spec, resources) as opened:
         if not opened.completed:
             _compare(spec, groups, opened.run, resources, reporter)

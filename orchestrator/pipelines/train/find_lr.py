@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import Resources, TrainSpec
+from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.evaluation.report.rate_report import render_rate_html
 from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import prepare_images
@@ -50,6 +51,7 @@ def find_lr(
         ClusterError: a worker, the disk or a download failed; the same command goes on later.
     """
     spec = check_spec(spec.model_copy(update={"lr": "auto"}))
+    check_inputs([spec.data])
     folder = run_folder or (Path(spec.out) if spec.out else None)
     with open_run("find-lr", folder, spec, resources) as opened:
         if not opened.completed:

@@ -16,6 +16,7 @@ from orchestrator.cluster.ray_train import run_training
 from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.config.workers import Session
+from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.source import IngestedSource
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.network import focal_alpha
@@ -23,7 +24,7 @@ from orchestrator.model.strip import pick_samples
 from orchestrator.pipelines.prepare.features import compute_features, prepare_backbone
 from orchestrator.pipelines.prepare.images import Prepared, by_split, prepare_images
 from orchestrator.pipelines.prepare.ingest import fingerprint
-from orchestrator.pipelines.train.check import check_spec, check_workers
+from orchestrator.pipelines.train.check import check_run_folder, check_spec, check_workers
 from orchestrator.pipelines.train.head_loop import train_head
 from orchestrator.pipelines.train.live_loop import train_network
 from orchestrator.pipelines.train.lr_search import search_rate
@@ -79,6 +80,8 @@ def train(
         ClusterError: a worker, the disk or a download failed; the same command goes on later.
     """
     spec = check_spec(spec)
+    check_run_folder(run_folder)
+    check_inputs([spec.data])
     out = Path(spec.out or Path("models", new_run_id("train"))).absolute()
     bundle = BundleFolder(out, INFO_FILE)
     with open_run("train", run_folder, spec, resources, bundle=bundle) as opened:

@@ -17,11 +17,12 @@ from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import SEARCHED, Resources, TuneSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.labelled_rows import LabelledRows
+from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.objectives import higher_is_better
 from orchestrator.evaluation.report.tuning import build_tuning_report, render_tuning_html
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
-from orchestrator.pipelines.train.check import check_spec
+from orchestrator.pipelines.train.check import check_run_folder, check_spec
 from orchestrator.pipelines.train.train import train
 from orchestrator.pipelines.tune.data import divide, find_store
 from orchestrator.pipelines.tune.held_out import default_config, judge
@@ -82,9 +83,11 @@ def tune(
         ClusterError: a worker, the disk or a download failed; the same command goes on later.
     """
     spec = _check(spec)
+    check_inputs([spec.data])
     if spec.features == "live" and resources.workers is None:
         resources = resources.model_copy(update={"workers": 1})  # of each trial
     folder = run_folder or (Path(spec.out) if spec.out else None)
+    check_run_folder(folder)
     with open_run("tune", folder, spec, resources) as opened:
         if not opened.completed:
             _tune(spec, resources, opened.run, reporter)
