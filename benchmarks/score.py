@@ -274,7 +274,7 @@ def time_decoder(images: Path, model: Path, size_px: int, precision: str) -> Tim
     files = [path.relative_to(images) for path in images.rglob("*.jpeg")]
     started = time.perf_counter()
     decoder = FileDecoder((os.fsencode(images),), size_px, Limits(), None)
-    pool = DecoderPool(decoder, os.cpu_count() or 1, 60.0)
+    pool = DecoderPool(decoder, os.cpu_count() or 1, 60.0, size_px)
     for future in [pool.submit((0, os.fsencode(path))) for path in files[:BATCH]]:
         future.result()
     loaded = time.perf_counter()

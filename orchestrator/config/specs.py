@@ -80,6 +80,7 @@ class DecodeLimits(Form):
     max_seconds: Annotated[Positive | None, flag("CPU time of decoding, in seconds.", LIMITS)] = (
         None
     )
+    max_memory: Annotated[Count | None, flag("Memory of decoding, in bytes.", LIMITS)] = None
 
 
 class _TrainingForm(ListingForm):

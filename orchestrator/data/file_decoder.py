@@ -34,8 +34,10 @@ class FileDecoder:
     patient_key: bytes | None
     known: KnownIndex | None = None
 
-    def __call__(self, file: tuple[int, bytes]) -> Decoded:
-        """Returns the image of a file, or where an earlier run has scored the same bytes.
+    def fetch(self, file: tuple[int, bytes]) -> tuple[int, bytes] | bytes:
+        """Returns what the decoding process is given of a file: its name, or its content.
+
+        What lies in a store is read here: the credentials are no business of that process.
 
         Args:
             file: the number of its root and its path there.
@@ -44,15 +46,28 @@ class FileDecoder:
             ImageError: the file cannot be used.
             ClusterError: the store of the file does not answer.
         """
-        data = self._read(*file)
+        index, path = file
+        root = self.roots[index]
+        if is_address(os.fsdecode(root)):
+            return open_folder(root.decode()).read(path, self.limits)
+        return file
+
+    def __call__(self, file: tuple[int, bytes] | bytes) -> Decoded:
+        """Returns the image of a file, or where an earlier run has scored the same bytes.
+
+        Args:
+            file: what `fetch` returned.
+
+        Raises:
+            ImageError: the file cannot be used.
+        """
+        if isinstance(file, bytes):
+            data = file
+        else:
+            index, path = file
+            data = read_file(self.roots[index], path, self.limits)
         if self.known is not None:
             origin = self.known.find_content(hashlib.sha256(data).hexdigest())
             if origin is not None:
                 return origin
         return decode(data, self.size_px, self.limits, self.patient_key)
-
-    def _read(self, index: int, path: bytes) -> bytes:
-        root = self.roots[index]
-        if is_address(os.fsdecode(root)):
-            return open_folder(root.decode()).read(path, self.limits)
-        return read_file(root, path, self.limits)

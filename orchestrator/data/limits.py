@@ -31,7 +31,8 @@ REJECTION_CODES: dict[str, str] = {
     "too_slow": "If it is a genuine X-ray, raise the limit on seconds.",
     "decoder_crashed": "Keep it away from other readers; export the image again from its source.",
     "decoder_hung": "Export it again from its source; if the storage was slow, run again.",
-    "out_of_memory": "Run fewer decoders at once, or lower the limit on pixels.",
+    "too_many_parts": "No X-ray needs so many; export the image again from its source.",
+    "out_of_memory": "If it is a genuine X-ray, raise the limit on memory.",
     "unsupported_pixels": "Export it with 8- or 16-bit unsigned grey or colour pixels.",
     # DICOM
     "dicom_directory": "This is the index of a disc, not an image; score the files it lists.",
@@ -41,13 +42,30 @@ REJECTION_CODES: dict[str, str] = {
 }
 
 
+_PIXEL_BYTES = 30  # more than any format was measured to take
+# Tiles, strips, precincts, chunks or fragments of one image; each costs memory however few pixels
+# it has. Real files have thousands at most.
+MAX_PARTS = 1 << 18
+
+
+def check_parts(num_parts: int, what: str) -> None:
+    """Raises `ImageError` where an image is cut into more parts than memory allows.
+
+    Args:
+        num_parts: how many.
+        what: their name, in the plural.
+    """
+    if num_parts > MAX_PARTS:
+        raise rejection("too_many_parts", f"{num_parts} {what}, over the limit of {MAX_PARTS}")
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one file may cost before it is rejected; the defaults pass any chest radiograph.
 
     The largest detectors give about 4300 x 4300 px of 16 bits (37 MB). Beside the file, decoding
-    was measured to hold up to 11 bytes per pixel (JPEG less than one, 16-bit DICOM 4), and 20 for
-    JPEG Lossless: at `max_pixels` 1 GB at worst for each image decoded at a time.
+    was measured to take up to 26 bytes per pixel (16-bit RGBA in PNG; JPEG takes 2, 16-bit DICOM 5
+    to 15): at `max_pixels` 1.3 GB at worst for each image decoded at a time.
 
     Attributes:
         max_bytes: size of the file, and of a deflated DICOM data set once inflated.
@@ -57,25 +75,38 @@ class Limits:
         max_seconds: processor time of the decoding thread. It is compared between the steps
             (header, pixels, grey, resize): a step runs in C and cannot be interrupted from inside
             the process, so `decoders` runs it in one that can be ended.
+        max_memory: most memory that decoding may take in its process, beside the program's own,
+            bytes. Held against what a header's pixels need, and by the system where it is Linux.
     """
 
     max_bytes: int = 256 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_frames: int = 64
     max_seconds: float = 30.0
+    max_memory: int = 2 * 1024**3
 
     def check_bytes(self, num_bytes: int) -> None:
         """Raises `ImageError` where a size in bytes is over the limit."""
         if num_bytes > self.max_bytes:
             raise rejection("too_large", f"{num_bytes} bytes, over the limit of {self.max_bytes}")
 
-    def check_pixels(self, width_px: int, height_px: int) -> None:
-        """Raises `ImageError` where a header's width and height are over the limit, or zero."""
+    def check_pixels(self, width_px: int, height_px: int, pixel_bytes: int = _PIXEL_BYTES) -> None:
+        """Raises `ImageError` where a header's width and height are over the limits, or zero.
+
+        Args:
+            width_px: width, px.
+            height_px: height, px.
+            pixel_bytes: what decoding takes for each pixel, bytes.
+        """
         if width_px < 1 or height_px < 1:
             raise rejection("damaged", f"The header says {width_px} x {height_px} px")
         if width_px * height_px > self.max_pixels:
             found = f"The header says {width_px} x {height_px} px, over {self.max_pixels} pixels"
             raise rejection("too_many_pixels", found)
+        needed = width_px * height_px * pixel_bytes
+        if needed > self.max_memory:
+            found = f"{width_px} x {height_px} px may take {needed} bytes, over {self.max_memory}"
+            raise rejection("out_of_memory", found)
 
     def check_frames(self, num_frames: int) -> None:
         """Raises `ImageError` where a number of frames is over the limit."""

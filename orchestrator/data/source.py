@@ -124,7 +124,14 @@ class FileReader:
             source.roots, source.size_px, source.limits, source.patient_key, source.known
         )
         patience_s = source.limits.max_seconds + _MARGIN_S
-        self._pool = DecoderPool(decoder, num_processes, patience_s)
+        self._pool = DecoderPool(
+            decoder,
+            num_processes,
+            patience_s,
+            source.size_px,
+            source.limits.max_memory,
+            decoder.fetch,
+        )
         self._most_in_flight = _AHEAD + _AHEAD_EACH * num_processes
         self._begun: dict[int, _Passage] = {}
 

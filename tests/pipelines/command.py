@@ -22,7 +22,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, "-c", _MAIN, *map(str, words)],
         env=environment
-        | {"PYTHONPATH": path, "DECODE_S": str(decode_s), "KILL_AT": str(kill_at or "")},
+        | {"PYTHONPATH": path, "PYTHON_DECODE_S": str(decode_s), "KILL_AT": str(kill_at or "")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

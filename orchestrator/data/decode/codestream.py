@@ -1,4 +1,4 @@
-"""Reads JPEG, JPEG-LS and JPEG 2000 streams by their markers, before a decoder sees them.
+"""Reads JPEG and JPEG-LS streams by their markers, before a decoder sees them.
 
 A stream can claim any size whatever the file around it says, and the decoders believe the stream.
 """
@@ -12,27 +12,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.limits import rejection
+from orchestrator.data.limits import check_parts, rejection
 
 # Coded bytes follow a scan's header; in them FF is followed by 00 (stuffing) or D0-D7 (restart).
 # Anything else after FF is a marker.
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _JPEG_LS_FRAME = 0xF7
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {_JPEG_LS_FRAME}
-_BASELINE_FRAMES = (0xC0, 0xC1, 0xC2)
+# Sequential and progressive, by Huffman and by arithmetic coding: what Pillow decodes
+_COMMON_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 _LOSSLESS_FRAME, _HUFFMAN_TABLES, _RESTART_INTERVAL = 0xC3, 0xC4, 0xDD
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
 _JFIF, _ADOBE = 0xE0, 0xEE
 _WITHOUT_LENGTH = frozenset([0x01, _START_OF_IMAGE, _END_OF_IMAGE])
 _COMMENTS = frozenset([*range(0xE0, 0xF0), 0xFE])
 _MAX_SCANS = 100  # encoders write about 10
-_END = b"\xff\xd9"  # of a JPEG image and of a JPEG 2000 codestream
+END = b"\xff\xd9"  # of a JPEG image and of a JPEG 2000 stream
 _FILLING = b"\xff\x00" * 64  # one bits, where a decoder without data reads zeros
 _MAX_CODED_ZEROS, _MAX_PADDING = 2, 4
-_J2K_START = b"\xff\x4f\xff\x51"
-_J2K_TILE_PART = b"\xff\x90"
 JPEG_START = b"\xff\xd8\xff"
-JPEG2000_STARTS = (_J2K_START, b"\0\0\0\x0cjP  \r\n\x87\n")
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class Codestream:
     """What the markers of one coded image say.
 
     Attributes:
-        coding: "jpeg" (baseline or progressive Huffman coding), "jpeg lossless", "jpeg-ls",
-            "jpeg 2000", or "other jpeg" for the codings that nobody writes.
+        coding: "jpeg" (sequential or progressive), "jpeg lossless", "jpeg-ls", "jpeg 2000", or
+            "other jpeg" for the codings that nobody writes.
         width_px: width of the image.
         height_px: height of the image.
         num_components: 1 for grey.
@@ -57,15 +55,6 @@ class Codestream:
     precision_bits: int
     is_signed: bool = False
     colour_model: str = ""
-
-
-def read_stream(data: bytes) -> Codestream | None:
-    """Returns what the header of a compressed image says, or None where it cannot be read.
-
-    Args:
-        data: a JPEG, JPEG-LS or JPEG 2000 stream.
-    """
-    return read_jpeg(data) if data.startswith(JPEG_START) else read_jpeg2000(data)
 
 
 def read_jpeg(data: bytes) -> Codestream | None:
@@ -85,7 +74,7 @@ def read_jpeg(data: bytes) -> Codestream | None:
             if body[6::3] == b"RGB":
                 colour_model = colour_model or "rgb"
             coding = {_LOSSLESS_FRAME: "jpeg lossless", _JPEG_LS_FRAME: "jpeg-ls"}.get(
-                marker, "jpeg" if marker in _BASELINE_FRAMES else "other jpeg"
+                marker, "jpeg" if marker in _COMMON_FRAMES else "other jpeg"
             )
             return Codestream(
                 coding, width, height, components, precision, colour_model=colour_model
@@ -140,17 +129,17 @@ def add_end_marker(
 
     def is_whole(stream: bytes) -> bool:
         try:
-            pixels = decode(stream + _END)
-            return is_strict or np.array_equal(pixels, decode(stream + _FILLING + _END))
+            pixels = decode(stream + END)
+            return is_strict or np.array_equal(pixels, decode(stream + _FILLING + END))
         except Exception:  # decoders raise anything
             return False
 
     # Zeros at the end may be padding, all of them coded (black rows), or stand for rows now lost
     for num_kept in range(min(num_zeros, _MAX_CODED_ZEROS) + 1):
         if is_whole(ended(num_kept)):
-            return ended(num_kept) + _END
+            return ended(num_kept) + END
     if is_whole(data) and not is_whole(ended(num_zeros - _MAX_PADDING)):
-        return data + _END
+        return data + END
     raise rejection("damaged", "The JPEG has no end marker, and rows are missing")
 
 
@@ -191,8 +180,10 @@ def rebuild_lossless_jpeg(data: bytes) -> bytes | None:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yields marker, start and end of each marker segment, up to the end of the image."""
-    position = 2
+    position, num_segments = 2, 0
     while found := _MARKER.search(data, position):
+        num_segments += 1
+        check_parts(num_segments, "marker segments")
         marker = found[1][0]
         position = found.end()
         if marker not in _WITHOUT_LENGTH:
@@ -200,52 +191,3 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield marker, found.start(), position
         if marker == _END_OF_IMAGE:
             return
-
-
-def read_jpeg2000(data: bytes) -> Codestream | None:
-    """Returns the size of a JPEG 2000 stream, or None where its header cannot be read.
-
-    Reference: ITU-T T.800 annex A.5.1 (the SIZ marker).
-    """
-    start = data.find(_J2K_START)  # 0, or after the boxes of a JP2 file
-    if start < 0 or start + 43 > len(data):
-        return None
-    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
-    num_components = int.from_bytes(data[start + 40 : start + 42], "big")
-    is_signed, depth = divmod(data[start + 42], 128)
-    return Codestream(
-        "jpeg 2000", right - left, bottom - top, num_components, depth + 1, bool(is_signed)
-    )
-
-
-def add_jpeg2000_end(data: bytes) -> bytes:
-    """Returns a JPEG 2000 stream with its end marker, which may be missing if no tile is.
-
-    Args:
-        data: the stream; zeros after it do not count.
-
-    Raises:
-        ImageError: it has no end marker, and its tiles are not all there.
-
-    Reference: ITU-T T.800 annex A.4.2 (the SOT marker).
-    """
-    if data.rstrip(b"\0\xff").endswith(_END):
-        return data
-    start = data.find(_J2K_START)
-    right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", data, start + 8)
-    num_tiles = -(-(right - left) // max(width, 1)) * -(-(bottom - top) // max(height, 1))
-    complete: dict[int, bool] = {}
-    num_coded = min(
-        len(data), len(data.rstrip(b"\0")) + _MAX_PADDING
-    )  # zeros may replace a lost end
-    position = data.find(_J2K_TILE_PART, start)
-    while 0 <= position <= len(data) - 12 and data[position : position + 2] == _J2K_TILE_PART:
-        tile, length, part, num_parts = struct.unpack_from(">HIBB", data, position + 4)
-        position += length
-        if length < 12 or position > num_coded:
-            break
-        complete[tile] = complete.get(tile, False) or part + 1 >= num_parts
-    else:
-        if len(complete) == num_tiles and all(complete.values()):
-            return data[:position] + _END
-    raise rejection("damaged", "The JPEG 2000 pixels have no end marker, and tiles are missing")

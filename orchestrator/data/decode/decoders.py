@@ -1,9 +1,12 @@
 """Decodes files in processes of their own, so that a file can harm nothing but its own row.
 
-A decoder written in C may crash on a damaged file, or never return, and nothing inside its process
-can stop it. Here each process has one file in work at a time and answers in order: the first file
-without an answer is the one that ended or hung it. That file is given up after a bounded number of
-attempts, the others go on in a new process. The program of the processes is `decoder_process.py`.
+A decoder written in C may crash on a damaged file, take all memory or never return, and nothing
+inside its process can stop it. Here each process has one file in work at a time and answers in
+order: the first file without an answer is the one that ended or hung it. That file is given up
+after a bounded number of attempts, the others go on in a new process.
+
+The program of the processes is `decoder_process.py`. It is trusted with nothing but files: its
+memory is limited, its environment holds no secrets, and its answers are checked (`answers.py`).
 """
 
 import contextlib
@@ -21,8 +24,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from orchestrator.data.decode import decoder_process
-from orchestrator.data.limits import rejection
-from orchestrator.errors import ClusterError
+from orchestrator.data.decode.answers import Answer, MalformedAnswer, max_bytes, unpack
+from orchestrator.data.limits import Limits, rejection
+from orchestrator.errors import ClusterError, ImageError
 
 # A process may have ended for lack of memory or by an operator's hand, so its file is tried again;
 # a hang is not repeated, since each costs the whole wait.
@@ -31,7 +35,12 @@ _MAX_ATTEMPTS = 3
 _IN_HAND = 2
 _STEP_S = 1.0
 _EXIT_S = 5.0
-
+# What a decoding process is told of this one's environment: how to run, where libraries and scratch
+# space are. Everything else may be a secret.
+_KEPT_VARIABLES = frozenset(
+    ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"]
+)
+_KEPT_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_")
 
 Decode = Callable[[Any], Any]
 
@@ -49,6 +58,8 @@ class _Task:
     file: Any
     future: Future[Any] = field(default_factory=Future)
     num_attempts: int = 0
+    message: Any = None  # what the process is sent: the file's name, or all of it
+    is_sent: bool = False
 
 
 class DecoderPool:
@@ -59,12 +70,27 @@ class DecoderPool:
             `ImageError`.
         num_processes: most processes, >= 1; each is started when it is first needed.
         patience_s: wall-clock time after which a file is given up, s.
+        size_px: height and width of the images that `decode` returns, px.
+        max_memory: most memory that decoding may take in a process, bytes.
+        fetch: called in this process with each submitted file, returns what `decode` is called with
+            in its place: the content of what needs a secret to be read.
     """
 
-    def __init__(self, decode: Decode, num_processes: int, patience_s: float) -> None:
+    def __init__(
+        self,
+        decode: Decode,
+        num_processes: int,
+        patience_s: float,
+        size_px: int,
+        max_memory: int = Limits.max_memory,
+        fetch: Callable[[Any], Any] = lambda file: file,
+    ) -> None:
         self._decode = decode
         self._num_processes = num_processes
         self._patience_s = patience_s
+        self._size_px = size_px
+        self._max_memory = max_memory
+        self._fetch = fetch
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
@@ -99,7 +125,7 @@ class DecoderPool:
         hand: deque[_Task] = deque()
         while self._take(hand, process):
             try:
-                process = process or _start(self._decode, hand, self._patience_s)
+                process = process or self._start(hand)
                 answer = process.receive(self._patience_s)
             except _ProcessLost as lost:
                 process = None
@@ -112,11 +138,16 @@ class DecoderPool:
                     hand.popleft().future.set_exception(error)
             else:
                 _settle(hand.popleft(), answer)
+                if isinstance(answer, ImageError) and answer.code == "out_of_memory":
+                    process.end()  # by itself: what it took counts against no other file
+                    process = None
         if process is not None:
             process.end()
 
     def _take(self, hand: deque[_Task], process: "_Process | None") -> bool:
         """Fills the hand, waiting only where it is empty; returns whether there is work."""
+        if process is not None:
+            _send(hand, process)  # it decodes while the next file is fetched
         while len(hand) < _IN_HAND:
             try:
                 task = self._tasks.get(block=not hand)
@@ -125,23 +156,53 @@ class DecoderPool:
             if task is None:
                 self._tasks.put(None)  # for the other threads, and for this one's next look
                 break
-            hand.append(task)
-            if process is not None:
-                process.send(task.file)
+            try:
+                task.message = self._fetch(task.file)
+            except Exception as error:
+                task.future.set_exception(error)
+            else:
+                hand.append(task)
+        if process is not None:
+            _send(hand, process)
         return bool(hand)
+
+    def _start(self, hand: deque[_Task]) -> "_Process":
+        """Returns a process that has been sent the files in hand.
+
+        Raises:
+            ClusterError: none can be started.
+        """
+        reason = ""
+        for _ in range(_MAX_ATTEMPTS):
+            try:
+                process = _Process(self._size_px, self._max_memory)
+                process.send(self._decode)
+                process.receive(self._patience_s, is_first=True)
+            except (OSError, _ProcessLost) as error:
+                reason = str(error)
+                continue
+            for task in hand:
+                task.is_sent = False
+            _send(hand, process)
+            return process
+        raise ClusterError(
+            f"no decoding process could be started ({reason}); free memory or processes on the "
+            "worker, then run the same command again to continue"
+        )
 
 
 class _Process:
     """One decoding process and the socket to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_px: int, max_memory: int) -> None:
+        self._size_px = size_px
         self._connection, theirs = Pipe()
         command = [sys.executable, "-m", decoder_process.__name__]
         with theirs:
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(os.getpid())],
+                [*command, str(theirs.fileno()), str(os.getpid()), str(max_memory)],
                 pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=_plain_environment(),
                 # C libraries print what they find in a damaged file, which may be patient data.
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -153,11 +214,12 @@ class _Process:
         with contextlib.suppress(OSError):
             self._connection.send(message)
 
-    def receive(self, patience_s: float) -> Any:
-        """Returns the next answer.
+    def receive(self, patience_s: float, *, is_first: bool = False) -> Answer:
+        """Returns the next answer; the first one is None, and no other.
 
         Raises:
-            _ProcessLost: it ended, or gave no answer in this time and was ended.
+            _ProcessLost: it ended, gave no answer in this time, or one that it cannot give; it was
+                ended then.
         """
         # In steps, each counted as one: while the whole machine is suspended nothing counts.
         waited_s = 0.0
@@ -168,11 +230,17 @@ class _Process:
                 self.end()
                 raise _ProcessLost("decoder_hung", f"Decoding gave no result in {patience_s:g} s")
         try:
-            return self._connection.recv()
-        except (EOFError, OSError):
-            status = self.end()
-            how = f"signal {-status}" if status < 0 else f"exit status {status}"
-            raise _ProcessLost("decoder_crashed", f"Decoding ended its process ({how})") from None
+            raw = self._connection.recv_bytes(max_bytes(self._size_px))
+            answer = unpack(raw, self._size_px)
+            if (answer is None) != is_first:
+                raise MalformedAnswer
+            return answer
+        except (EOFError, ConnectionError):
+            raise _lost(self.end()) from None
+        except (MalformedAnswer, OSError):  # OSError: it is longer than any answer
+            self._process.kill()
+            self.end()
+            raise _ProcessLost("decoder_crashed", "Decoding gave an answer out of form") from None
 
     def end(self) -> int:
         """Ends the process and returns its exit status, negative for a signal's number."""
@@ -187,28 +255,34 @@ class _Process:
             return -signal.SIGKILL  # it waits inside the kernel, for a device: left behind
 
 
-def _start(decode: Decode, hand: deque[_Task], patience_s: float) -> _Process:
-    """Returns a process that has been sent the files in hand.
+def _plain_environment() -> dict[str, str]:
+    """Returns the environment of a decoding process."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
+    }
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
-    Raises:
-        ClusterError: none can be started.
+
+def _send(hand: deque[_Task], process: _Process) -> None:
+    """Sends what is due: the first file in hand, and names of those behind it.
+
+    A whole file is not sent to a process that may be at its answer: both would wait for the other.
     """
-    reason = ""
-    for _ in range(_MAX_ATTEMPTS):
-        try:
-            process = _Process()
-            process.send(decode)
-            process.receive(patience_s)
-        except (OSError, _ProcessLost) as error:
-            reason = str(error)
-            continue
-        for task in hand:
-            process.send(task.file)
-        return process
-    raise ClusterError(
-        f"no decoding process could be started ({reason}); free memory or processes on the worker, "
-        "then run the same command again to continue"
-    )
+    for place, task in enumerate(hand):
+        if not task.is_sent and (place == 0 or task.message is task.file):
+            process.send(task.message)
+            task.is_sent = True
+
+
+def _lost(status: int) -> _ProcessLost:
+    """Returns what the end of a process means for its file."""
+    if status == -signal.SIGKILL:
+        found = "The system ended its decoding process, as it does for want of memory (signal 9)"
+        return _ProcessLost("out_of_memory", found)
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    return _ProcessLost("decoder_crashed", f"Decoding ended its process ({how})")
 
 
 def _blame(hand: deque[_Task], lost: _ProcessLost) -> None:
@@ -219,7 +293,7 @@ def _blame(hand: deque[_Task], lost: _ProcessLost) -> None:
         hand.popleft().future.set_exception(rejection(lost.code, str(lost)))
 
 
-def _settle(task: _Task, answer: Any) -> None:
+def _settle(task: _Task, answer: Answer) -> None:
     if isinstance(answer, Exception):
         task.future.set_exception(answer)
     else:

@@ -22,16 +22,21 @@ from pydicom.uid import UID_dictionary
 
 from orchestrator.data.decode import dicom_header as tags
 from orchestrator.data.decode.codestream import (
+    JPEG_START,
     Codestream,
     add_end_marker,
-    add_jpeg2000_end,
     check_jpeg_scans,
-    read_stream,
+    read_jpeg,
     rebuild_lossless_jpeg,
 )
 from orchestrator.data.decode.dicom_header import Header
 from orchestrator.data.decode.fragments import first_frame, is_fragmented
 from orchestrator.data.decode.jpeg import decode_grey_jpeg, decode_jpeg
+from orchestrator.data.decode.jpeg2000 import (
+    add_jpeg2000_end,
+    check_jpeg2000_parts,
+    read_jpeg2000,
+)
 from orchestrator.data.limits import rejection
 
 # The libraries report what they cannot decode by log, warning and trace as well as by exception.
@@ -225,7 +230,7 @@ def _check_stream(frame: bytes, form: PixelFormat) -> Codestream:
     Raises:
         ImageError: it contradicts the header, or there is no decoder for its coding.
     """
-    stream = read_stream(frame)
+    stream = read_jpeg(frame) if frame.startswith(JPEG_START) else read_jpeg2000(frame)
     if stream is None:
         raise rejection("damaged", "The compressed pixels do not start with a readable header")
     if (stream.height_px, stream.width_px) != (form.rows, form.columns):
@@ -235,7 +240,7 @@ def _check_stream(frame: bytes, form: PixelFormat) -> Codestream:
         raise rejection("dicom_header", "The compressed pixels and the header differ in depth")
     if stream.coding == "other jpeg" or (is_jpeg and stream.precision_bits != 8):
         name = registered_name(form.syntax, "")
-        kind = "arithmetic or hierarchical" if not is_jpeg else f"{stream.precision_bits}-bit"
+        kind = "hierarchical" if not is_jpeg else f"{stream.precision_bits}-bit"
         raise rejection("dicom_syntax", f"No decoder for {kind} JPEG pixels in {name}")
     return stream
 
@@ -247,6 +252,7 @@ def _prepare(frame: bytes, stream: Codestream, form: PixelFormat) -> tuple[bytes
         ImageError: it is malformed, or rows are missing.
     """
     if stream.coding == "jpeg 2000":
+        check_jpeg2000_parts(frame)
         ended = add_jpeg2000_end(frame)
         return ended, ended is frame
     if stream.coding == "jpeg-ls":

@@ -9,11 +9,12 @@ Reference: DICOM PS3.5 annex A.4.
 import struct
 from itertools import pairwise
 
-from orchestrator.data.decode.codestream import JPEG2000_STARTS, JPEG_START
-from orchestrator.data.limits import rejection
+from orchestrator.data.decode import jpeg2000
+from orchestrator.data.decode.codestream import JPEG_START
+from orchestrator.data.limits import check_parts, rejection
 
 _ITEM = b"\xfe\xff\x00\xe0"
-_STREAM_STARTS = (JPEG_START, *JPEG2000_STARTS)
+_STREAM_STARTS = (JPEG_START, *jpeg2000.STARTS)
 
 
 def is_fragmented(pixels: memoryview) -> bool:
@@ -72,4 +73,5 @@ def _items(pixels: memoryview) -> list[tuple[int, int]]:
         start = position + 8
         position = start + length
         items.append((start, min(position, len(pixels))))  # the last may be cut short
+        check_parts(len(items), "fragments")
     return items

@@ -30,6 +30,7 @@ from orchestrator.data.decode.dicom_header import is_dicom
 from orchestrator.data.decode.files import read_file
 from orchestrator.data.decode.perceptual import perceptual_hash
 from orchestrator.data.decode.pictures import Picture, decode_picture, resize
+from orchestrator.data.decode.rules import DECODE_NOTES
 from orchestrator.data.limits import REJECTION_CODES, Limits, Stopwatch, rejection
 from orchestrator.errors import ImageError
 
@@ -129,7 +130,7 @@ def _decode(data: bytes, size_px: int, limits: Limits, patient_key: bytes | None
         hashlib.sha256(data).hexdigest(),
         perceptual_hash(pixels),
         picture.grey.rule,
-        ",".join(dict.fromkeys(picture.grey.notes)) or None,
+        ",".join(note for note in DECODE_NOTES if note in picture.grey.notes) or None,
         patient_id,
     )
 

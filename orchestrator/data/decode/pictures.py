@@ -54,6 +54,12 @@ _TRANSPOSED = {
 }
 # A JPEG is decoded at 1/2, 1/4 or 1/8 size where that leaves this many times the target.
 _REDUCING_GAP = 2.0
+_OTHER_JPEGS = {
+    "jpeg lossless": "A JPEG Lossless image",
+    "jpeg-ls": "A JPEG-LS image",
+    "other jpeg": "A hierarchical JPEG",
+}
+_JPEG_PIXEL_BYTES = 8  # progressive colour; most take 1, decoded at a reduced size
 # Byte orders in Pillow's raw modes: N is that of the machine.
 _EXCHANGED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _BMP_BITS, _BMP_COMPRESSIONS = (1, 4, 8, 16, 24, 32), (0, 1, 2, 3)
@@ -120,11 +126,12 @@ def _decode_jpeg(data: bytes, size_px: int, limits: Limits, watch: Stopwatch) ->
     stream = read_jpeg(data)
     if stream is None:
         raise rejection("damaged", "The JPEG does not start with a readable header")
-    limits.check_pixels(stream.width_px, stream.height_px)
+    limits.check_pixels(stream.width_px, stream.height_px, _JPEG_PIXEL_BYTES)
     if stream.coding != "jpeg" or stream.precision_bits != 8:
-        named = {"jpeg lossless": "A JPEG Lossless image", "jpeg-ls": "A JPEG-LS image"}
-        found = named.get(stream.coding, f"A {stream.precision_bits}-bit JPEG")
+        found = _OTHER_JPEGS.get(stream.coding, f"A {stream.precision_bits}-bit JPEG")
         raise rejection("unsupported_format", found)
+    if stream.num_components not in (1, 3, 4):
+        raise rejection("unsupported_pixels", f"A JPEG of {stream.num_components} components")
     has_end = check_jpeg_scans(data)
     if not has_end:
         data = add_end_marker(data, decode_grey_jpeg)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orchestrator.data.limits import Limits, rejection
+from orchestrator.data.limits import Limits, check_parts, rejection
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
@@ -90,9 +90,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
         ImageError: a chunk that holds pixels is cut short.
     """
     position = len(_SIGNATURE)
-    kind = b""
+    kind, num_chunks = b"", 0
     while kind != b"IEND" and position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
+        num_chunks += 1
+        check_parts(num_chunks, "chunks")
         end = position + 12 + length
         if end > len(data):
             if kind in _PIXELS or not kind.isalpha():

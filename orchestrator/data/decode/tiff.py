@@ -6,12 +6,12 @@ Reference: Adobe, TIFF 6.0, 1992, section 2; BigTIFF, Aware Systems.
 import struct
 from dataclasses import dataclass
 
-from orchestrator.data.limits import Limits, rejection
+from orchestrator.data.limits import Limits, check_parts, rejection
 
 _SUBFILE_TYPE, _WIDTH, _LENGTH = 254, 256, 257
 _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_OFFSETS = 258, 259, 262, 273
 _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS = 277, 284, 322, 323, 324
-_EXTRA_SAMPLES, _SAMPLE_FORMAT = 338, 339
+_STRIP_BYTES, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 279, 325, 338, 339
 _NAMES = {
     _BITS: "BitsPerSample",
     _SAMPLES: "SamplesPerPixel",
@@ -19,8 +19,15 @@ _NAMES = {
     _PHOTOMETRIC: "PhotometricInterpretation",
     _COMPRESSION: "Compression",
 }
+_READ = frozenset(
+    [
+        *(_SUBFILE_TYPE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_OFFSETS),
+        *(_SAMPLES, _STRIP_BYTES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTES),
+        *(_EXTRA_SAMPLES, _SAMPLE_FORMAT),
+    ]
+)
 _SHORT = 3
-_UNSIGNED = {1: "B", _SHORT: "H", 4: "I", 16: "Q"}  # BYTE, SHORT, LONG, LONG8
+_UNSIGNED = {1: "B", _SHORT: "H", 4: "I", 16: "Q"}  # 4: LONG, 16: LONG8
 _WHITE_IS_ZERO = 0
 _JPEG_COMPRESSIONS = (6, 7)  # the stream says what its samples are
 
@@ -144,8 +151,9 @@ def _read_pages(data: bytes, max_pages: int) -> list[TiffPage]:
             while position < next_at:
                 tag, kind, count, value = struct.unpack_from(entry_form, data, position)
                 position += struct.calcsize(entry_form)
-                if kind not in _UNSIGNED or not count:
-                    continue
+                if tag not in _READ or kind not in _UNSIGNED or not count:
+                    continue  # of the others any may be damaged
+                check_parts(count, "strips, tiles or other numbers in one entry")
                 form = order + _UNSIGNED[kind]
                 at = position - len(value)
                 if struct.calcsize(form) * count > len(value):

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import pytest
 from orchestrator.data.decode.decoders import DecoderPool
 from orchestrator.errors import ClusterError, ImageError
 from tests.conftest import ROOT
-from tests.data.poison import decode
+from tests.data.poison import LONG_PX, decode
+
+MEMORY = 256 << 20
 
 
 @pytest.fixture
 def pool() -> Iterator[DecoderPool]:
-    pool = DecoderPool(decode, 2, patience_s=3.0)
+    pool = DecoderPool(decode, 2, patience_s=3.0, size_px=4, max_memory=MEMORY)
     yield pool
     pool.close()
 
@@ -102,7 +105,7 @@ from orchestrator.data.decode.decoders import DecoderPool
 from tests.conftest import ROOT
 from tests.data.poison import decode
 from tests.conftest import ROOT
-pool = DecoderPool(decode, 1, 60.0)
+pool = DecoderPool(decode, 1, 60.0, 4)
 print(pool.submit("ok:1").result().phash, flush=True)
 pool.submit("hang:")
 os.kill(os.getpid(), signal.SIGKILL)
@@ -118,3 +121,65 @@ os.kill(os.getpid(), signal.SIGKILL)
             return
         time.sleep(0.1)
     pytest.fail("the decoding process outlived its parent")
+
+
+def test_a_file_that_takes_all_memory_costs_only_itself(pool: DecoderPool) -> None:
+    names = [f"ok:{n}" for n in range(20)]
+    names[3], names[4], names[11] = f"hog:{MEMORY >> 19}", "leak:", "hog:20"
+    expected: list[int | str] = list(range(20))
+    expected[3] = expected[4] = "out_of_memory"
+    expected[11] = 9  # it fits
+    assert outcomes(pool, names) == expected
+
+
+def test_a_file_whose_process_the_system_ends_each_time_is_out_of_memory(pool: DecoderPool) -> None:
+    assert outcomes(pool, ["ok:1", "killed:", "ok:2"]) == [1, "out_of_memory", 2]
+
+
+def test_no_secret_of_the_environment_reaches_a_decoding_process(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "MY_SECRET"):
+        monkeypatch.setenv(name, "secret")
+    with pytest.raises(ImageError) as caught:
+        pool.submit("variables:").result(30)
+    found = caught.value.message.split(". ")[0].split()
+    assert {"PATH", "PYTHONPATH"} <= set(found)
+    assert not {name for name in found if not name.startswith(("LC_", "PYTHON", "OMP_"))} - {
+        *("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
+        *("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    }
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        pickle.dumps(print),
+        b"",
+        b"\x00",  # ready, though it was asked for an image
+        b"\x01" + bytes(80),  # an image of size 0
+        b"\x03\xff",  # a code that there is not
+        b"\x03\x00\x1b[2J",  # a text that would clear a terminal
+        bytes(100_000),  # longer than any answer
+    ],
+)
+def test_a_forged_answer_is_not_believed(pool: DecoderPool, forged: bytes) -> None:
+    names = ["ok:1", f"forge:{forged.hex()}", "ok:2"]
+    assert outcomes(pool, names) == [1, "decoder_crashed", 2]
+
+
+def test_files_and_answers_larger_than_a_socket_holds_do_not_wait_for_each_other() -> None:
+    def fetch(file: int) -> str:
+        if file == 3:
+            raise ImageError("unreadable", "Refused.")
+        return "long:" + "x" * (5_000_000 + file)
+
+    pool = DecoderPool(decode, 1, patience_s=30.0, size_px=LONG_PX, fetch=fetch)
+    images = [pool.submit(file) for file in range(6)]
+    for file, image in enumerate(images):
+        if file == 3:
+            with pytest.raises(ImageError, match="Refused"):
+                image.result(60)
+        else:
+            assert (image.result(60).pixels == (5_000_000 + file) % 250).all()
+    pool.close()

@@ -14,6 +14,9 @@ from tests.data.field.pictures import GOOD_PICTURES
 from tests.data.field.rejects import BAD_DICOM, BAD_PICTURES
 from tests.data.make_images import make_chest
 
+# Under pytest the package's own filter is not in force
+pytestmark = pytest.mark.filterwarnings("ignore:Tag data larger|Truncated File:UserWarning")
+
 LIMITS = Limits()
 SIZE_PX = 128
 GOOD_DICOM = GOOD_VALUES | GOOD_STREAMS

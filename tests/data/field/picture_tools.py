@@ -105,6 +105,17 @@ def tiff(samples: np.ndarray, photometric: int, order: str = "<", **more: int) -
     return magic + struct.pack(order + "I", at) + body + count + entries + bytes(4) + values
 
 
+def with_entry(data: bytes, tag: int, kind: int, count: int, value: int) -> bytes:
+    """Returns a little-endian TIFF with one more entry at the end of its directory."""
+    (at,) = struct.unpack_from("<I", data, 4)
+    (num_entries,) = struct.unpack_from("<H", data, at)
+    entries = data[at + 2 : at + 2 + 12 * num_entries] + struct.pack(
+        "<HHII", tag, kind, count, value
+    )
+    directory = struct.pack("<H", num_entries + 1) + entries + bytes(4)
+    return data[:4] + struct.pack("<I", len(data)) + data[8:] + directory
+
+
 def packed_12(grey: np.ndarray) -> bytes:
     pairs = twelve(grey).reshape(-1, 2).astype(np.uint32)
     first, second = pairs[:, 0], pairs[:, 1]

@@ -32,6 +32,7 @@ from tests.data.field.picture_tools import (
     tiff,
     transparent,
     turned,
+    with_entry,
     with_opacity,
 )
 from tests.data.make_images import save
@@ -246,6 +247,12 @@ TIFF_WAYS = {
             Image.fromarray(twelve(g)), "TIFF", compression="tiff_adobe_deflate", tiffinfo={317: 2}
         ),
         "narrower_depth",
+    ),
+    "tiff with a damaged text": Way(
+        lambda g: with_entry(tiff(g, 1), 65001, 2, 999_999_999, 77), "as_stored"
+    ),
+    "tiff with a damaged number": Way(
+        lambda g: with_entry(tiff(g, 1), 65002, 4, 9, 999_999_999), "as_stored"
     ),
     "tiff zstd": Way(lambda g: save(Image.fromarray(g), "TIFF", compression="zstd"), "as_stored"),
     "tiff lzma": Way(lambda g: save(Image.fromarray(g), "TIFF", compression="lzma"), "as_stored"),

@@ -165,6 +165,12 @@ def of_12_bits(grey: np.ndarray) -> bytes:
     return bytes(out)
 
 
+def of_2_components(grey: np.ndarray) -> bytes:
+    out = bytearray(jpeg(colours(grey)))
+    out[out.index(b"\xff\xc0") + 9] = 2
+    return bytes(out)
+
+
 def flat(*shape: int, level: int = 0) -> bytes:
     return save(Image.fromarray(np.full(shape, level, np.uint8)), "PNG")
 
@@ -196,6 +202,12 @@ BAD_PICTURES = {
         "within 1 of 256",
     ),
     "jpeg of 12 bits": (of_12_bits, FORMAT, "A 12-bit JPEG"),
+    "jpeg of 2 components": (of_2_components, PIXELS, "2 components"),
+    "jpeg hierarchical": (
+        lambda g: jpeg(g).replace(b"\xff\xc0", b"\xff\xc5", 1),
+        FORMAT,
+        "hierarchical",
+    ),
     "jpeg lossless": (lambda g: lossless_stream(g, 8), FORMAT, "JPEG Lossless"),
     "jpeg-ls": (lambda g: jpegls(g, 8), FORMAT, "JPEG-LS"),
     **{

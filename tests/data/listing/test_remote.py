@@ -75,7 +75,7 @@ def test_one_bad_object_is_a_rejection_of_its_own(bucket: Bucket, key: str, code
     bucket.refused.add("in/refused")
     decoder = FileDecoder((bucket.address("in").encode(),), 8, Limits(max_bytes=100), None)
     with pytest.raises(ImageError) as caught:
-        decoder((0, key.encode()))
+        decoder.fetch((0, key.encode()))
     assert caught.value.code == code
 
 

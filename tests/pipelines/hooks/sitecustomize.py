@@ -1,8 +1,9 @@
 """Makes image files misbehave by their last bytes; runs in every process that finds it on its path.
 
 `CRASH!` ends the process with a segmentation fault, `HANG!!` hangs it with the interpreter's lock
-held, and `DECODE_S` in the environment makes every file take so many seconds. `KILL_AT` kills the
-process before its life cycle's n-th change of the file system.
+held, and `PYTHON_DECODE_S` in the environment makes every file take so many seconds (a decoding
+process keeps the variables of Python's, and few others). `KILL_AT` kills the process before its
+life cycle's n-th change of the file system.
 """
 
 import ctypes
@@ -24,7 +25,7 @@ def load(self: Any) -> Any:
         ctypes.string_at(0)
     if end == b"HANG!!":
         ctypes.PyDLL(None).pause()
-    time.sleep(float(os.environ.get("DECODE_S", "0")))
+    time.sleep(float(os.environ.get("PYTHON_DECODE_S", "0")))
     return _load(self)
 
 

@@ -21,6 +21,7 @@ from orchestrator.data.manifest import load_manifest
 from orchestrator.data.schema import unescape_path
 from orchestrator.pipelines.score.score import score
 from tests.conftest import Recorder
+from tests.data.field.bombs import BOMBS
 from tests.data.make_canaries import CANARY, make_canary_files, with_syntax
 from tests.data.make_images import (
     DICOM_WAYS,
@@ -95,6 +96,8 @@ def write_bad(folder: Path, outside: Path) -> dict[bytes, str | None]:
         b"half.jpg": (jpeg[: len(jpeg) // 2], "damaged"),
         b"crc.png": (bytes(crc), "damaged"),
         b"text.jpg": (b"Dear colleague,\n", "not_an_image"),
+        b"precincts.dcm": (BOMBS["precincts"](), "too_many_parts"),
+        b"strips.tif": (BOMBS["strips"](), "too_many_parts"),
         b"bomb.png": (bomb, "too_many_pixels"),
         b"moving.gif": (write_picture(chest, "gif animated"), None),
         b"pages.tif": (write_picture(chest, "tiff pages"), None),
