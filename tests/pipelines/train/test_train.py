@@ -99,16 +99,20 @@ def test_working_files_are_gone_after_success(trained: SimpleNamespace) -> None:
     assert json.loads((trained.run / "status.json").read_text())["status"] == "SUCCEEDED"
 
 
-def test_a_finished_bundle_is_not_overwritten_unasked(trained: SimpleNamespace) -> None:
-    spec = TrainSpec(data="x", out=str(trained.bundle), backbone="tiny", weights="none")
+def test_a_finished_bundle_is_not_overwritten_unasked(
+    trained: SimpleNamespace, phantoms: Path
+) -> None:
+    spec = TrainSpec(data=str(phantoms), out=str(trained.bundle), backbone="tiny", weights="none")
     with pytest.raises(SpecError, match="holds a bundle; name another or add --overwrite"):
         train(spec, Resources(), Recorder())
     load_info(trained.bundle)
 
 
-def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_left_alone(tmp_path: Path, phantoms: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    spec = TrainSpec(data="x", out=str(tmp_path), backbone="tiny", weights="none", overwrite=True)
+    spec = TrainSpec(
+        data=str(phantoms), out=str(tmp_path), backbone="tiny", weights="none", overwrite=True
+    )
     with pytest.raises(SpecError, match="not empty and holds no bundle"):
         train(spec, Resources(), Recorder())
     assert (tmp_path / "thesis.txt").read_text() == "mine"
