@@ -27,7 +27,7 @@ EVERY = {"each": 1, "also-each": 1, "second": 2}
 @pytest.mark.parametrize(
     ("kills", "last_minute", "seed"),
     [
-        pytest.param(20, 7, 3, marks=pytest.mark.timeout(900)),
+        pytest.param(8, 7, 3, marks=pytest.mark.timeout(900)),
         pytest.param(200, 59, 5, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
     ],
 )

@@ -104,6 +104,7 @@ def test_tensors_of_the_wrong_shape_are_refused(monkeypatch: pytest.MonkeyPatch)
         build_backbone("efficientnet-lite0", "offline", 32)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.skipif(not KERMANY.is_dir(), reason="needs the public X-rays in ../shared/data")
 def test_features_separate_pneumonia(backbone: keras.Model) -> None:

@@ -149,7 +149,7 @@ def test_kills_of_workers_and_of_the_command_change_nothing(
     trained: SimpleNamespace, images: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     kinds = [WORKER, WORKER, "driver"]
-    weather(3, 5, kinds, trained.bundle, images, tmp_path / "run", undisturbed)
+    weather(3, 3, kinds, trained.bundle, images, tmp_path / "run", undisturbed)
 
 
 @pytest.mark.slow

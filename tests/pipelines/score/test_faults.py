@@ -90,7 +90,10 @@ def test_with_usual_limits_such_a_file_is_rejected_in_time(
     assert time.monotonic() - began < 75  # 60 s, and the start of the worker
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_stops_the_run_and_the_same_command_goes_on(
     trained: SimpleNamespace, phantoms: Path, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:

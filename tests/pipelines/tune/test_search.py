@@ -159,6 +159,7 @@ def test_a_trial_whose_process_is_lost_is_run_again(tmp_path: Path) -> None:
     assert [trial.state for trial in ledger.trials] == [FINISHED] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_process_lost_between_two_trials_is_neither_ones_failure(tmp_path: Path) -> None:
     spec = build_spec("random", 3).model_copy(update={"max_concurrent": 1})
