@@ -52,6 +52,15 @@ class FileDecoder:
             return open_folder(root.decode()).read(path, self.limits)
         return file
 
+    def read(self, file: tuple[int, bytes]) -> bytes:
+        """Returns the content of a file of this machine's file systems.
+
+        Raises:
+            ImageError: the file cannot be used.
+        """
+        index, path = file
+        return read_file(self.roots[index], path, self.limits)
+
     def __call__(self, file: tuple[int, bytes] | bytes) -> Decoded:
         """Returns the image of a file, or where an earlier run has scored the same bytes.
 
@@ -61,11 +70,7 @@ class FileDecoder:
         Raises:
             ImageError: the file cannot be used.
         """
-        if isinstance(file, bytes):
-            data = file
-        else:
-            index, path = file
-            data = read_file(self.roots[index], path, self.limits)
+        data = file if isinstance(file, bytes) else self.read(file)
         if self.known is not None:
             origin = self.known.find_content(hashlib.sha256(data).hexdigest())
             if origin is not None:

@@ -24,6 +24,7 @@ from orchestrator.data.known.index import KnownIndex, Origin
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import Manifest, build_manifest, load_manifest, load_shard
 from orchestrator.data.parquet import open_parquet
+from orchestrator.data.roots import STORAGE_CODES, Roots
 from orchestrator.data.shard_files import Images, part_path, read_part, table_images
 from orchestrator.errors import DataError, ImageError
 from orchestrator.runs.run_dir import DatasetFiles, RunDir
@@ -35,6 +36,7 @@ Row = dict[str, Any]
 _MARGIN_S = 15.0
 # Rows decoded ahead of the reader: enough for a GPU's batch, and some for each process.
 _AHEAD, _AHEAD_EACH = 64, 8
+_MAX_RETRIES = 2  # of a file that its process could not read and this one can
 
 
 class Source(Protocol):
@@ -120,17 +122,18 @@ class FileReader:
 
     def __init__(self, source: FileSource, num_processes: int) -> None:
         self._source = source
-        decoder = FileDecoder(
+        self._roots = Roots(source.roots)
+        self._decoder = FileDecoder(
             source.roots, source.size_px, source.limits, source.patient_key, source.known
         )
-        patience_s = source.limits.max_seconds + _MARGIN_S
         self._pool = DecoderPool(
-            decoder,
+            self._decoder,
             num_processes,
-            patience_s,
+            source.limits.max_seconds + _MARGIN_S,
             source.size_px,
             source.limits.max_memory,
-            decoder.fetch,
+            self._decoder.fetch,
+            self._decoder.read,
         )
         self._most_in_flight = _AHEAD + _AHEAD_EACH * num_processes
         self._begun: dict[int, _Passage] = {}
@@ -148,7 +151,7 @@ class FileReader:
                 room = self._most_in_flight - len(passage.in_flight)
                 self._send(self._begun[following], room)
             row, future = passage.in_flight.popleft()
-            yield _finish(row, future)
+            yield self._finish(row, future)
 
     def close(self) -> None:
         """Ends the decoding processes."""
@@ -163,22 +166,48 @@ class FileReader:
             row = passage.waiting.popleft() | dict.fromkeys(schema.DECODED.names)
             future = None
             if row["code"] is None:
-                future = self._pool.submit((row["root"], schema.unescape_path(row["path"])))
+                future = self._pool.submit(_file_of(row))
             passage.in_flight.append((row, future))
 
+    def _finish(self, row: Row, future: Future[Decoded] | None) -> tuple[Row, Images | None]:
+        """Returns a row with what decoding found, once it has."""
+        if future is None:
+            return row, None
+        try:
+            found = self._result(row, future)
+        except ImageError as error:
+            return row | {"code": error.code, "message": error.message}, None
+        if isinstance(found, Origin):
+            known = {"known_run": found.run, "known_row": found.row}
+            return row | {"sha256": found.sha256} | known, None
+        return row | _decoded_columns(row, found), found.pixels
 
-def _finish(row: Row, future: Future[Decoded] | None) -> tuple[Row, Images | None]:
-    """Returns a row with what decoding found, once it has."""
-    if future is None:
-        return row, None
-    try:
-        found = future.result()
-    except ImageError as error:
-        return row | {"code": error.code, "message": error.message}, None
-    if isinstance(found, Origin):
-        known = {"known_run": found.run, "known_row": found.row}
-        return row | {"sha256": found.sha256} | known, None
-    return row | _decoded_columns(row, found), found.pixels
+    def _result(self, row: Row, future: Future[Decoded]) -> Decoded:
+        """Returns what decoding found, tried again where the storage was gone for a moment.
+
+        Raises:
+            ImageError: the file cannot be used.
+            ClusterError: the storage is gone.
+        """
+        file = _file_of(row)
+        for _ in range(_MAX_RETRIES):
+            try:
+                return future.result()
+            except ImageError as error:
+                if error.code not in STORAGE_CODES or self._roots.is_remote(row["root"]):
+                    raise
+            try:
+                self._decoder.read(file)
+            except ImageError:
+                self._roots.check(*file)
+                raise
+            future = self._pool.submit(file)
+        return future.result()
+
+
+def _file_of(row: Row) -> tuple[int, bytes]:
+    """Returns the number of a file's root and its path there."""
+    return row["root"], schema.unescape_path(row["path"])
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ _DEEDS: dict[str, Callable[[str], object]] = {
     "killed-once": _kill_once,
     "killed": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "bad": _reject,
+    "stalled": lambda fifo: 8 if Path(fifo).read_bytes() else 9,
     "slow": lambda _: time.sleep(0.05),
     "bug": lambda _: 1 // 0,
     "hog": _hog,

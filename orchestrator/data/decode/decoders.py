@@ -74,6 +74,8 @@ class DecoderPool:
         max_memory: most memory that decoding may take in a process, bytes.
         fetch: called in this process with each submitted file, returns what `decode` is called with
             in its place: the content of what needs a secret to be read.
+        read: called in this process with a file, not fetched, that is overdue; whether decoding
+            hangs is judged only when it has returned: a share that stalls is waited for.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class DecoderPool:
         size_px: int,
         max_memory: int = Limits.max_memory,
         fetch: Callable[[Any], Any] = lambda file: file,
+        read: Callable[[Any], Any] | None = None,
     ) -> None:
         self._decode = decode
         self._num_processes = num_processes
@@ -91,6 +94,7 @@ class DecoderPool:
         self._size_px = size_px
         self._max_memory = max_memory
         self._fetch = fetch
+        self._read = read
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
@@ -126,7 +130,7 @@ class DecoderPool:
         while self._take(hand, process):
             try:
                 process = process or self._start(hand)
-                answer = process.receive(self._patience_s)
+                answer = process.receive(self._patience_s, overdue=self._reading(hand[0]))
             except _ProcessLost as lost:
                 process = None
                 _blame(hand, lost)
@@ -165,6 +169,18 @@ class DecoderPool:
         if process is not None:
             _send(hand, process)
         return bool(hand)
+
+    def _reading(self, task: _Task) -> Callable[[], None] | None:
+        """Returns what reads a file here, None where its process is not to read it."""
+        read = self._read
+        if read is None or task.message is not task.file:
+            return None
+
+        def wait() -> None:
+            with contextlib.suppress(ImageError):
+                read(task.file)
+
+        return wait
 
     def _start(self, hand: deque[_Task]) -> "_Process":
         """Returns a process that has been sent the files in hand.
@@ -214,8 +230,20 @@ class _Process:
         with contextlib.suppress(OSError):
             self._connection.send(message)
 
-    def receive(self, patience_s: float, *, is_first: bool = False) -> Answer:
+    def receive(
+        self,
+        patience_s: float,
+        *,
+        is_first: bool = False,
+        overdue: Callable[[], None] | None = None,
+    ) -> Answer:
         """Returns the next answer; the first one is None, and no other.
+
+        Args:
+            patience_s: wall-clock time for it, s.
+            is_first: whether it is the first one.
+            overdue: called where that has passed, to wait for what the process may wait for; the
+                process then has as much time again.
 
         Raises:
             _ProcessLost: it ended, gave no answer in this time, or one that it cannot give; it was
@@ -225,10 +253,14 @@ class _Process:
         waited_s = 0.0
         while not self._connection.poll(_STEP_S):
             waited_s += _STEP_S
-            if waited_s >= patience_s:
+            if waited_s < patience_s:
+                continue
+            if overdue is None:
                 self._process.kill()
                 self.end()
                 raise _ProcessLost("decoder_hung", f"Decoding gave no result in {patience_s:g} s")
+            overdue()
+            overdue, waited_s = None, 0.0
         try:
             raw = self._connection.recv_bytes(max_bytes(self._size_px))
             answer = unpack(raw, self._size_px)

@@ -183,3 +183,25 @@ def test_files_and_answers_larger_than_a_socket_holds_do_not_wait_for_each_other
         else:
             assert (image.result(60).pixels == (5_000_000 + file) % 250).all()
     pool.close()
+
+
+def test_storage_that_stalls_is_waited_for_and_a_decoder_that_hangs_is_not(tmp_path: Path) -> None:
+    stalled = tmp_path / "fifo"
+    os.mkfifo(stalled)
+
+    def read(name: str) -> None:
+        if name.startswith("stalled:"):
+            stalled.read_bytes()
+
+    pool = DecoderPool(decode, 1, patience_s=20.0, size_px=4, read=read)
+    assert outcomes(pool, ["ok:1"]) == [1]
+    pool._patience_s = 1.0
+    image = pool.submit(f"stalled:{stalled}")
+    time.sleep(4.0)
+    assert not image.done()
+    with stalled.open("wb") as writer:
+        time.sleep(0.1)  # for both to have opened it
+        writer.write(b"image")
+    assert image.result(30).pixels[0, 0] in (8, 9)  # either has the bytes
+    assert outcomes(pool, ["hang:", "ok:2"]) == ["decoder_hung", 2]
+    pool.close()
