@@ -35,6 +35,7 @@ _MAX_ATTEMPTS = 3
 _IN_HAND = 2
 _STEP_S = 1.0
 _EXIT_S = 5.0
+_OVERDUE_S = 5.0  # after which a process may be waiting for its file
 # What a decoding process is told of this one's environment: how to run, where libraries and scratch
 # space are. Everything else may be a secret.
 _KEPT_VARIABLES = frozenset(
@@ -74,8 +75,8 @@ class DecoderPool:
         max_memory: most memory that decoding may take in a process, bytes.
         fetch: called in this process with each submitted file, returns what `decode` is called with
             in its place: the content of what needs a secret to be read.
-        read: called in this process with a file, not fetched, that is overdue; whether decoding
-            hangs is judged only when it has returned: a share that stalls is waited for.
+        read: called in this process with a file, not fetched, whose answer takes long; what it
+            takes is no time of the decoder's: a share that stalls is waited for.
     """
 
     def __init__(
@@ -242,25 +243,25 @@ class _Process:
         Args:
             patience_s: wall-clock time for it, s.
             is_first: whether it is the first one.
-            overdue: called where that has passed, to wait for what the process may wait for; the
-                process then has as much time again.
+            overdue: called once where the answer takes long, to wait for what the process may be
+                waiting for; that time does not count.
 
         Raises:
             _ProcessLost: it ended, gave no answer in this time, or one that it cannot give; it was
                 ended then.
         """
-        # In steps, each counted as one: while the whole machine is suspended nothing counts.
+        # In steps, each counted as one: while the whole machine is suspended nothing counts, nor
+        # does the call of `overdue`.
         waited_s = 0.0
         while not self._connection.poll(_STEP_S):
             waited_s += _STEP_S
-            if waited_s < patience_s:
-                continue
-            if overdue is None:
+            if overdue is not None and waited_s >= min(_OVERDUE_S, patience_s):
+                overdue()
+                overdue = None
+            elif waited_s >= patience_s:
                 self._process.kill()
                 self.end()
                 raise _ProcessLost("decoder_hung", f"Decoding gave no result in {patience_s:g} s")
-            overdue()
-            overdue, waited_s = None, 0.0
         try:
             raw = self._connection.recv_bytes(max_bytes(self._size_px))
             answer = unpack(raw, self._size_px)
