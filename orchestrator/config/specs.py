@@ -34,6 +34,7 @@ from orchestrator.config.fields import (
     Gamma,
     HeadRate,
     ImageSize,
+    MaxRejected,
     Objective,
     Overwrite,
     Paths,
@@ -111,6 +112,7 @@ class _TrainingForm(ListingForm):
     allow_leakage: Annotated[
         bool, flag("Continue even if patients or images occur in several splits.", DATA)
     ] = False
+    max_rejected_fraction: MaxRejected = 0.05
     patient_key_file: PatientKeyFile = None
     limits: DecodeLimits = DecodeLimits()
     overwrite: Overwrite = False
@@ -268,9 +270,8 @@ class ScoreSpec(ListingForm):
     precision: Annotated[Literal["f32", "bf16", "f16"], flag("Inference precision.", SCORING)] = (
         "f32"
     )
-    max_rejected_fraction: Annotated[
-        float, flag("Exit with code 3 if more than this fraction is rejected.", DATA, ge=0, le=1)
-    ] = 1.0
+    max_rejected_fraction: MaxRejected = 1.0
+    allow_empty: Annotated[bool, flag("Accept an input that holds no files.", DATA)] = False
     hash_paths: Annotated[
         bool, flag("Store keyed hashes instead of paths, which may identify patients.", DATA)
     ] = False
@@ -305,6 +306,7 @@ class IngestSpec(ListingForm):
         ),
     ] = None
     shard_rows: ShardRows = 256
+    max_rejected_fraction: MaxRejected = 0.05
     patient_key_file: PatientKeyFile = None
     limits: DecodeLimits = DecodeLimits()
     overwrite: Overwrite = False

@@ -3,7 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from orchestrator.errors import DataError
 
 
 @dataclass
@@ -43,3 +46,22 @@ class Rejections:
         rest = "".join(f", {other} {self.counts[other]:,}" for other in others)
         reason = f": {message}" if message else ""
         return f"{self.counts[code]:,} of {found:,}: {code}{rest}; the first is {path}{reason}"
+
+
+def check_rejected(num_rejected: int, found: int, allowed: float, listed: Path) -> None:
+    """Raises where more files are rejected than allowed.
+
+    Args:
+        num_rejected: files that cannot be used.
+        found: files found.
+        allowed: the fraction of them that may be rejected.
+        listed: the table that lists them.
+
+    Raises:
+        DataError: it is more.
+    """
+    if num_rejected / max(found, 1) > allowed:
+        raise DataError(
+            f"{num_rejected} of {found} files were rejected, over the allowed fraction "
+            f"{allowed:g}; {listed} lists them with reasons: --max-rejected-fraction allows more"
+        )

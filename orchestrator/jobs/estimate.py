@@ -108,7 +108,7 @@ class InputFacts:
             largest = max(largest, num_bytes or 0)
             labelled += label is not None
             has_splits |= split is not None
-        if rejections.total == files:
+        if files and rejections.total == files:
             raise DataError(
                 f"none of the {files:,} files can be read; {rejections.describe(files)}"
             )

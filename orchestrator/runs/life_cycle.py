@@ -25,7 +25,8 @@ from orchestrator.runs.run_dir import RunDir, new_run_id
 from orchestrator.runs.states import Status
 
 _NOTE = "_unfinished.json"  # in a bundle's folder: where its run is
-_NOT_IDENTITY = {"out", "overwrite"}
+# What a run may be continued with another value of: no result depends on it.
+_NOT_IDENTITY = {"out", "overwrite", "max_rejected_fraction"}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-from orchestrator.data.rejections import Rejections
+from pathlib import Path
+
+import pytest
+
+from orchestrator.data.rejections import Rejections, check_rejected
+from orchestrator.errors import DataError
 
 
 def test_the_commonest_cause_comes_first_with_its_first_file() -> None:
@@ -21,3 +26,10 @@ def test_a_cause_without_words_is_its_code() -> None:
     rejections = Rejections()
     rejections.add([{"code": "damaged", "path": "z.png"}])
     assert rejections.describe(1) == "1 of 1: damaged; the first is z.png"
+
+
+def test_more_rejected_than_allowed_is_an_error() -> None:
+    check_rejected(3, 60, 0.05, Path("rejected.parquet"))
+    check_rejected(0, 0, 0.0, Path("rejected.parquet"))
+    with pytest.raises(DataError, match=r"^4 of 60 files were rejected, .* 0.05; rejected.parquet"):
+        check_rejected(4, 60, 0.05, Path("rejected.parquet"))

@@ -47,6 +47,7 @@ from orchestrator.errors import DataError, SpecError
 SPLIT_COLUMN_KEY = b"orchestrator.split_column"
 
 _SYSTEM_ROOT = b"/"
+_EXPECTED = "expected chest X-rays; `orchestrator score` takes --allow-empty"
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 Row = tuple[ListedFile, bytes | None]  # with `Found.same_as`
@@ -63,7 +64,7 @@ class Inputs:
             gave as absolute and that lie outside its folder are relative to the root `/`.
         metadata: of the manifest's schema; `SPLIT_COLUMN_KEY` where a table has that column, the
             options and the notes.
-        num_rows: files found, at least 1.
+        num_rows: files found; 0 only where the options allow that.
         notes: what was left out or not understood.
     """
 
@@ -95,8 +96,8 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
 
     Raises:
         SpecError: an address that cannot be used, or a kind of table where there is none.
-        DataError: no such path, nothing in it, a folder within another, a bad value in the table
-            (named by line), a path that the table lists twice, or none of its files is there.
+        DataError: no such path, nothing in one of them, a folder within another, a bad value in the
+            table (named by line), a path that the table lists twice, or none of its files is there.
         ClusterError: the temporary folder is full, or a store does not answer.
     """
     options = options or ListingOptions()
@@ -135,13 +136,14 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
         survey.note(notes)
     notes.ignored = dict(sorted(ignoring.counts.items(), key=lambda item: (-item[1], item[0])))
     num_rows = _count(database)
-    if not num_rows:
-        shown = ", ".join(map(_shown, sources))
-        but = f" ({'; '.join(notes.lines())})" if notes.ignored else ""
-        raise DataError(f"the folder {shown} holds no files{but}; expected chest X-rays")
-    last = database.execute("SELECT max(root) FROM listed").fetchone()[0]
+    used = {root for (root,) in database.execute("SELECT DISTINCT root FROM listed")}
+    empty = [_shown(folder) for index, folder in enumerate(folders) if index not in used]
+    if empty and not options.allow_empty:
+        but = f" ({'; '.join(notes.lines())})" if notes.ignored and not num_rows else ""
+        raise DataError(f"the folder {', '.join(empty)} holds no files{but}; {_EXPECTED}")
     metadata = options.metadata() | notes.metadata()
-    return Inputs(roots[: max(last + 1, len(folders))], metadata, num_rows, database, notes)
+    kept = max([len(folders), *(root + 1 for root in used)])
+    return Inputs(roots[:kept], metadata, num_rows, database, notes)
 
 
 def check_inputs(sources: Sequence[str | Path]) -> None:
@@ -251,9 +253,10 @@ def _list_table(source: Path, options: ListingOptions) -> Inputs:
         notes.num_merged = merge_rows(database)
     check_unique(database, f"{table.name}, {table.unit}")
     num_rows = _count(database)
-    if not num_rows:
-        raise DataError(f"the table {table.name} has no rows; expected chest X-rays")
-    _check_any_there(database, table, files, num_rows)
+    if num_rows:
+        _check_any_there(database, table, files, num_rows)
+    elif not options.allow_empty:
+        raise DataError(f"the table {table.name} has no rows; {_EXPECTED}")
     metadata = {SPLIT_COLUMN_KEY: b"1"} if "split" in table.columns else {}
     outside = database.execute("SELECT max(root) FROM listed").fetchone()[0]
     roots = (folder, _SYSTEM_ROOT) if outside else (folder,)

@@ -33,11 +33,13 @@ class ListingOptions:
         include_hidden: list what `ignored.py` leaves out, too.
         labels: names of classes, in folders and in a table's label column.
         table: what kind of table the input is; told by its columns where None.
+        allow_empty: an input may hold no files.
     """
 
     include_hidden: bool = False
     labels: Labels = field(default_factory=lambda: LABEL_OF_NAME)
     table: TableName | None = None
+    allow_empty: bool = False
 
     @classmethod
     def of(cls, spec: _Form) -> "ListingOptions":
@@ -45,7 +47,8 @@ class ListingOptions:
         numbers: dict[str, int | None] = dict(zip(CLASS_NAMES, (0, 1), strict=True))
         given = (entry.rpartition("=") for entry in spec.class_map or ())
         mapped = {fold(name): numbers.get(meant) for name, _, meant in given}
-        return cls(spec.include_hidden, {**LABEL_OF_NAME, **mapped}, spec.table)
+        allow_empty = getattr(spec, "allow_empty", False)  # of scoring alone
+        return cls(spec.include_hidden, {**LABEL_OF_NAME, **mapped}, spec.table, allow_empty)
 
     def metadata(self) -> dict[bytes, bytes]:
         """Returns the options as metadata of a manifest's schema; empty where all are defaults."""

@@ -13,7 +13,7 @@ from orchestrator.data.audit import audit_leakage, render_audit
 from orchestrator.data.listing.notes import load_notes
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.parquet import write_parquet
-from orchestrator.data.rejections import Rejections
+from orchestrator.data.rejections import Rejections, check_rejected
 from orchestrator.data.sample import sample_manifest
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
 from orchestrator.data.source import IngestedSource, load_dataset, open_manifest
@@ -73,12 +73,14 @@ def prepare_images(
 
     Raises:
         SpecError: a limit on an ingested data set.
-        DataError: an ingested data set of another image size, nothing to read, or proven leakage
-            that the spec does not allow.
+        DataError: an ingested data set of another image size, nothing to read, or more rejected or
+            leaking images than the spec allows.
     """
     dataset = _open_images(spec, session, run, reporter, limit)
     rows = dataset.load_rows()
     files = _describe_files(rows, reporter)
+    num_rejected, allowed = files["files"]["rejected"], spec.max_rejected_fraction
+    check_rejected(num_rejected, rows.num_rows, allowed, dataset.files.rejected)
     split = split_rows(rows, seed=spec.seed, merge_val=spec.merge_val)
     counts = class_by_split(rows, split.names)
     audit = audit_leakage(rows, split.names)

@@ -25,7 +25,7 @@ from orchestrator.data.listing.notes import load_notes
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import Manifest, load_manifest, write_manifest
 from orchestrator.data.parquet import write_parquet
-from orchestrator.data.rejections import Rejections
+from orchestrator.data.rejections import Rejections, check_rejected
 from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.data.source import (
     DATASET_VERSION,
@@ -130,6 +130,7 @@ def _ingest(
             spec.patient_key_file,
             session,
             reporter,
+            spec.max_rejected_fraction,
         )
 
 
@@ -149,6 +150,7 @@ def ingest_manifest(
     patient_key_file: str | None,
     session: Session,
     reporter: Reporter,
+    max_rejected_fraction: float = 1.0,
 ) -> IngestedSource:
     """Decodes every row of a manifest into a data set, resuming what is there, and describes it.
 
@@ -160,12 +162,14 @@ def ingest_manifest(
         patient_key_file: lasting key of the patient hash; a random one otherwise.
         session: workers to use.
         reporter: receives each shard.
+        max_rejected_fraction: of the files.
 
     Returns:
         The finished data set.
 
     Raises:
-        DataError: no row could be decoded, or the stored rows do not match the manifest.
+        DataError: no row could be decoded, or fewer than asked for, or the stored rows do not match
+            the manifest.
     """
     if files.manifest.exists():
         manifest = load_manifest(files.manifest)
@@ -185,15 +189,15 @@ def ingest_manifest(
     )
     reporter.end()
     dataset = IngestedSource(files, source.num_shards, size_px)
-    describe(dataset, manifest)
+    _describe(dataset, manifest, max_rejected_fraction)
     return dataset
 
 
-def describe(dataset: IngestedSource, manifest: Manifest) -> None:
+def _describe(dataset: IngestedSource, manifest: Manifest, max_rejected_fraction: float) -> None:
     """Reconciles the data set with its manifest and writes its description and rejected rows.
 
     Raises:
-        DataError: rows are missing or doubled, or no image could be decoded.
+        DataError: rows are missing or doubled, or too few images could be decoded.
     """
     rows, files = dataset.load_rows(), dataset.files
     if not rows.column("row").equals(manifest.table.column("row")):
@@ -211,6 +215,7 @@ def describe(dataset: IngestedSource, manifest: Manifest) -> None:
             f"none of the {rows.num_rows:,} files found could be decoded, as {files.rejected} "
             f"lists; {rejections.describe(rows.num_rows)}"
         )
+    check_rejected(rejected.num_rows, rows.num_rows, max_rejected_fraction, files.rejected)
     write_json(
         files.described,
         {

@@ -85,7 +85,7 @@ def score(
     ingested = open_ingested_input(spec, members.size_px)
     folder, target = _place_run(spec, run_folder)
     spec = spec.model_copy(update={"model": tuple(map(str, members.bundles)), "out": target})
-    decisive = spec.model_dump(exclude={"overwrite", "max_rejected_fraction"})
+    decisive = spec.model_dump(exclude={"overwrite", "max_rejected_fraction", "allow_empty"})
     identity = digest([decisive, DECODER_VERSION, *members.hashes])
     if target is not None and not spec.overwrite and not RunDir(folder).holds_unfinished(identity):
         check_free(target)

@@ -16,7 +16,7 @@ from orchestrator.data.listing.notes import Notes
 from orchestrator.data.manifest import StoredManifest, rewrite_manifest
 from orchestrator.data.parquet import open_writer, write_parquet
 from orchestrator.data.pseudonym import FileNaming
-from orchestrator.data.rejections import Rejections
+from orchestrator.data.rejections import Rejections, check_rejected
 from orchestrator.data.shard_files import part_path, read_part
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.evaluation.report.report import build_report, render_html
@@ -77,18 +77,13 @@ def finish_tables(
             write_parquet(run.predictions / "part-00000.parquet", predictions.empty_table())
     found = work.manifest.num_rows + work.num_known
     report = _write_report(spec, run, tally, found, before, work.manifest.notes, members)
-    if not report["counts"]["scored"] + before["scored_before"]:
+    if found and not report["counts"]["scored"] + before["scored_before"]:
         raise DataError(
             f"none of the {found:,} files found could be scored, as "
             f"{run.rejected if tally.num_rejected else run.known} lists; "
             f"{rejections.describe(found)}"
         )
-    fraction = tally.num_rejected / max(found, 1)
-    if fraction > spec.max_rejected_fraction:
-        raise DataError(
-            f"{tally.num_rejected} of {found} files were rejected, over the allowed fraction "
-            f"{spec.max_rejected_fraction:g}; {run.rejected} lists them with reasons"
-        )
+    check_rejected(tally.num_rejected, found, spec.max_rejected_fraction, run.rejected)
     return report
 
 

@@ -38,13 +38,33 @@ def test_several_folders_keep_their_order_and_each_its_own_paths(tmp_path: Path)
     assert row.patient_id == "IM-0001"
 
 
-def test_one_empty_folder_among_several_is_no_error(tmp_path: Path) -> None:
+def test_each_folder_must_give_a_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    touch(tmp_path / "hidden", "Thumbs.db")
+    touch(tmp_path / "full", "a.jpg")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "link.jpg").symlink_to("nowhere")  # a row, though it is rejected
+    touch(tmp_path / "beside", "b.jpg")
+    full = [tmp_path / "full", tmp_path / "broken", tmp_path / "beside" / "b.jpg"]
+    assert list_inputs(full).num_rows == 3
+    with pytest.raises(DataError, match=r"^the folder \S*/empty holds no files; .* --allow-empty$"):
+        list_inputs([*full, tmp_path / "empty"])
+    with pytest.raises(DataError, match=r"/hidden, \S*/empty holds no files;"):
+        list_inputs([tmp_path / "hidden", *full, tmp_path / "empty"])
+    with pytest.raises(DataError, match=r"/empty, \S*/hidden holds no files \(ignored 1 name: Th"):
+        list_inputs([tmp_path / "empty", tmp_path / "hidden"])
+
+
+def test_an_empty_input_is_accepted_where_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     touch(tmp_path / "full", "a.jpg")
-    assert list_inputs([tmp_path / "empty", tmp_path / "full"]).num_rows == 1
-    (tmp_path / "empty2").mkdir()
-    with pytest.raises(DataError, match=r"empty, .*empty2 holds no files"):
-        list_inputs([tmp_path / "empty", tmp_path / "empty2"])
+    (tmp_path / "table.csv").write_text("path\n")
+    accept = ListingOptions(allow_empty=True)
+    both = list_inputs([tmp_path / "empty", tmp_path / "full"], accept)
+    assert [(row.root, row.path) for row in both.rows()] == [(1, "a.jpg")]
+    assert len(both.roots) == 2
+    for source in ("empty", "table.csv"):
+        assert list_inputs([tmp_path / source], accept).num_rows == 0
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,20 @@ def test_a_run_that_scores_nothing_is_no_success(
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
+def test_an_inbox_that_may_be_empty(trained: SimpleNamespace, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    night = tmp_path / "night"
+    with pytest.raises(DataError, match="inbox holds no files"):
+        run(trained, [images, tmp_path / "inbox"], night)
+    # The run that failed goes on with it: what is listed decides, not whether that may be nothing.
+    assert run(trained, [images, tmp_path / "inbox"], night, allow_empty=True).counts["scored"] == 7
+
+    quiet = run(trained, [tmp_path / "inbox"], tmp_path / "quiet", allow_empty=True)
+    assert (quiet.counts["found"], quiet.rows) == (0, [])
+    assert (quiet.result.run / "_SUCCESS").exists()
+    assert "found          0" in score_summary(quiet.result)
+
+
 def test_a_table_whose_files_moved_fails_before_anything_starts(
     trained: SimpleNamespace, images: Path, tmp_path: Path
 ) -> None:

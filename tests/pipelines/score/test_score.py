@@ -93,7 +93,10 @@ def test_flat_table_and_ingested_inputs_score_alike_and_bad_files_are_rejected(
         for path in flat.iterdir():
             writer.writerow([path, "PNEUMONIA" if "person" in path.name else "0", path.name[:9]])
     spec = IngestSpec(input=str(flat), out=str(tmp_path / "set"), image_size=64, shard_rows=40)
-    described = ingest(spec, ONE, Recorder())
+    with pytest.raises(DataError, match="2 of 162 files were rejected, over the allowed fracti"):
+        ingest(spec.model_copy(update={"max_rejected_fraction": 0.01}), ONE, Recorder())
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    described = ingest(spec, ONE, Recorder())  # goes on
     assert (described["num_found"], described["num_rejected"]) == (162, 2)
 
     expected = {Path(r["path"]).name: r["probability"] for r in predictions(scored.run)}

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from orchestrator.model.bundle import load_info
 from orchestrator.pipelines.prepare.images import prepare_images
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.pipelines.train.train import train
+from orchestrator.runs.life_cycle import identify
 from orchestrator.runs.run_dir import RunDir
 from tests.conftest import Recorder
 from tests.pipelines.train.test_tracking import read_events
@@ -173,6 +175,15 @@ def test_files_that_cannot_be_used_are_said_and_stored(
     assert "within a split: 1 groups, 2 images" in said
     assert audit["repeated"] == 1
     assert audit["images_without_patient"] == 161
+
+    strict = spec.model_copy(update={"max_rejected_fraction": 0.01})
+    assert identify(strict) == identify(spec)  # so that a run that was refused goes on
+    expected = r"3 of 164 files were rejected, over the allowed fraction 0.01; (\S+) lists them"
+    with pytest.raises(DataError, match=expected) as refused:
+        prepare_images(strict, session, run, recorder)
+    listed = re.search(expected, str(refused.value))
+    assert listed is not None
+    assert pq.read_metadata(listed[1]).num_rows == 3
 
 
 @pytest.mark.parametrize(
