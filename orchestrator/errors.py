@@ -6,10 +6,24 @@ a rejected row.
 """
 
 
+def printable(text: str) -> str:
+    """Returns a line in which nothing acts on a terminal or a log, whatever names it quotes.
+
+    Control characters, line ends and what turns the direction of writing are escaped.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class OrchestratorError(Exception):
     """Base of every error a user can cause or fix; `exit_code` is the process's."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Returns the message, printable: it may quote any name."""
+        return printable(super().__str__())
 
 
 class SpecError(OrchestratorError):

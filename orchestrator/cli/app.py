@@ -6,6 +6,7 @@ the program and keeps its traceback.
 
 import signal
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -26,7 +27,7 @@ from orchestrator.cli import (
     tune,
 )
 from orchestrator.cli.help_page import QuickHelp
-from orchestrator.cli.output import write_line
+from orchestrator.cli.output import tell, write_line
 from orchestrator.cli.process import hear_signals, ignore_signals, keep_streams
 from orchestrator.errors import OrchestratorError
 
@@ -71,15 +72,21 @@ def main() -> None:
     try:
         app(prog_name="orchestrator")
     except OrchestratorError as error:
-        sys.stderr.write("\n".join([f"error: {error}", *_notes(error)]) + "\n")
+        for line in (f"error: {error}", *_notes(error)):
+            tell(line)
         sys.exit(error.exit_code)
+    except Exception:  # a fault of the program
+        for line in traceback.format_exc().splitlines():
+            tell(line)
+        sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         # What Typer makes of a KeyboardInterrupt, where it sees it.
         if isinstance(end, SystemExit) and end.code != 128 + signal.SIGINT:
             raise
         ignore_signals()
         said = _notes(end) or ["run the same command again to continue"]
-        sys.stderr.write("stopped; " + "\n".join(said) + "\n")
+        for line in ("stopped; " + said[0], *said[1:]):
+            tell(line)
         sys.exit(128 + (signals or [signal.SIGINT])[0])
 
 

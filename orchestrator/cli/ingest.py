@@ -17,4 +17,4 @@ def ingest(request: Request) -> None:
         f"{described['num_decoded']:,} of {described['num_found']:,} files decoded to "
         f"{described['size_px']} px, {described['num_rejected']:,} rejected: {request.spec.out}"
     )
-    print_result(described, line, as_json=request.as_json)
+    print_result(described, [line], as_json=request.as_json)

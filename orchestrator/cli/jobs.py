@@ -12,7 +12,7 @@ import typer
 
 from orchestrator.cli.completion import complete_job
 from orchestrator.cli.options import JsonFlag, switch
-from orchestrator.cli.output import print_json, write_line
+from orchestrator.cli.output import print_json, tell, write_line, write_log
 from orchestrator.errors import ClusterError, SpecError
 
 if TYPE_CHECKING:
@@ -135,14 +135,14 @@ def logs(
     view_job(jobs, job_id)  # a clear line for an unknown id
     if jobs is not None and jobs.look_up(job_id) is not None:
         if follow:
-            jobs.follow(job_id, _write)
+            jobs.follow(job_id, write_log)
         else:
-            _write(jobs.logs(job_id))
+            write_log(jobs.logs(job_id))
         return
     kept = find_log(job_id)
     if kept is None:
         raise ClusterError(f"the head node that ran {job_id} is gone, and the log with it")
-    _write(kept.read_text(encoding="utf-8", errors="replace"))
+    write_log(kept.read_text(encoding="utf-8", errors="replace"))
 
 
 @app.command()
@@ -239,7 +239,7 @@ def _cluster(address: str | None, insecure: bool) -> str:
 def _connect(cluster: str) -> "Jobs | None":
     from orchestrator.jobs.client import Connection
 
-    return Connection(cluster, _say).get(start=False)
+    return Connection(cluster, tell).get(start=False)
 
 
 def _start(
@@ -250,15 +250,15 @@ def _start(
     from orchestrator.jobs.run import run_job
 
     try:
-        view = run_job(Connection(cluster, _say), submission_id, job, run, wait=wait, say=_say)
+        view = run_job(Connection(cluster, tell), submission_id, job, run, wait=wait, say=tell)
     except KeyboardInterrupt:
-        _say("a submitted job keeps running: see `orchestrator jobs list` and `jobs stop`")
+        tell("a submitted job keeps running: see `orchestrator jobs list` and `jobs stop`")
         raise typer.Exit(130) from None
     if as_json:
         print_json(_described(view))
     elif not wait:
         write_line(submission_id)
-        _say(f"follow it with `orchestrator jobs logs -f {submission_id}`; run folder: {run}")
+        tell(f"follow it with `orchestrator jobs logs -f {submission_id}`; run folder: {run}")
     if wait:
         raise typer.Exit(view.code)
 
@@ -278,13 +278,3 @@ def _described(view: "JobView") -> dict[str, Any]:
         "submitted_at": shown(view.submitted_at),
         "ended_at": shown(view.ended_at),
     }
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

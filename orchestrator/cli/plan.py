@@ -49,7 +49,8 @@ def plan(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = False
     else:
         write_line(f"on {nodes.source}: {_machines(nodes)}")
         for each in plans:
-            write_line("\n" + "\n".join(_described(each)))
+            for line in ("", *_described(each)):
+                write_line(line)
     _exit(plans)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from orchestrator.cli.completion import complete_schedule
 from orchestrator.cli.jobs import Address, Insecure
 from orchestrator.cli.options import JsonFlag
-from orchestrator.cli.output import print_columns, print_json, write_line
+from orchestrator.cli.output import print_columns, print_json, tell, write_line
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
@@ -77,8 +76,7 @@ def run(
 
 
 def _log(line: str) -> None:
-    sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
-    sys.stderr.flush()
+    tell(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}")
 
 
 @app.command("list")
@@ -263,7 +261,7 @@ def _usable(folder: Path, book: "Ledger | None") -> list[tuple[str, "Job", "Tick
     if lines and not scheduled:
         raise SpecError("; ".join(lines))
     for line in lines:
-        sys.stderr.write(f"warning: {line}\n")
+        tell(f"warning: {line}")
     return scheduled
 
 

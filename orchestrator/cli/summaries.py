@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.errors import printable
 from orchestrator.evaluation.wording import (
     METRIC_TITLES,
     NO_FIGURE,
@@ -25,19 +26,19 @@ _WORTH = ("auroc", "accuracy", "recall", "specificity")
 _WIDTH = 140  # of the widest table, four differences with their intervals: a row is one line
 
 
-def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns an aligned table; the first column is text, the others numbers."""
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Returns the lines of an aligned table; the first column is text, the others numbers."""
+    table = Table(title=printable(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold")
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     sink = io.StringIO()
     Console(file=sink, width=_WIDTH, markup=False).print(table)
-    return "\n".join(line.rstrip() for line in sink.getvalue().rstrip().splitlines())
+    return [line.rstrip() for line in sink.getvalue().rstrip().splitlines()]
 
 
-def score_summary(result: Any) -> str:
+def score_summary(result: Any) -> list[str]:
     """Returns the counts, the metrics where labels exist, and the paths of a scoring run.
 
     Args:
@@ -56,11 +57,11 @@ def score_summary(result: Any) -> str:
         rows.append(("known from earlier runs", f"{known:,}"))
         rows.append(("  scored there", f"{counts['scored_before']:,}"))
         rows.append(("  rejected there", f"{counts['rejected_before']:,}"))
-    parts = [text_table("Images", ("", "count"), rows)]
+    parts = text_table("Images", ("", "count"), rows)
     if known and not counts["scored"]:
         parts.append("nothing scored: no image is new")
     if report["metrics"]:
-        parts.append(metrics_table("Metrics", report["metrics"]))
+        parts += metrics_table("Metrics", report["metrics"])
     parts.append(f"predictions  {result.run / 'predictions'}")
     if counts["rejected"]:
         parts.append(f"rejected     {result.run / 'rejected.parquet'}")
@@ -69,10 +70,10 @@ def score_summary(result: Any) -> str:
     parts.append(f"report       {result.run / 'report.html'}")
     if result.published:
         parts.append(f"copied to    {result.published}")
-    return "\n".join(parts)
+    return parts
 
 
-def train_summary(result: Any) -> str:
+def train_summary(result: Any) -> list[str]:
     """Returns validation and test metrics and the paths of a training run.
 
     Args:
@@ -82,12 +83,12 @@ def train_summary(result: Any) -> str:
     parts = [f"best epoch {report['best_epoch']} of {len(report['history'])}"]
     for split in ("validation", "test"):
         if report.get(split):
-            parts.append(metrics_table(split.capitalize(), report[split]["metrics"]))
+            parts += metrics_table(split.capitalize(), report[split]["metrics"])
     parts += [f"bundle  {result.bundle}", f"report  {result.bundle / 'report.html'}"]
-    return "\n".join(parts)
+    return parts
 
 
-def tune_summary(result: Any) -> str:
+def tune_summary(result: Any) -> list[str]:
     """Returns the best trials, the winner against the default, and the paths of a search.
 
     Args:
@@ -111,22 +112,22 @@ def tune_summary(result: Any) -> str:
     ]
     unseen = f"On {held_out['num_images']:,} held-out images that no trial saw"
     parts += [
-        text_table("Winner", ("", "value"), settings),
-        text_table(unseen, ("", "winner", "default", "difference, 95% interval"), rows),
+        *text_table("Winner", ("", "value"), settings),
+        *text_table(unseen, ("", "winner", "default", "difference, 95% interval"), rows),
     ]
     for split in ("validation", "test"):
         if report["refit"][split]:
             metrics = report["refit"][split]["metrics"]
-            parts.append(metrics_table(f"Released model: {split}", metrics))
+            parts += metrics_table(f"Released model: {split}", metrics)
     parts += [
         f"bundle  {result.bundle}",
         f"spec    {result.run / 'best.yaml'}",
         f"report  {result.run / 'report.html'}",
     ]
-    return "\n".join(parts)
+    return parts
 
 
-def rate_summary(result: Any) -> str:
+def rate_summary(result: Any) -> list[str]:
     """Returns the suggested rate, the trials behind it and the paths of a search.
 
     Args:
@@ -137,16 +138,14 @@ def rate_summary(result: Any) -> str:
         (f"{row['rate']:.2g}", "diverged" if row["loss"] is None else f"{row['loss']:.4f}")
         for row in report["trials"]
     ]
-    return "\n".join(
-        [
-            text_table("Trials", ("learning rate", f"loss after {report['trial_steps']}"), rows),
-            f"suggested learning rate  {report['rate']:.2g}",
-            f"report  {result.run / 'report.html'}",
-        ]
-    )
+    return [
+        *text_table("Trials", ("learning rate", f"loss after {report['trial_steps']}"), rows),
+        f"suggested learning rate  {report['rate']:.2g}",
+        f"report  {result.run / 'report.html'}",
+    ]
 
 
-def compare_summary(result: Any) -> str:
+def compare_summary(result: Any) -> list[str]:
     """Returns the table in the form of the paper's Table IV, what the losses differ by, and costs.
 
     Args:
@@ -161,7 +160,7 @@ def compare_summary(result: Any) -> str:
             f"{report['judged_on'].capitalize()}, {report['num_images']:,} images, {loss} loss, "
             "with 95% intervals"
         )
-        parts.append(text_table(title, _TABLE_IV, _table_iv_rows(rows, report["paper"])))
+        parts += text_table(title, _TABLE_IV, _table_iv_rows(rows, report["paper"]))
     parts += report["notes"]
     if report["focal_minus_bce"]:
         worth = [
@@ -169,7 +168,7 @@ def compare_summary(result: Any) -> str:
             for entry in report["focal_minus_bce"]
         ]
         header = ("", *map(metric_title, _WORTH))
-        parts.append(text_table("Focal loss minus binary cross-entropy", header, worth))
+        parts += text_table("Focal loss minus binary cross-entropy", header, worth)
     costs = [
         (
             row["backbone"] if len(losses) == 1 else f"{row['backbone']} {row['loss']}",
@@ -179,8 +178,8 @@ def compare_summary(result: Any) -> str:
         for row in report["rows"]
     ]
     header = ("", "parameters", "images/s", "features, s", "training, s")
-    parts += [text_table("Cost", header, costs), f"report  {result.run / 'report.html'}"]
-    return "\n".join(parts)
+    parts += [*text_table("Cost", header, costs), f"report  {result.run / 'report.html'}"]
+    return parts
 
 
 def _table_iv_rows(
@@ -206,7 +205,7 @@ def _cost(value: float | None) -> str:
     return NO_FIGURE if value is None else f"{value:,.1f}"
 
 
-def metrics_table(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+def metrics_table(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns metrics with their intervals, one a line."""
     rows = []
     for name, shown in METRIC_TITLES.items():
@@ -218,7 +217,7 @@ def metrics_table(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
     return text_table(title, ("", "value", "95% interval"), rows)
 
 
-def bundle_summary(folder: Path, info: Any) -> str:
+def bundle_summary(folder: Path, info: Any) -> list[str]:
     """Returns what a bundle says of itself.
 
     Args:
@@ -233,14 +232,14 @@ def bundle_summary(folder: Path, info: Any) -> str:
         ("intended use", info.intended_use),
         ("sha256", info.sha256),
     ]
-    parts = [text_table(str(folder), ("", ""), rows)]
+    parts = text_table(str(folder), ("", ""), rows)
     for split, figures in info.metrics.items():
         metrics = {name: figure.as_dict() for name, figure in figures.metrics.items()}
-        parts.append(metrics_table(split.capitalize(), metrics))
-    return "\n".join(parts)
+        parts += metrics_table(split.capitalize(), metrics)
+    return parts
 
 
-def doctor_table(checks: Iterable[Any]) -> str:
+def doctor_table(checks: Iterable[Any]) -> list[str]:
     """Returns one line a check.
 
     Args:
@@ -251,7 +250,7 @@ def doctor_table(checks: Iterable[Any]) -> str:
     for name in ("check", "", "found"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     sink = io.StringIO()
     Console(file=sink, width=100, markup=False).print(table)
-    return "\n".join(line.rstrip() for line in sink.getvalue().rstrip().splitlines())
+    return [line.rstrip() for line in sink.getvalue().rstrip().splitlines()]

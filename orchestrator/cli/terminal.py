@@ -3,7 +3,6 @@
 Everything goes to standard error, so that `--json` leaves standard output to the one object.
 """
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.output import tell
+from orchestrator.errors import printable
 from orchestrator.progress import Reporter
 
 _LOG_INTERVAL_S = 10.0
@@ -59,7 +60,7 @@ class TerminalReporter:
 
     def say(self, line: str) -> None:
         """Shows one line above the bar."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, label: str, total: int, unit: str) -> None:
         """Starts a bar."""
@@ -109,8 +110,7 @@ class LineReporter:
 
     def say(self, line: str) -> None:
         """Writes one line."""
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        tell(line)
 
     def begin(self, label: str, total: int, unit: str) -> None:
         """Starts counting."""

@@ -16,7 +16,7 @@ from orchestrator.config.fields import PathMarker
 from orchestrator.config.job import Job
 from orchestrator.config.specs import SPECS, DecodeLimits, Resources
 from orchestrator.config.yaml_file import load_yaml
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, printable
 
 FormT = TypeVar("FormT", bound=BaseModel)
 
@@ -159,7 +159,8 @@ def _validated(form: type[FormT], values: dict[str, Any], source: str) -> FormT:
             else:  # of the form as a whole
                 parts[message] = []
         lines = [what + " or ".join(dict.fromkeys(messages)) for what, messages in parts.items()]
-        raise SpecError(printable(f"{source}: " + "; ".join(lines))) from error
+        text = printable(f"{source}: " + "; ".join(lines))
+        raise SpecError(text if len(text) <= 2000 else text[:1997] + "...") from error
 
 
 def _shown(value: Any, places: list[str]) -> str:
@@ -169,12 +170,6 @@ def _shown(value: Any, places: list[str]) -> str:
     if "webhook" in places or (not isinstance(value, str) and is_address(shown)):
         return "..."
     return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def printable(text: str) -> str:
-    """Returns a message that may quote anything, control characters escaped, and not too long."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= 2000 else text[:1997] + "..."
 
 
 def _form_at(form: type[BaseModel], places: list[str]) -> type[BaseModel]:

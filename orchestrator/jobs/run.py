@@ -109,5 +109,10 @@ def _judge_late(view: JobView) -> JobView:
 def _follow(jobs: Jobs | None, submission_id: str, say: Callable[[str], None]) -> None:
     if jobs is None:
         return
+
+    def pass_on(lines: str) -> None:
+        for line in lines.splitlines():
+            say(line)
+
     with contextlib.suppress(ClusterError):
-        jobs.follow(submission_id, lambda lines: say(lines.rstrip("\n")))
+        jobs.follow(submission_id, pass_on)

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.fields import Duration
 from orchestrator.config.job import Job, OnFailure
-from orchestrator.config.load import build_spec, load_job, printable
+from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import SPECS
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, printable
 from orchestrator.runs.placement import place_run
 from orchestrator.schedule.looks import Looks
 

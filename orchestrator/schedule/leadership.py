@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.config.job import Job
-from orchestrator.config.load import printable
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, printable
 from orchestrator.runs.reconcile import ClusterAnswer, Evidence, look_at
 from orchestrator.schedule.ledger import Lease, Ledger, Superseded
 from orchestrator.schedule.looks import Looks

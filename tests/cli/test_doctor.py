@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 def test_a_sound_machine_passes_every_check() -> None:
     checks = doctor.diagnose()
     assert [check.name for check in checks if not check.ok] == []
-    table = doctor_table(checks)
+    table = "\n".join(doctor_table(checks))
     assert "Ray cluster" in table
     assert "2 CPU" in table
 

@@ -106,7 +106,7 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
     assert (second.run / "_SUCCESS").exists()
     assert set(fates(second.run).values()) == {f"file in {first.run.name}"}
     assert table(second.run / "predictions") == []
-    shown = score_summary(second)
+    shown = "\n".join(score_summary(second))
     assert "nothing scored: no image is new" in shown
     assert "known.parquet" in shown
     assert "Known from earlier runs" in (second.run / "report.html").read_text()

@@ -70,7 +70,7 @@ def test_the_split_is_said_once_and_the_table_shows_all(compared: SimpleNamespac
     assert sum(line.startswith("same patient") for line in compared.said.lines) == 1
     assert sum(line.startswith("epoch") for line in compared.said.lines) == 4
     assert sum(label == "decoding" for label, _ in compared.said.bars) == 1
-    shown = compare_summary(compared.result)
+    shown = "\n".join(compare_summary(compared.result))
     assert "tiny" in shown and "interval" in shown and "0.922" in shown
     assert "tiny" in (compared.folder / "report.html").read_text()
 
