@@ -30,7 +30,7 @@ REJECTION_CODES: dict[str, str] = {
     "too_many_frames": "Export the X-ray as a single image, or raise the limit on frames.",
     "too_slow": "If it is a genuine X-ray, raise the limit on seconds.",
     "decoder_crashed": "Keep it away from other readers; export the image again from its source.",
-    "decoder_hung": "Export it again from its source; if the storage was slow, run again.",
+    "decoder_hung": "Keep it away from other readers; export the image again from its source.",
     "too_many_parts": "No X-ray needs so many; export the image again from its source.",
     "out_of_memory": "If it is a genuine X-ray, raise the limit on memory.",
     "unsupported_pixels": "Export it with 8- or 16-bit unsigned grey or colour pixels.",

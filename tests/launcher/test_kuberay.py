@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
 from orchestrator.errors import SpecError
+from tests.conftest import ROOT
 
 
 def printed(*arguments: str) -> str:
@@ -77,3 +79,10 @@ def test_no_gpu_is_asked_for_where_there_are_none() -> None:
 def test_what_kubernetes_would_refuse_is_an_error(arguments: list[str], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         printed(*arguments)
+
+
+def test_the_image_names_its_base_by_its_sum() -> None:
+    lines = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
+    bases = [line for line in lines if line.startswith("FROM ")]
+    assert len(bases) == 1
+    assert re.fullmatch(r"FROM python:3\.11-slim@sha256:[0-9a-f]{64}", bases[0])
