@@ -16,7 +16,7 @@ from orchestrator.data.schema import escape_path
 from orchestrator.errors import ClusterError
 
 # Of a rejected file: it may be its storage that failed.
-STORAGE_CODES = frozenset({"missing_file", "unreadable"})
+STORAGE_CODES = frozenset({"missing_file", "unreadable", "unlistable_folder"})
 
 _MOUNTS = Path("/proc/self/mountinfo")  # of Linux; elsewhere the roots alone are looked at
 _ESCAPED = re.compile(rb"\\([0-7]{3})")

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from orchestrator.errors import DataError
+from orchestrator.errors import ClusterError, DataError
 from orchestrator.runs.atomic import atomic_path
 
 Images = npt.NDArray[np.uint8]
@@ -23,12 +23,18 @@ def read_part(path: Path) -> pa.Table:
     """Returns one committed shard file, memory-mapped.
 
     Raises:
-        DataError: the file is absent or not an Arrow file.
+        DataError: it is not an Arrow file.
+        ClusterError: the system does not give it.
     """
     try:
         with pa.memory_map(os.fsencode(path)) as mapped:
             return pa.ipc.open_file(mapped).read_all()
     except (OSError, pa.ArrowInvalid) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ClusterError(
+                f"cannot read {path}: {os.strerror(error.errno)}; bring its storage back, then run "
+                "the same command again"
+            ) from error
         raise DataError(f"cannot read {path}: remove it and run the command again") from error
 
 

@@ -40,6 +40,7 @@ from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.listing.survey import Survey
 from orchestrator.data.listing.table_files import TableFiles
 from orchestrator.data.listing.tables import InputTable, is_table
+from orchestrator.data.roots import STORAGE_CODES, Roots
 from orchestrator.data.schema import escape_path
 from orchestrator.errors import DataError, SpecError
 
@@ -98,7 +99,7 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
         SpecError: an address that cannot be used, or a kind of table where there is none.
         DataError: no such path, nothing in one of them, a folder within another, a bad value in the
             table (named by line), a path that the table lists twice, or none of its files is there.
-        ClusterError: the temporary folder is full, or a store does not answer.
+        ClusterError: the temporary folder is full, or a store or a share does not answer.
     """
     options = options or ListingOptions()
     check_inputs(sources)
@@ -114,6 +115,7 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
     roots = tuple(map(_root, folders))
     if files:
         roots += (os.path.commonpath([os.path.dirname(file) for file in files]), _SYSTEM_ROOT)
+    seen = Roots(roots)
     notes, ignoring = Notes(), Ignoring(include_hidden=options.include_hidden)
     # Patients are told apart by file names within one root only: two archives number alike.
     scoped = len(folders) + bool(files) > 1
@@ -128,6 +130,7 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
         yield from _list_files(files, roots, len(folders), scope, options)
 
     database = store_rows(rows())
+    _check_storage(database, seen)
     dropped = drop_other_names(database)
     if dropped:
         ignoring.counts[OTHER_NAMES] += dropped
@@ -238,6 +241,7 @@ def _list_table(source: Path, options: ListingOptions) -> Inputs:
         of_folders=table.public is not None and table.public.of_folders,
     )
     read_folder = _folder_reader(options)
+    seen = Roots([folder, _SYSTEM_ROOT])
 
     def rows() -> Iterator[Row]:
         for row in table.rows():
@@ -248,6 +252,7 @@ def _list_table(source: Path, options: ListingOptions) -> Inputs:
                 yield _describe(root, found, name, facts, given, row.line, ""), None
 
     database = store_rows(rows())
+    _check_storage(database, seen)
     notes = Notes(table=table.title, num_uncertain=table.num_uncertain, num_others=table.num_others)
     if table.public is not None and table.public.is_merged:
         notes.num_merged = merge_rows(database)
@@ -262,6 +267,16 @@ def _list_table(source: Path, options: ListingOptions) -> Inputs:
     roots = (folder, _SYSTEM_ROOT) if outside else (folder,)
     metadata |= options.metadata() | notes.metadata()
     return Inputs(roots, metadata, num_rows, database, notes)
+
+
+def _check_storage(database: sqlite3.Connection, seen: Roots) -> None:
+    """Raises `ClusterError` where files are missing since their storage vanished meanwhile."""
+    codes = ", ".join(f"'{code}'" for code in sorted(STORAGE_CODES))
+    for root, first, last in database.execute(
+        f"SELECT root, min(raw), max(raw) FROM listed WHERE code IN ({codes}) GROUP BY root"
+    ):
+        seen.check(root, first)
+        seen.check(root, last)
 
 
 def _check_any_there(

@@ -2,12 +2,15 @@
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.data.listing import inputs
 from orchestrator.data.listing.inputs import list_inputs
+from orchestrator.data.listing.listing import Found, Listing
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, SpecError
 
@@ -166,3 +169,28 @@ def test_a_full_temporary_folder_is_one_clear_error(
     monkeypatch.setattr(inputs.sqlite3, "connect", connect_small)
     with pytest.raises(ClusterError, match="temporary folder: database or disk is full; free"):
         list_inputs([tmp_path])
+
+
+def test_a_share_that_vanishes_while_it_is_listed_ends_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = tmp_path / "share"
+    touch(share, *(f"{n}/a.jpg" for n in range(5)))
+    listed = inputs.Listing._list
+
+    def list_and_vanish(listing: Listing, folder: bytes, *rest: Any) -> Iterator[Found]:
+        yield from listed(listing, folder, *rest)
+        if folder and share.exists():
+            share.rename(tmp_path / "away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs.Listing, "_list", list_and_vanish)
+        with pytest.raises(ClusterError, match="share is not there any more"):
+            list_inputs([share])
+    # What has no permission is a row as before.
+    (tmp_path / "away").rename(share)
+    (share / "0").chmod(0)
+    try:
+        assert list_inputs([share]).num_rows == 5
+    finally:
+        (share / "0").chmod(0o700)
