@@ -1,6 +1,7 @@
 """What the import contracts in `pyproject.toml` cannot say, and that they do fail where broken."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,13 @@ def test_a_room_imports_its_own_parts_of_ray(room: str, parts: tuple[str, ...]) 
     }
     assert found, f"{room} imports nothing of ray; take it off the list"
     assert not [name for name in found if not f"{name}.".startswith(tuple(f"{p}." for p in parts))]
+
+
+def test_standard_streams_are_written_where_names_are_made_printable() -> None:
+    # The supervisor's one line holds a number.
+    allowed = {PACKAGE / "cli" / "output.py", PACKAGE / "jobs" / "local_head_supervisor.py"}
+    written = {path for path in MODULES if re.search(r"sys\.std(out|err)\.write", path.read_text())}
+    assert written == allowed
 
 
 def lint(folder: Path) -> "subprocess.CompletedProcess[str]":

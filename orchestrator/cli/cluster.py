@@ -1,6 +1,5 @@
 """`orchestrator cluster`: the cluster that jobs run on, and the files that describe one."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -86,4 +85,5 @@ def kuberay(
     from orchestrator.launcher.kuberay import KubeCluster, render_manifest
 
     cluster = KubeCluster(name, image, workers, cpus, gpus, memory, claim, mount)
-    sys.stdout.write(render_manifest(cluster))
+    for line in render_manifest(cluster).splitlines():
+        write_line(line)

@@ -89,7 +89,7 @@ class TerminalReporter:
         for name in header:
             table.add_column(name, justify="right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(printable, row))
         self._progress.table = table
         self._progress.refresh()
 
