@@ -121,11 +121,12 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
     scoped = len(folders) + bool(files) > 1
 
     surveys = [Survey(options.labels) for _ in folders]
+    empty = set(range(len(folders)))
 
     def rows() -> Iterator[Row]:
         for index, survey in enumerate(surveys):
             scope = f"input{index}/" if scoped else ""
-            yield from _list_folder(roots[index], index, scope, options, ignoring, survey)
+            yield from _list_folder(roots[index], index, scope, options, ignoring, survey, empty)
         scope = f"input{len(folders)}/" if scoped else ""
         yield from _list_files(files, roots, len(folders), scope, options)
 
@@ -139,14 +140,13 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
         survey.note(notes)
     notes.ignored = dict(sorted(ignoring.counts.items(), key=lambda item: (-item[1], item[0])))
     num_rows = _count(database)
-    used = {root for (root,) in database.execute("SELECT DISTINCT root FROM listed")}
-    empty = [_shown(folder) for index, folder in enumerate(folders) if index not in used]
     if empty and not options.allow_empty:
+        shown = ", ".join(_shown(folders[index]) for index in sorted(empty))
         but = f" ({'; '.join(notes.lines())})" if notes.ignored and not num_rows else ""
-        raise DataError(f"the folder {', '.join(empty)} holds no files{but}; {_EXPECTED}")
+        raise DataError(f"the folder {shown} holds no files{but}; {_EXPECTED}")
+    last = database.execute("SELECT coalesce(max(root), 0) FROM listed").fetchone()[0]
     metadata = options.metadata() | notes.metadata()
-    kept = max([len(folders), *(root + 1 for root in used)])
-    return Inputs(roots[:kept], metadata, num_rows, database, notes)
+    return Inputs(roots[: max(last + 1, len(folders))], metadata, num_rows, database, notes)
 
 
 def check_inputs(sources: Sequence[str | Path]) -> None:
@@ -187,12 +187,15 @@ def _list_folder(
     options: ListingOptions,
     ignoring: Ignoring,
     survey: Survey,
+    empty: set[int],
 ) -> Iterator[Row]:
+    """Yields the rows of a folder, which is taken out of the empty ones where it has any."""
     address = os.fsdecode(root)
     listing = open_folder(address) if is_address(address) else Listing(root)
     read_folder = _folder_reader(options)
     last, tallied = None, survey.folder(b"")
     for found in listing.walk(ignoring):
+        empty.discard(index)
         folder, name = os.path.split(found.path)
         if folder != last:
             last, tallied = folder, survey.folder(folder)
