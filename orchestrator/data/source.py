@@ -189,13 +189,13 @@ class FileReader:
             ImageError: the file cannot be used.
             ClusterError: the storage is gone.
         """
-        file = _file_of(row)
         for _ in range(_MAX_RETRIES):
             try:
                 return future.result()
             except ImageError as error:
                 if error.code not in STORAGE_CODES or self._roots.is_remote(row["root"]):
                     raise
+            file = _file_of(row)
             try:
                 self._decoder.read(file)
             except ImageError:
