@@ -60,7 +60,8 @@ def print_columns(heads: list[str], rows: list[list[str]], *, empty: str) -> Non
     if not rows:
         write_line(empty)
         return
-    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
-    for row in [heads, *rows]:
+    shown = [[printable(cell) for cell in row] for row in [heads, *rows]]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         write_line(line.rstrip())
