@@ -5,7 +5,7 @@ remembers the input roots as it found them, and looks at them again when a file 
 """
 
 # pathlib has no paths of bytes
-# ruff: noqa: PTH116, PTH118
+# ruff: noqa: PTH112, PTH116, PTH118, PTH120
 import os
 import re
 from collections.abc import Sequence
@@ -27,10 +27,12 @@ class Roots:
 
     Args:
         roots: absolute paths, or addresses, whose stores tell themselves when they fail.
+        listed_ns: when their files were listed, ns since the epoch, where that is done.
     """
 
-    def __init__(self, roots: Sequence[bytes]) -> None:
+    def __init__(self, roots: Sequence[bytes], listed_ns: int | None = None) -> None:
         self._roots = roots
+        self._listed_ns = listed_ns
         self._real = [os.path.realpath(root) for root in roots]
         # Looked at before the mounts, since a look may mount them.
         self._seen = [None if self.is_remote(n) else _look(root)[0] for n, root in enumerate(roots)]
@@ -49,7 +51,7 @@ class Roots:
 
         Raises:
             ClusterError: the root, or a file system that holds the file, is not there, is empty or
-                is not the one that was there first.
+                is not the one that was there first or that was listed.
         """
         if self.is_remote(root):
             return
@@ -69,6 +71,8 @@ class Roots:
                 os.stat(point)
             except OSError as error:
                 raise _vanished(point, f"does not answer ({error.strerror})") from None
+        if self._listed_ns is not None:
+            _check_folder(file, self._listed_ns)
 
 
 def _look(root: bytes) -> tuple[tuple[int, int] | None, str | None]:
@@ -89,6 +93,19 @@ def _look(root: bytes) -> tuple[tuple[int, int] | None, str | None]:
     except OSError as error:
         problem = f"does not answer ({error.strerror})"
     return (info.st_dev, info.st_ino), problem
+
+
+def _check_folder(file: bytes, listed_ns: int) -> None:
+    """Raises `ClusterError` where a share was gone already when this process began.
+
+    What remains of it is an empty folder. One from which files were removed after they were listed
+    has changed since.
+    """
+    folder = os.path.dirname(file)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    if os.stat(folder).st_mtime_ns < listed_ns and _look(folder)[1] is not None:
+        raise _vanished(folder, "is empty")
 
 
 def _load_mounts() -> frozenset[tuple[bytes, bytes]]:

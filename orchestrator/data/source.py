@@ -122,7 +122,7 @@ class FileReader:
 
     def __init__(self, source: FileSource, num_processes: int) -> None:
         self._source = source
-        self._roots = Roots(source.roots)
+        self._roots = Roots(source.roots, source.manifest.stat().st_mtime_ns)
         self._decoder = FileDecoder(
             source.roots, source.size_px, source.limits, source.patient_key, source.known
         )

@@ -1,4 +1,5 @@
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,10 +30,11 @@ def folder(image: bytes, tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def reading(folder: Path) -> Iterator[FileReader]:
-    """Yields a reader of a folder's only shard, listed before."""
+def reading(folder: Path, *, again: bool = False) -> Iterator[FileReader]:
+    """Yields a reader of a folder's only shard, listed before, or by the reader before it."""
     path = folder.parent / "manifest.parquet"
-    write_manifest(build_manifest(folder, NUM_FILES), path)
+    if not again:
+        write_manifest(build_manifest(folder, NUM_FILES), path)
     stored = open_manifest_file(path)
     source = FileSource(path, stored.roots, stored.num_shards, 32, Limits(), None)
     reader = source.open_reader(1)
@@ -101,3 +103,29 @@ def test_a_file_that_is_gone_for_a_moment_is_read(
         assert (row["row"], row["code"]) == (1, None)
         assert pixels is not None
         rows.close()
+
+
+def test_a_share_that_is_still_gone_when_the_run_goes_on(image: bytes, tmp_path: Path) -> None:
+    folder, mounted = tmp_path / "xrays", tmp_path / "share"
+    mounted.mkdir()
+    (mounted / "a.jpeg").write_bytes(image)
+    share = folder / "share"
+    share.mkdir(parents=True)
+    (folder / "b.jpeg").write_bytes(image)
+    left = share.stat()
+    share.rmdir()
+    mounted.rename(share)
+    with reading(folder) as reader:
+        assert all(pixels is not None for _, pixels in reader.decode_shard(0))
+    share.rename(mounted)
+    share.mkdir()  # what was under the share, as old as it was
+    os.utime(share, ns=(left.st_atime_ns, left.st_mtime_ns))
+    with (
+        reading(folder, again=True) as reader,
+        pytest.raises(ClusterError, match="xrays/share is empty; what is done is kept"),
+    ):
+        list(reader.decode_shard(0))
+    share.touch()  # files were removed from it meanwhile
+    with reading(folder, again=True) as reader:
+        codes = {row["path"]: row["code"] for row, _ in reader.decode_shard(0)}
+    assert codes == {"b.jpeg": None, "share/a.jpeg": "missing_file"}
