@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from orchestrator.config.job import Job
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
 from orchestrator.jobs.client import check_id
-from orchestrator.runs.atomic import write_json
+from orchestrator.runs.atomic import make_folder, write_json
 from orchestrator.runs.state import job_records_folder
 
 
@@ -55,11 +55,9 @@ def write_record(record: Record) -> None:
     """Stores a record, whole or not at all, for its owner alone."""
     folder = job_records_folder()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ClusterError(
-            f"cannot make {folder}: {error.strerror}; set XDG_STATE_HOME to a folder of yours"
-        ) from error
+        make_folder(folder, mode=0o700)
+    except ClusterError as error:
+        raise ClusterError(f"{error}; or set XDG_STATE_HOME to a folder of yours") from error
     write_json(folder / f"{record.submission_id}.json", asdict(record), mode=0o600)
 
 

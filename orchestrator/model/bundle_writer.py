@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.runs.atomic import atomic_path, sha256_file, write_text
+from orchestrator.runs.atomic import (
+    atomic_path,
+    make_folder,
+    sha256_file,
+    sync_folder,
+    write_errors,
+    write_text,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -51,8 +58,10 @@ def write_bundle(
     texts = {CARD_FILE: render_card(info), **(extra or {})}
     for name in texts:
         _check_name(folder, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / INFO_FILE).unlink(missing_ok=True)
+    make_folder(folder)
+    with write_errors(folder):
+        (folder / INFO_FILE).unlink(missing_ok=True)
+        sync_folder(folder)
     with atomic_path(folder / MODEL_FILE) as temporary:
         # A fresh model over the same layers: without the optimizer's state.
         type(network)(network.input, network.output, name=network.name).save(temporary)

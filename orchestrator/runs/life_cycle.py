@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import Resources
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
-from orchestrator.runs.atomic import digest, write_json, write_text
+from orchestrator.runs.atomic import digest, sync_folder, write_json, write_text
 from orchestrator.runs.run_dir import RunDir, new_run_id
 from orchestrator.runs.states import Status
 
@@ -253,9 +253,11 @@ def _clear(folder: Path, first: Path, kept: set[Path]) -> None:
     """Empties a folder but for some files, its mark of success first."""
     try:
         first.unlink(missing_ok=True)
+        sync_folder(folder)  # or a power cut could bring the mark back, and not what it marks
         for found in list(folder.iterdir()):
             if found not in kept:
                 _remove(found)
+        sync_folder(folder)
     except OSError as error:
         raise ClusterError(
             f"cannot remove {error.filename}: {error.strerror}; remove {folder} yourself or name "

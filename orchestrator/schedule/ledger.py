@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ClusterError, SpecError
+from orchestrator.runs.atomic import make_folder, sync_folder
 from orchestrator.runs.states import OPEN, TickState
 from orchestrator.schedule.migrate import migrate
 from orchestrator.schedule.rows import (
@@ -86,8 +87,9 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            sync_folder(path.parent)
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # an intent survives a power cut
