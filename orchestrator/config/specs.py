@@ -109,7 +109,8 @@ class _TrainingForm(ListingForm):
         bool, flag("Add the images of a val folder to the training images.", DATA)
     ] = False
     allow_leakage: Annotated[
-        bool, flag("Continue even if patients or images occur in several splits.", DATA)
+        bool,
+        flag("Continue even if patients or images occur in several splits.", DATA, decides=False),
     ] = False
     patient_key_file: PatientKeyFile = None
     limits: DecodeLimits = DecodeLimits()
@@ -121,7 +122,7 @@ class TrainSpec(_TrainingForm):
 
     out: Annotated[
         PathText | None,
-        flag("Folder for the model bundle.", default="a new folder in models/"),
+        flag("Folder for the model bundle.", default="a new folder in models/", decides=False),
     ] = None
     backbone: BackboneName = "EfficientNetB5"
     weights: Weights = "auto"
@@ -164,6 +165,7 @@ class TrainSpec(_TrainingForm):
             "Also log to this MLflow store, such as sqlite:///mlflow.db.",
             default="off",
             metavar="<uri>",
+            decides=False,
         ),
     ] = None
 
@@ -250,6 +252,7 @@ class ScoreSpec(ListingForm):
         flag(
             "Folder for the run, or an address to copy the run to.",
             default="a new folder in --out-root",
+            decides=False,
         ),
     ] = None
     out_root: Annotated[PathText | None, flag("Parent folder of the runs.", default="runs/")] = None
@@ -269,7 +272,14 @@ class ScoreSpec(ListingForm):
         "f32"
     )
     max_rejected_fraction: Annotated[
-        float, flag("Exit with code 3 if more than this fraction is rejected.", DATA, ge=0, le=1)
+        float,
+        flag(
+            "Exit with code 3 if more than this fraction is rejected.",
+            DATA,
+            decides=False,
+            ge=0,
+            le=1,
+        ),
     ] = 1.0
     hash_paths: Annotated[
         bool, flag("Store keyed hashes instead of paths, which may identify patients.", DATA)
@@ -295,7 +305,9 @@ class IngestSpec(ListingForm):
         PathText,
         flag("Folder of X-rays, CSV or Parquet table.", metavar="FOLDER", positional=True),
     ]
-    out: Annotated[PathText, flag("Folder for the data set.", metavar="OUT", positional=True)]
+    out: Annotated[
+        PathText, flag("Folder for the data set.", metavar="OUT", positional=True, decides=False)
+    ]
     image_size: Annotated[
         Annotated[int, Field(ge=32, le=2048)] | None,
         flag(

@@ -56,8 +56,10 @@ def write_record(record: Record) -> None:
     folder = job_records_folder()
     try:
         make_folder(folder, mode=0o700)
-    except ClusterError as error:
-        raise ClusterError(f"{error}; or set XDG_STATE_HOME to a folder of yours") from error
+    except OSError as error:
+        raise ClusterError(
+            f"cannot make {folder}: {error.strerror}; set XDG_STATE_HOME to a folder of yours"
+        ) from error
     write_json(folder / f"{record.submission_id}.json", asdict(record), mode=0o600)
 
 

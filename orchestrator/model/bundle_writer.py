@@ -58,8 +58,8 @@ def write_bundle(
     texts = {CARD_FILE: render_card(info), **(extra or {})}
     for name in texts:
         _check_name(folder, name)
-    make_folder(folder)
     with write_errors(folder):
+        make_folder(folder)
         (folder / INFO_FILE).unlink(missing_ok=True)
         sync_folder(folder)
     with atomic_path(folder / MODEL_FILE) as temporary:

@@ -41,7 +41,7 @@ def atomic_path(final: Path, mode: int | None = None, *, keep: bool = False) -> 
     """
     temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
     try:
-        _make_folder(final.parent)
+        make_folder(final.parent)
         if mode is not None:
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield temporary
@@ -74,7 +74,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     """
     temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
     try:
-        _make_folder(final.parent)
+        make_folder(final.parent)
         temporary.mkdir()
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
@@ -98,13 +98,8 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
         mode: its permissions; its parents get the user's default.
 
     Raises:
-        ClusterError: the file system refused it.
+        OSError: the file system refused it.
     """
-    with write_errors(folder):
-        _make_folder(folder, mode)
-
-
-def _make_folder(folder: Path, mode: int = 0o777) -> None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(mode, parents=True, exist_ok=True)
     for path in missing:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ClusterError, SpecError
+from orchestrator.errors import ClusterError, SpecError, describe_newer
 from orchestrator.runs.atomic import make_folder, sync_folder
 from orchestrator.runs.states import OPEN, TickState
 from orchestrator.schedule.migrate import migrate
@@ -109,11 +109,7 @@ class Ledger:
             elif application != APPLICATION_ID or version < 1:
                 raise SpecError(f"{self.path} is another SQLite file; name a ledger or a new file")
             elif version > SCHEMA_VERSION:
-                raise SpecError(
-                    f"{self.path} has schema version {version}, and this program knows those up "
-                    f"to {SCHEMA_VERSION}; use the newer version of the program that wrote it, or "
-                    "a new file"
-                )
+                raise SpecError(describe_newer(self.path, version, SCHEMA_VERSION))
             elif version < SCHEMA_VERSION:
                 migrate(self._db, version, datetime.now(UTC))
 

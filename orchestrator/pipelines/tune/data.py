@@ -187,8 +187,8 @@ def _identify_program() -> str:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lets one command at a time compute a feature set; the next one finds it done."""
-    make_folder(folder)
     with write_errors(folder):
+        make_folder(folder)
         lock = (folder / ".lock").open("a")
     with lock as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
