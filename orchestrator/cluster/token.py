@@ -21,6 +21,8 @@ def ensure_token() -> None:
     try:
         token = default_token_file()
         make_folder(token.parent)
+        if token.exists() and not token.read_text().strip():
+            token.unlink()  # what a power cut once left
         if not token.exists():
             with atomic_path(token, 0o600, keep=True) as temporary:
                 temporary.write_text(secrets.token_hex(32))
