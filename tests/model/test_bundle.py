@@ -277,7 +277,7 @@ def test_a_power_cut_leaves_a_whole_bundle_or_none(
     print(f"bundle: {len(recording.moments)} prefixes, {states} states")  # shown by -rP
     assert seen == {3, None, 4}
     assert len(recording.moments) > 15
-    assert states > 15
+    assert states > 10
 
 
 def test_rewriting_removes_the_old_metadata_first(
