@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import read_predictions
 from orchestrator.cli.summaries import bundle_summary
-from orchestrator.config.fields import Form, flag
+from orchestrator.config.fields import Form, decides_results, flag
 from orchestrator.config.specs import (
     CompareSpec,
     DecodeLimits,
@@ -35,6 +35,7 @@ from orchestrator.runs.run_dir import SCHEMA_VERSION, RunDir
 from tests.conftest import Recorder
 from tests.fixtures.stored import unpack
 
+DEFAULTS = Path(__file__).parent / "fixtures" / "defaults.json"
 ONE = Resources(workers=1)
 SMALL: dict[str, Any] = {"backbone": "tiny", "weights": "none", "image_size": 32}
 SCORED: dict[str, Any] = {"input": "in", "model": "bundle", "shard_rows": 3}
@@ -218,6 +219,27 @@ def test_a_field_that_is_added_changes_no_digest(form: Any) -> None:
     assert identify(Later(**given, words=("a",))) != now
     assert identify(Later(**given | {"limits": {"later": 1}})) != now
     assert identify(form(**given), {"models": ["1"]}) != now
+
+
+def dump_form(value: Form) -> dict[str, Any]:
+    return value.model_dump(mode="json", exclude_none=True)
+
+
+def test_a_changed_default_raises_the_schema_version() -> None:
+    """Digests leave out what is at its default, so one that changes must not look like another."""
+    now = {
+        form.__name__: {
+            name: json.loads(json.dumps(field.default, default=dump_form))
+            for name, field in form.model_fields.items()
+            if decides_results(field) and not field.is_required()
+        }
+        for form in FORMS
+    }
+    pinned = json.loads(DEFAULTS.read_text())
+    assert {"schema_version": SCHEMA_VERSION, **now} == pinned, (
+        f"Of a new field, say decides=False where no result depends on it; else add it to "
+        f"{DEFAULTS.name}. For a changed default, raise SCHEMA_VERSION of run_dir.py there too."
+    )
 
 
 def test_what_does_not_decide_results_is_no_part_of_an_identity() -> None:
