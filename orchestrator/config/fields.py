@@ -192,6 +192,12 @@ PatientKeyFile = Annotated[
 ShardRows = Annotated[
     int, flag("Images per shard, the unit of retry.", CLUSTER, ge=1, le=1_000_000)
 ]
+MaxRejected = Annotated[
+    float,
+    flag(
+        "Exit with code 3 if more than this fraction is rejected.", DATA, decides=False, ge=0, le=1
+    ),
+]
 Overwrite = Annotated[bool, flag("Replace an earlier result in the output folder.", decides=False)]
 RunFolder = Annotated[
     PathText | None,

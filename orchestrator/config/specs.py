@@ -34,6 +34,7 @@ from orchestrator.config.fields import (
     Gamma,
     HeadRate,
     ImageSize,
+    MaxRejected,
     Objective,
     Overwrite,
     Paths,
@@ -271,16 +272,7 @@ class ScoreSpec(ListingForm):
     precision: Annotated[Literal["f32", "bf16", "f16"], flag("Inference precision.", SCORING)] = (
         "f32"
     )
-    max_rejected_fraction: Annotated[
-        float,
-        flag(
-            "Exit with code 3 if more than this fraction is rejected.",
-            DATA,
-            decides=False,
-            ge=0,
-            le=1,
-        ),
-    ] = 1.0
+    max_rejected_fraction: MaxRejected = 1.0
     hash_paths: Annotated[
         bool, flag("Store keyed hashes instead of paths, which may identify patients.", DATA)
     ] = False

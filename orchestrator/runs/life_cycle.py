@@ -13,22 +13,19 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from orchestrator.config.fields import decides_results
 from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import Resources
-from orchestrator.config.yaml_file import load_yaml
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
-from orchestrator.runs.atomic import digest, sync_folder, write_errors, write_json, write_text
+from orchestrator.runs.atomic import sync_folder, write_errors, write_json, write_text
+from orchestrator.runs.identity import NOTHING, holds_unfinished, identify
 from orchestrator.runs.run_dir import SCHEMA_VERSION, RunDir, new_run_id
 from orchestrator.runs.states import Status
 
 _NOTE = "_unfinished.json"  # in a bundle's folder: where its run is
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def open_run(
     spec: BaseModel,
     resources: Resources,
     *,
-    others: Mapping[str, Any] = _NOTHING,
+    others: Mapping[str, Any] = NOTHING,
     bundle: BundleFolder | None = None,
     address: str | None = None,
 ) -> Iterator[OpenRun]:
@@ -130,39 +127,6 @@ def open_run(
         _finish(run)
         if bundle is not None:
             bundle.note.unlink(missing_ok=True)
-
-
-def identify(spec: BaseModel, others: Mapping[str, Any] = _NOTHING) -> str:
-    """Returns the digest of what decides a run's results.
-
-    What is at its default is left out, so that a field that a later version adds changes no digest.
-
-    Args:
-        spec: its fields that decide the results count.
-        others: as `open_run` takes them.
-    """
-    aside = {name for name, field in type(spec).model_fields.items() if not decides_results(field)}
-    return digest([spec.model_dump(exclude=aside, exclude_defaults=True), dict(others)])
-
-
-def holds_unfinished(run: RunDir, spec: BaseModel, others: Mapping[str, Any] = _NOTHING) -> bool:
-    """Returns whether an unfinished run of this spec and these others is in a folder."""
-    status = run.load_status()
-    if run.success.exists() or status.get("spec_digest") is None:
-        return False
-    if status.get("schema_version", 1) == SCHEMA_VERSION:
-        return bool(status["spec_digest"] == identify(spec, others))
-    # Of an earlier version: its digest is of other fields, so what it has stored is compared.
-    if not run.spec.exists():
-        return True  # nothing was begun
-    stored = status.get("terms") or {}
-    if any(stored.get(name, value) != value for name, value in others.items()):
-        return False
-    try:
-        args = load_yaml(run.spec, "the spec of a run").get("args")
-        return identify(type(spec).model_validate(args)) == identify(spec)
-    except (SpecError, ValidationError):
-        return False
 
 
 def _claim(

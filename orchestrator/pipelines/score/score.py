@@ -40,7 +40,8 @@ from orchestrator.pipelines.score.incremental import (
 from orchestrator.pipelines.score.publish import check_free, publish
 from orchestrator.pipelines.score.stage import ScoreStage, shard_schema
 from orchestrator.progress import Reporter
-from orchestrator.runs.life_cycle import OpenRun, holds_unfinished, open_run
+from orchestrator.runs.identity import holds_unfinished
+from orchestrator.runs.life_cycle import OpenRun, open_run
 from orchestrator.runs.run_dir import RunDir, new_run_id, work_folder
 
 
