@@ -30,7 +30,7 @@ from orchestrator.pipelines.score import score as scoring
 from orchestrator.pipelines.train import train as training
 from orchestrator.pipelines.tune import tune as tuning
 from orchestrator.pipelines.tune.trials import TrialLedger
-from orchestrator.runs.life_cycle import identify
+from orchestrator.runs.identity import identify
 from orchestrator.runs.run_dir import SCHEMA_VERSION, RunDir
 from tests.conftest import Recorder
 from tests.fixtures.stored import unpack
@@ -77,6 +77,7 @@ def test_a_bundle_is_read_and_keeps_its_identity(
 def test_a_data_set_is_read(made: Path) -> None:
     source = open_ingested(made / "dataset")
     assert source is not None
+    assert source.load_rows().column("code").to_pylist().count("not_an_image") == 1
     assert source.load_rows().column("code").null_count == 6
 
 
@@ -101,23 +102,27 @@ def test_an_unfinished_scoring_goes_on(made: Path, ray_cluster: None) -> None:
 
 
 def test_a_night_leaves_out_what_earlier_versions_have_scored(made: Path) -> None:
-    rejected = RunDir(made / "nights" / "score-20260101-020000-000000")
-    assert rejected.success.exists()
+    (stored,) = made.glob("nights/*/status.json")
+    assert None in json.loads(stored.read_text())["limits"].values()  # it stored those not given
     recorder = Recorder()
     spec = ScoreSpec(**SCORED, out_root="nights", only_new=True)
     counts = scoring.score(spec, ONE, recorder).report["counts"]
-    assert (counts["scored"], counts["scored_before"]) == (0, 6)
+    names = ("found", "scored", "rejected", "scored_before", "rejected_before")
+    assert [counts[name] for name in names] == [7, 0, 0, 6, 1]
     assert "no image is left to score" in recorder.lines
 
 
-def test_limits_of_an_earlier_version_are_those_of_today(made: Path) -> None:
-    (path,) = made.glob("nights/*/status.json")
-    stored = json.loads(path.read_text())
-    assert None in stored["limits"].values()  # those that were not given were stored too
-    found, _ = incremental.find_runs(path.parent.parent, stored["terms"], {})
-    assert [run.same_limits for run in found] == [True]
-    found, _ = incremental.find_runs(path.parent.parent, stored["terms"], {"max_frames": 2})
-    assert [run.same_limits for run in found] == [False]
+def test_a_limit_that_a_later_version_adds_makes_no_other_limits(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was rejected under the limits of an earlier version is not tried again."""
+
+    class Later(DecodeLimits):
+        later: int | None = None
+
+    spec = ScoreSpec(**SCORED, out_root="nights", only_new=True)
+    spec = spec.model_copy(update={"limits": Later()})
+    assert scoring.score(spec, ONE, Recorder()).report["counts"]["rejected_before"] == 1
 
 
 def stub_work(module: Any, name: str, patch: pytest.MonkeyPatch, place: int) -> list[Path]:

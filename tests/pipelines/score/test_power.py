@@ -30,7 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     decoder = scored.load_status()["terms"]["decoder"]
     for module in (scoring, incremental):
         monkeypatch.setattr(module, "DECODER_VERSION", decoder)
-    shards = [read_part(part_path(scored.shards, 0)), read_part(tmp_path / "shard_left_out.arrow")]
+    first, last = (read_part(part_path(scored.shards, number)) for number in (0, 2))
+    shards = [first, read_part(tmp_path / "shard_left_out.arrow"), last]
 
     def score_shards(spec: ScoreSpec, run: RunDir, *_: Any) -> None:
         for number, table in enumerate(shards):
@@ -55,8 +56,8 @@ def run_score(**changed: Any) -> None:
 def check_tables(run: RunDir) -> None:
     """A run that is marked as finished has all its rows."""
     assert len(read_predictions(run.path)) == 6
-    assert pq.read_table(run.manifest).num_rows == 6
-    assert pq.read_table(run.rejected).num_rows == 0
+    assert pq.read_table(run.manifest).num_rows == 7
+    assert pq.read_table(run.rejected).num_rows == 1
     assert run.report_json.read_text().endswith("}\n")
     assert run.report_html.read_text().rstrip().endswith("</html>")
 
