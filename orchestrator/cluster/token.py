@@ -5,7 +5,8 @@ import secrets
 from pathlib import Path
 
 from orchestrator.errors import ClusterError
-from orchestrator.runs.atomic import atomic_path, make_folder
+from orchestrator.runs.atomic import atomic_path
+from orchestrator.runs.folders import make_folder
 
 
 def ensure_token() -> None:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from orchestrator.config.job import Job
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
 from orchestrator.jobs.client import check_id
-from orchestrator.runs.atomic import make_folder, write_json
+from orchestrator.runs.atomic import write_json
+from orchestrator.runs.folders import make_folder
 from orchestrator.runs.state import job_records_folder
 
 

@@ -4,14 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.runs.atomic import (
-    atomic_path,
-    make_folder,
-    sha256_file,
-    sync_folder,
-    write_errors,
-    write_text,
-)
+from orchestrator.runs.atomic import atomic_path, sha256_file, write_errors, write_text
+from orchestrator.runs.folders import make_folder, sync_folder
 
 if TYPE_CHECKING:
     import keras

@@ -7,7 +7,6 @@ disk, name and content, so that no power cut can lose it and keep what was writt
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -19,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ClusterError
-
-# Of file systems that cannot sync a folder, or of a folder that one may write to and not read.
-_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
+from orchestrator.runs.folders import make_folder, sync_folder
 
 
 @contextlib.contextmanager
@@ -88,39 +85,6 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         raise _refused(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Makes a folder with its parents; one that is there is left as it is.
-
-    Args:
-        folder: the folder.
-        mode: its permissions; its parents get the user's default.
-
-    Raises:
-        OSError: the file system refused it.
-    """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(mode, parents=True, exist_ok=True)
-    for path in missing:
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Puts the names in a folder on the disk: what was made, replaced and removed there.
-
-    Raises:
-        OSError: the disk failed.
-    """
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
 
 
 def _sync_file(path: Path) -> None:

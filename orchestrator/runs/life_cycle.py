@@ -20,7 +20,8 @@ from pydantic import BaseModel
 from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import Resources
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
-from orchestrator.runs.atomic import sync_folder, write_errors, write_json, write_text
+from orchestrator.runs.atomic import write_errors, write_json, write_text
+from orchestrator.runs.folders import sync_folder
 from orchestrator.runs.identity import NOTHING, holds_unfinished, identify
 from orchestrator.runs.run_dir import SCHEMA_VERSION, RunDir, new_run_id
 from orchestrator.runs.states import Status

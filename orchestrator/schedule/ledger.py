@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ClusterError, SpecError, describe_newer
-from orchestrator.runs.atomic import make_folder, sync_folder
+from orchestrator.runs.folders import make_folder, sync_folder
 from orchestrator.runs.states import OPEN, TickState
 from orchestrator.schedule.migrate import migrate
 from orchestrator.schedule.rows import (

@@ -36,7 +36,8 @@ from orchestrator.pipelines.tune.space import (
 )
 from orchestrator.pipelines.tune.trials import FAILED, Trial, TrialLedger, write_trials
 from orchestrator.progress import Reporter, TableReporter
-from orchestrator.runs.atomic import make_folder, write_errors, write_json, write_text
+from orchestrator.runs.atomic import write_errors, write_json, write_text
+from orchestrator.runs.folders import make_folder
 from orchestrator.runs.life_cycle import open_run
 from orchestrator.runs.run_dir import RunDir
 
