@@ -32,6 +32,10 @@ class SpecError(OrchestratorError):
     exit_code = 2
 
 
+class NewerRunError(SpecError):
+    """A run was made by a newer version of the program."""
+
+
 class DataError(OrchestratorError):
     """The images or tables given cannot be used as they are."""
 
@@ -48,6 +52,20 @@ class ClusterError(OrchestratorError):
     """The cluster, a worker or the disk failed; the same command may succeed later."""
 
     exit_code = 5
+
+
+def describe_newer(what: object, found: int, known: int) -> str:
+    """Returns the message about something stored that only a newer program understands.
+
+    Args:
+        what: a file or folder.
+        found: its schema version.
+        known: the greatest one that this program reads.
+    """
+    return (
+        f"{what} was made by a newer version of this program (schema {found}, this one reads up "
+        f"to {known}); upgrade orchestrator"
+    )
 
 
 # Ends of a run that would come again: only a change of what was asked for, or given, can help.

@@ -8,15 +8,17 @@ workers import it.
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -24,9 +26,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from orchestrator.cluster.worker_context import WorkerContext
 from orchestrator.config.workers import Session
 from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.runs.atomic import sha256_file, write_errors, write_json
 
 _MAX_WORKER_FAILURES = 3
 _POLL_S = 0.5
+_SUMS = "sums.json"  # in a checkpoint: SHA-256 of each of its files
 
 
 class _WorkerGroupBackend(Backend):
@@ -97,6 +101,7 @@ def run_training(
         OrchestratorError: what the loop raised, as it was.
         ClusterError: the run failed with anything else.
     """
+    _forget_torn(storage)
     trainer = DataParallelTrainer(
         # Not as `train_loop_config`, which Ray's dashboard may show: arguments name images.
         lambda: _run_loop(loop, arguments),
@@ -133,14 +138,33 @@ def run_training(
     return returned
 
 
+def _forget_torn(storage: Path) -> None:
+    """Removes the checkpoints where a power cut has left a part of Ray's list of them.
+
+    Ray writes the list in place, and refuses one that it cannot read: the loop starts over.
+    """
+    try:
+        listed = json.loads((storage / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).read_bytes())
+        names = [result["checkpoint_dir_name"] for result in listed["checkpoint_results"]]
+        is_whole = all((storage / name).is_dir() for name in names)
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        with write_errors(storage):
+            shutil.rmtree(storage)
+
+
 @contextmanager
 def _polled(on_poll: Callable[[], None]) -> Iterator[None]:
     """Calls `on_poll` from a thread until the block ends, and once more after it."""
     stop = threading.Event()
 
     def loop() -> None:
-        while not stop.wait(_POLL_S):
-            on_poll()
+        with suppress(OrchestratorError):  # the last call raises it, unless it is over by then
+            while not stop.wait(_POLL_S):
+                on_poll()
 
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()
@@ -165,7 +189,7 @@ def _run_loop(loop: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         worker = WorkerContext(
             rank=context.get_world_rank(),
             size=context.get_world_size(),
-            checkpoint=Path(folder) if folder else None,
+            checkpoint=Path(folder) if folder and _is_whole(Path(folder)) else None,
             report=_report,
         )
         try:
@@ -180,8 +204,25 @@ def _report(row: Mapping[str, float], checkpoint: Path | None = None) -> None:
     """Reports an epoch to Ray Train."""
     import ray.train
 
-    stored = ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None
-    ray.train.report(dict(row), checkpoint=stored)
+    if checkpoint is None:
+        ray.train.report(dict(row))
+        return
+    sums = {path.name: sha256_file(path) for path in checkpoint.iterdir()}
+    write_json(checkpoint / _SUMS, sums)
+    storage = ray.train.get_context().get_storage().experiment_fs_path
+    with write_errors(Path(storage)):
+        ray.train.report(dict(row), checkpoint=ray.train.Checkpoint.from_directory(checkpoint))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a power cut has spared a checkpoint; without it, training starts over."""
+    try:
+        sums = json.loads((checkpoint / _SUMS).read_bytes())
+        return all(sha256_file(checkpoint / name) == known for name, known in sums.items())
+    except FileNotFoundError:
+        return not (checkpoint / _SUMS).exists()  # of an earlier version, which kept no sums
+    except ValueError:
+        return False
 
 
 def _raised_by_worker(error: TrainingFailedError) -> OrchestratorError | None:

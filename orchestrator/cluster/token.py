@@ -1,11 +1,12 @@
 """The token by which Ray knows its user: where it is kept, made where there is none."""
 
-import contextlib
 import os
 import secrets
 from pathlib import Path
 
 from orchestrator.errors import ClusterError
+from orchestrator.runs.atomic import atomic_path
+from orchestrator.runs.folders import make_folder
 
 
 def ensure_token() -> None:
@@ -20,15 +21,19 @@ def ensure_token() -> None:
         return
     try:
         token = default_token_file()
-        token.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(token.parent)
+        if token.exists() and not token.read_text().strip():
+            token.unlink()  # what a power cut once left
         if not token.exists():
-            _write_once(token, secrets.token_hex(32))
+            with atomic_path(token, 0o600, keep=True) as temporary:
+                temporary.write_text(secrets.token_hex(32))
         if token.stat().st_mode & 0o077:
             token.chmod(0o600)
         token.read_text()
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
+    except (OSError, RuntimeError, ClusterError) as error:  # RuntimeError: no home folder
+        reason = error.__cause__ or error
         raise ClusterError(
-            f"cannot keep Ray's token in the home folder ({error}); set RAY_AUTH_TOKEN_PATH to a "
+            f"cannot keep Ray's token in the home folder ({reason}); set RAY_AUTH_TOKEN_PATH to a "
             "file that holds a token"
         ) from error
 
@@ -62,16 +67,3 @@ def load_token() -> str:
         return (Path(named) if named else default_token_file()).read_text().strip()
     except (OSError, RuntimeError):
         return ""
-
-
-def _write_once(token: Path, text: str) -> None:
-    """Writes a token whole, and keeps that of another process that was quicker."""
-    temporary = token.with_name(f".{secrets.token_hex(4)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
-            file.write(text)
-        with contextlib.suppress(FileExistsError):
-            token.hardlink_to(temporary)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from pydantic import (
     Tag,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from orchestrator.config.addresses import NoSecret
@@ -45,6 +46,7 @@ def flag(
     default: str | None = None,
     metavar: str | None = None,
     positional: bool = False,
+    decides: bool = True,
     **limits: Any,
 ) -> Any:
     """Returns what a field carries for the command line, and its limits.
@@ -55,6 +57,7 @@ def flag(
         default: in words, what holds where the field is None.
         metavar: what stands for the value, where type, choices and range do not say it.
         positional: given by its place, not by a name.
+        decides: whether results depend on it; a run goes on with another value of it otherwise.
         **limits: of pydantic's `Field`, such as `ge`.
     """
     shown: dict[str, Any] = {
@@ -64,7 +67,15 @@ def flag(
         "positional": positional,
     }
     extra = {name: value for name, value in shown.items() if value}
+    if not decides:
+        extra["decides"] = False
     return Field(description=description, json_schema_extra=extra, **limits)
+
+
+def decides_results(field: FieldInfo) -> bool:
+    """Whether results depend on a field, as `flag` was told."""
+    extra = field.json_schema_extra
+    return not isinstance(extra, dict) or bool(extra.get("decides", True))
 
 
 @dataclass(frozen=True)
@@ -182,10 +193,16 @@ ShardRows = Annotated[
     int, flag("Images per shard, the unit of retry.", CLUSTER, ge=1, le=1_000_000)
 ]
 MaxRejected = Annotated[
-    float, flag("Exit with code 3 if more than this fraction is rejected.", DATA, ge=0, le=1)
+    float,
+    flag(
+        "Exit with code 3 if more than this fraction is rejected.", DATA, decides=False, ge=0, le=1
+    ),
 ]
-Overwrite = Annotated[bool, flag("Replace an earlier result in the output folder.")]
-RunFolder = Annotated[PathText | None, flag("Folder for the run.", default="a new folder in runs/")]
+Overwrite = Annotated[bool, flag("Replace an earlier result in the output folder.", decides=False)]
+RunFolder = Annotated[
+    PathText | None,
+    flag("Folder for the run.", default="a new folder in runs/", decides=False),
+]
 BackboneName = Annotated[
     str,
     flag("Feature extractor: a name or a .keras file.", MODEL, metavar="<name|file>"),

@@ -110,7 +110,8 @@ class _TrainingForm(ListingForm):
         bool, flag("Add the images of a val folder to the training images.", DATA)
     ] = False
     allow_leakage: Annotated[
-        bool, flag("Continue even if patients or images occur in several splits.", DATA)
+        bool,
+        flag("Continue even if patients or images occur in several splits.", DATA, decides=False),
     ] = False
     max_rejected_fraction: MaxRejected = 0.05
     patient_key_file: PatientKeyFile = None
@@ -123,7 +124,7 @@ class TrainSpec(_TrainingForm):
 
     out: Annotated[
         PathText | None,
-        flag("Folder for the model bundle.", default="a new folder in models/"),
+        flag("Folder for the model bundle.", default="a new folder in models/", decides=False),
     ] = None
     backbone: BackboneName = "EfficientNetB5"
     weights: Weights = "auto"
@@ -166,6 +167,7 @@ class TrainSpec(_TrainingForm):
             "Also log to this MLflow store, such as sqlite:///mlflow.db.",
             default="off",
             metavar="<uri>",
+            decides=False,
         ),
     ] = None
 
@@ -252,6 +254,7 @@ class ScoreSpec(ListingForm):
         flag(
             "Folder for the run, or an address to copy the run to.",
             default="a new folder in --out-root",
+            decides=False,
         ),
     ] = None
     out_root: Annotated[PathText | None, flag("Parent folder of the runs.", default="runs/")] = None
@@ -271,7 +274,9 @@ class ScoreSpec(ListingForm):
         "f32"
     )
     max_rejected_fraction: MaxRejected = 1.0
-    allow_empty: Annotated[bool, flag("Accept an input that holds no files.", DATA)] = False
+    allow_empty: Annotated[
+        bool, flag("Accept an input that holds no files.", DATA, decides=False)
+    ] = False
     hash_paths: Annotated[
         bool, flag("Store keyed hashes instead of paths, which may identify patients.", DATA)
     ] = False
@@ -296,7 +301,9 @@ class IngestSpec(ListingForm):
         PathText,
         flag("Folder of X-rays, CSV or Parquet table.", metavar="FOLDER", positional=True),
     ]
-    out: Annotated[PathText, flag("Folder for the data set.", metavar="OUT", positional=True)]
+    out: Annotated[
+        PathText, flag("Folder for the data set.", metavar="OUT", positional=True, decides=False)
+    ]
     image_size: Annotated[
         Annotated[int, Field(ge=32, le=2048)] | None,
         flag(

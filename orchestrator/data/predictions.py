@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from orchestrator.data.manifest import open_manifest_file
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.schema import PREDICTIONS, escape_path
-from orchestrator.errors import DataError, OrchestratorError
+from orchestrator.errors import DataError, NewerRunError, OrchestratorError
 from orchestrator.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def _ended_at(run: RunDir) -> str:
     """ISO 8601 time at which a run ended; a copied run may lack its status."""
     try:
         ended = run.load_status().get("succeeded_at")
+    except NewerRunError as error:
+        raise DataError(str(error)) from error
     except OrchestratorError:
         ended = None
     written = datetime.fromtimestamp(run.success.stat().st_mtime, UTC)

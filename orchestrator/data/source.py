@@ -26,7 +26,7 @@ from orchestrator.data.manifest import Manifest, build_manifest, load_manifest, 
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.roots import STORAGE_CODES, Roots
 from orchestrator.data.shard_files import Images, part_path, read_part, table_images
-from orchestrator.errors import DataError, ImageError
+from orchestrator.errors import DataError, ImageError, describe_newer
 from orchestrator.runs.run_dir import DatasetFiles, RunDir
 
 DATASET_VERSION = 1
@@ -265,7 +265,7 @@ def open_ingested(folder: Path) -> IngestedSource | None:
         folder: any folder.
 
     Raises:
-        DataError: a data set that is unfinished or of another version.
+        DataError: a data set that is unfinished or of a newer version.
     """
     files = RunDir(folder).dataset
     if not files.described.is_file():
@@ -279,18 +279,17 @@ def open_ingested(folder: Path) -> IngestedSource | None:
 
 
 def load_dataset(files: DatasetFiles) -> IngestedSource:
-    """Returns a data set that is whole, raising DataError where it is of another version."""
+    """Returns a data set that is whole, raising DataError where it is of a newer version."""
     described = files.described
     try:
         info = json.loads(described.read_text(encoding="utf-8"))
         version, size_px, shards = info["schema_version"], info["size_px"], info["num_shards"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{described} is not a data set description; ingest again") from error
-    if version != DATASET_VERSION:
-        raise DataError(
-            f"{described} is of data set version {version}; this program reads {DATASET_VERSION}: "
-            "ingest again"
-        )
+    if not isinstance(version, int) or version < 1:
+        raise DataError(f"{described} is not a data set description; ingest again")
+    if version > DATASET_VERSION:
+        raise DataError(describe_newer(described.parent, version, DATASET_VERSION))
     return IngestedSource(files, num_shards=int(shards), size_px=int(size_px))
 
 

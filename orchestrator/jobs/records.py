@@ -14,6 +14,7 @@ from orchestrator.config.job import Job
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
 from orchestrator.jobs.client import check_id
 from orchestrator.runs.atomic import write_json
+from orchestrator.runs.folders import make_folder
 from orchestrator.runs.state import job_records_folder
 
 
@@ -55,7 +56,7 @@ def write_record(record: Record) -> None:
     """Stores a record, whole or not at all, for its owner alone."""
     folder = job_records_folder()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder, mode=0o700)
     except OSError as error:
         raise ClusterError(
             f"cannot make {folder}: {error.strerror}; set XDG_STATE_HOME to a folder of yours"

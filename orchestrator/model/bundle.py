@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator import __version__
-from orchestrator.errors import BundleError
+from orchestrator.errors import BundleError, describe_newer
 from orchestrator.evaluation.figures import Calibration, Interval, Threshold
 from orchestrator.evaluation.wording import INTENDED_USE
 from orchestrator.model.bundle_folder import INFO_FILE
@@ -94,11 +94,15 @@ class BundleInfo(_Form):
     versions: dict[str, str]  # library -> version
     intended_use: str = INTENDED_USE
     files: dict[str, FileEntry] = {}
+    _stored: dict[str, Any] | None = None  # all of `bundle.json`, where it was read
 
     @property
     def sha256(self) -> str:
-        """Identity of the bundle: a SHA-256 over its metadata, which hold every file's hash."""
-        return digest(self.model_dump(mode="json"))
+        """Identity of the bundle: a SHA-256 over its metadata, which hold every file's hash.
+
+        Over what is stored, so that a field that a later version adds changes no bundle.
+        """
+        return digest(self.model_dump(mode="json") if self._stored is None else self._stored)
 
 
 def load_info(folder: Path) -> BundleInfo:
@@ -174,13 +178,16 @@ def _read_info(path: Path) -> BundleInfo:
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not readable JSON; copy the bundle again") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
+    if not isinstance(version, int) or version < 1:
         raise BundleError(
-            f"{path} has schema_version {version!r}; this release reads {SCHEMA_VERSION}: use "
-            "the release that wrote the bundle, or train again"
+            f"{path} has schema_version {version!r}; expected a whole number: copy the bundle again"
         )
+    if version > SCHEMA_VERSION:
+        raise BundleError(describe_newer(path.parent, version, SCHEMA_VERSION))
     try:
-        return BundleInfo.model_validate(raw)
+        info = BundleInfo.model_validate(raw)
+        info._stored = raw
+        return info
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))

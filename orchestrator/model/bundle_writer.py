@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.runs.atomic import atomic_path, sha256_file, write_text
+from orchestrator.runs.atomic import atomic_path, sha256_file, write_errors, write_text
+from orchestrator.runs.folders import make_folder, sync_folder
 
 if TYPE_CHECKING:
     import keras
@@ -51,8 +52,10 @@ def write_bundle(
     texts = {CARD_FILE: render_card(info), **(extra or {})}
     for name in texts:
         _check_name(folder, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / INFO_FILE).unlink(missing_ok=True)
+    with write_errors(folder):
+        make_folder(folder)
+        (folder / INFO_FILE).unlink(missing_ok=True)
+        sync_folder(folder)
     with atomic_path(folder / MODEL_FILE) as temporary:
         # A fresh model over the same layers: without the optimizer's state.
         type(network)(network.input, network.output, name=network.name).save(temporary)

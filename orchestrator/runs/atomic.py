@@ -2,7 +2,8 @@
 
 A file appears under its final name by a rename of a finished, flushed temporary file in the same
 folder, so a reader never sees half of one. Temporary names start with `.tmp-`: readers of Arrow
-data sets pass over them. A folder appears whole in the same way.
+data sets pass over them. A folder appears whole in the same way. When a write returns, it is on the
+disk, name and content, so that no power cut can lose it and keep what was written after it.
 """
 
 import contextlib
@@ -17,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ClusterError
+from orchestrator.runs.folders import make_folder, sync_folder
 
 
 @contextlib.contextmanager
-def atomic_path(final: Path, mode: int | None = None) -> Iterator[Path]:
+def atomic_path(final: Path, mode: int | None = None, *, keep: bool = False) -> Iterator[Path]:
     """Yields a temporary path that becomes `final` when the block ends without an exception.
 
     Args:
         final: the name the file gets; its folder is made.
         mode: its permissions from the first byte on, such as 0o600; None for the user's default.
+        keep: a file that has the name by then stays, and this one goes.
 
     Yields:
         A path in the same folder; write the whole file there.
@@ -35,13 +38,17 @@ def atomic_path(final: Path, mode: int | None = None) -> Iterator[Path]:
     """
     temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(final.parent)
         if mode is not None:
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(final)
+        _sync_file(temporary)
+        if keep:
+            with contextlib.suppress(FileExistsError):
+                final.hardlink_to(temporary)
+        else:
+            temporary.replace(final)
+        sync_folder(final.parent)
     except OSError as error:
         raise _refused(final, error) from error
     finally:
@@ -64,13 +71,34 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     """
     temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
     try:
-        temporary.mkdir(parents=True)
+        make_folder(final.parent)
+        temporary.mkdir()
         yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            if path.is_dir():
+                sync_folder(path)
+            elif not path.is_symlink():
+                _sync_file(path)
         temporary.replace(final)
+        sync_folder(final.parent)
     except OSError as error:
         raise _refused(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+@contextlib.contextmanager
+def write_errors(final: Path) -> Iterator[None]:
+    """Turns the refusal of a write into a ClusterError that names a file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise _refused(final, error) from error
 
 
 def _refused(final: Path, error: OSError) -> ClusterError:

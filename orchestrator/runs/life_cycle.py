@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from pydantic import BaseModel
 from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import Resources
 from orchestrator.errors import ClusterError, OrchestratorError, SpecError
-from orchestrator.runs.atomic import digest, write_json, write_text
-from orchestrator.runs.run_dir import RunDir, new_run_id
+from orchestrator.runs.atomic import write_errors, write_json, write_text
+from orchestrator.runs.folders import sync_folder
+from orchestrator.runs.identity import NOTHING, holds_unfinished, identify
+from orchestrator.runs.run_dir import SCHEMA_VERSION, RunDir, new_run_id
 from orchestrator.runs.states import Status
 
 _NOTE = "_unfinished.json"  # in a bundle's folder: where its run is
-# What a run may be continued with another value of: no result depends on it.
-_NOT_IDENTITY = {"out", "overwrite", "max_rejected_fraction"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def open_run(
     spec: BaseModel,
     resources: Resources,
     *,
-    identity: str | None = None,
+    others: Mapping[str, Any] = NOTHING,
     bundle: BundleFolder | None = None,
     address: str | None = None,
 ) -> Iterator[OpenRun]:
@@ -97,8 +97,8 @@ def open_run(
         folder: of the run; None for the one that the bundle's note names, or a new one.
         spec: the resolved spec, with `overwrite` where it has that field.
         resources: what the command was asked to use of the cluster.
-        identity: digest of what decides the results; that of the spec otherwise. An unfinished run
-            of the same identity is resumed.
+        others: what decides the results beside the spec, JSON-able, such as the models' hashes. An
+            unfinished run of the same spec and others is resumed.
         bundle: folder of the bundle where the run releases one outside its own folder.
         address: where the finished run is copied to, if anywhere.
 
@@ -109,16 +109,15 @@ def open_run(
         SpecError: a folder holds something else.
         ClusterError: the file system refused a write.
     """
-    identity = identity or identify(spec)
     overwrite = bool(getattr(spec, "overwrite", False))
     if bundle is not None:
-        folder = _claim_bundle(bundle, folder, identity, overwrite=overwrite)
+        folder = _claim_bundle(bundle, folder, spec, others, overwrite=overwrite)
     run = RunDir((folder or Path("runs", new_run_id(kind))).absolute())
-    opened = _claim(run, kind, identity, overwrite=overwrite)
+    opened = _claim(run, kind, spec, others, overwrite=overwrite)
     # By `--out` where that is the run's folder; a bundle's or an address is another place.
     with _recording_failure(run, "--out" if bundle is None and address is None else "--resume"):
         if bundle is not None:
-            _write_note(bundle, run, identity)
+            _write_note(bundle, run, identify(spec, others))
         # The folder is named relative to itself: a run that was moved goes on where it is.
         out = str(bundle.path) if bundle else address or "."
         stored = spec.model_copy(update={"out": out})
@@ -131,12 +130,9 @@ def open_run(
             bundle.note.unlink(missing_ok=True)
 
 
-def identify(spec: BaseModel) -> str:
-    """Returns the digest of what decides a run's results."""
-    return digest(spec.model_dump(exclude=_NOT_IDENTITY))
-
-
-def _claim(run: RunDir, kind: str, identity: str, *, overwrite: bool) -> OpenRun:
+def _claim(
+    run: RunDir, kind: str, spec: BaseModel, others: Mapping[str, Any], *, overwrite: bool
+) -> OpenRun:
     """Takes a run's folder, or takes up the unfinished run of the same identity in it."""
     if run.path.exists() and not run.path.is_dir():
         raise SpecError(f"--out {run.path} is a file; name a folder")
@@ -147,7 +143,7 @@ def _claim(run: RunDir, kind: str, identity: str, *, overwrite: bool) -> OpenRun
             raise SpecError(
                 f"--out {run.path} is not empty and holds no run; name a new or empty folder"
             )
-        resumed = run.holds_unfinished(identity) and status.get("kind", kind) == kind
+        resumed = holds_unfinished(run, spec, others) and status.get("kind", kind) == kind
         if not resumed and not overwrite:
             state = "a finished run" if run.success.exists() else "a run of another spec"
             raise SpecError(
@@ -160,13 +156,23 @@ def _claim(run: RunDir, kind: str, identity: str, *, overwrite: bool) -> OpenRun
             run.write_status(Status.RUNNING, spec_digest=None, completed=False)
             _clear(run.path, run.success, {run.job, run.status})
             run.status.unlink()
-    fields = {"kind": kind, "spec_digest": identity, "pid": os.getpid()}
+    fields = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "spec_digest": identify(spec, others),
+        "pid": os.getpid(),
+    }
     run.write_status(Status.RUNNING, **fields, error=None, exit_code=None)
     return OpenRun(run, resumed, completed)
 
 
 def _claim_bundle(
-    bundle: BundleFolder, folder: Path | None, identity: str, *, overwrite: bool
+    bundle: BundleFolder,
+    folder: Path | None,
+    spec: BaseModel,
+    others: Mapping[str, Any],
+    *,
+    overwrite: bool,
 ) -> Path | None:
     """Takes a bundle's folder and returns that of its run, None for a new one.
 
@@ -185,9 +191,11 @@ def _claim_bundle(
             f"--out {path} is not empty and holds no bundle; name a new or empty folder"
         )
     finished = released and (not note or RunDir(Path(note["run"])).success.exists())
-    same = note.get("spec_digest") == identity and not finished
-    if same:
-        return folder or Path(note["run"])
+    if note.get("spec_digest") is not None and not finished:
+        own = folder or Path(note["run"])
+        same = note["spec_digest"] == identify(spec, others)
+        if same or holds_unfinished(RunDir(own), spec, others):
+            return own
     if not overwrite:
         state = "a bundle" if finished else "an unfinished run of another spec"
         raise SpecError(f"--out {path} holds {state}; name another or add --overwrite")
@@ -254,9 +262,13 @@ def _clear(folder: Path, first: Path, kept: set[Path]) -> None:
     """Empties a folder but for some files, its mark of success first."""
     try:
         first.unlink(missing_ok=True)
+        with write_errors(folder):
+            sync_folder(folder)  # or a power cut could bring the mark back, and not what it marks
         for found in list(folder.iterdir()):
             if found not in kept:
                 _remove(found)
+        with write_errors(folder):
+            sync_folder(folder)
     except OSError as error:
         raise ClusterError(
             f"cannot remove {error.filename}: {error.strerror}; remove {folder} yourself or name "

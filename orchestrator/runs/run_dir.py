@@ -13,9 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import NewerRunError, SpecError, describe_newer
 from orchestrator.runs.atomic import digest, write_json
 from orchestrator.runs.states import Status
+
+# Of a run's folder. Version 1 has no number, and its `spec_digest` covers every field of the spec.
+# A changed default of a field raises it, since a digest leaves out what is at its default.
+SCHEMA_VERSION = 2
 
 
 def new_run_id(kind: str) -> str:
@@ -269,7 +273,12 @@ class RunDir:
         return self.path / "_SUCCESS"
 
     def load_status(self) -> dict[str, Any]:
-        """Returns the stored status, or an empty dict where there is none."""
+        """Returns the stored status, or an empty dict where there is none.
+
+        Raises:
+            SpecError: it is not JSON.
+            NewerRunError: a newer version of the program has written it.
+        """
         try:
             loaded = json.loads(self.status.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -278,7 +287,11 @@ class RunDir:
             raise SpecError(
                 f"{self.status} is not JSON; remove it or choose another --out"
             ) from error
-        return loaded if isinstance(loaded, dict) else {}
+        status = loaded if isinstance(loaded, dict) else {}
+        version = status.get("schema_version", 1)
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise NewerRunError(describe_newer(self.path, version, SCHEMA_VERSION))
+        return status
 
     def unfinished_spec(self) -> Path:
         """Returns the stored spec of a run that has not ended well, to run it again with.
@@ -303,7 +316,3 @@ class RunDir:
         stored["status"] = str(status)
         stored[f"{status.lower()}_at"] = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.status, stored)
-
-    def holds_unfinished(self, spec_digest: str) -> bool:
-        """Returns whether an unfinished run of this spec is in the folder."""
-        return self.load_status().get("spec_digest") == spec_digest and not self.success.exists()

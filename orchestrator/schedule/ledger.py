@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ClusterError, SpecError
+from orchestrator.errors import ClusterError, SpecError, describe_newer
+from orchestrator.runs.folders import make_folder, sync_folder
 from orchestrator.runs.states import OPEN, TickState
 from orchestrator.schedule.migrate import migrate
 from orchestrator.schedule.rows import (
@@ -86,8 +87,9 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            sync_folder(path.parent)
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # an intent survives a power cut
@@ -107,11 +109,7 @@ class Ledger:
             elif application != APPLICATION_ID or version < 1:
                 raise SpecError(f"{self.path} is another SQLite file; name a ledger or a new file")
             elif version > SCHEMA_VERSION:
-                raise SpecError(
-                    f"{self.path} has schema version {version}, and this program knows those up "
-                    f"to {SCHEMA_VERSION}; use the newer version of the program that wrote it, or "
-                    "a new file"
-                )
+                raise SpecError(describe_newer(self.path, version, SCHEMA_VERSION))
             elif version < SCHEMA_VERSION:
                 migrate(self._db, version, datetime.now(UTC))
 

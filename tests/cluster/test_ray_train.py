@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -7,10 +9,11 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
-from orchestrator.cluster.ray_train import run_training
+from orchestrator.cluster.ray_train import _forget_torn, _is_whole, run_training
 from orchestrator.cluster.worker_context import WorkerContext
 from orchestrator.config.workers import Session
 from orchestrator.errors import DataError
+from orchestrator.runs.atomic import sha256_file
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -68,3 +71,39 @@ def test_a_worker_that_died_goes_on_from_its_last_checkpoint(tmp_path: Path) -> 
     )
     assert (tmp_path / "died").exists()
     assert found == ["1", "2", "3", "rank 0 of 1"]
+
+
+def test_a_torn_list_of_checkpoints_starts_over(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    checkpoint = storage / "checkpoint_1"
+    listed = storage / "checkpoint_manager_snapshot.json"
+    whole = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]})
+    for text, has_folder, stays in (
+        (whole, True, True),
+        (whole, False, False),  # the checkpoint that it names is not there
+        (whole[:20], True, False),
+        ("", True, False),
+    ):
+        checkpoint.mkdir(parents=True)
+        listed.write_text(text)
+        if not has_folder:
+            checkpoint.rmdir()
+        _forget_torn(storage)
+        assert storage.exists() == stays
+        shutil.rmtree(storage, ignore_errors=True)
+    _forget_torn(storage)  # nothing there
+
+
+def test_a_torn_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "state.npz").write_bytes(b"weights")
+    assert _is_whole(tmp_path)  # of an earlier version
+    (tmp_path / "sums.json").write_text(
+        json.dumps({"state.npz": sha256_file(tmp_path / "state.npz")})
+    )
+    assert _is_whole(tmp_path)
+    (tmp_path / "state.npz").write_bytes(b"weigh\0\0")
+    assert not _is_whole(tmp_path)
+    (tmp_path / "state.npz").unlink()
+    assert not _is_whole(tmp_path)
+    (tmp_path / "sums.json").write_text("")
+    assert not _is_whole(tmp_path)

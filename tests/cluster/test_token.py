@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.cluster.token import ensure_private_token, ensure_token, load_token
 from orchestrator.errors import ClusterError
+from tests.runs.power import put, recorded
 
 
 @pytest.fixture
@@ -40,6 +41,28 @@ def test_the_rights_of_a_file_that_ray_made_are_put_right(home: Path) -> None:
     changed = file.stat().st_ctime_ns
     ensure_token()  # a folder that is read-only by now must do
     assert file.stat().st_ctime_ns == changed
+
+
+def test_an_empty_token_is_made_again(home: Path) -> None:
+    file = home / ".ray" / "auth_token"
+    file.parent.mkdir(parents=True)
+    file.touch(0o600)
+    ensure_token()
+    assert len(load_token()) == 64
+
+
+def test_a_power_cut_leaves_a_whole_token_or_none(home: Path) -> None:
+    home.mkdir()
+    with recorded(home) as recording:
+        ensure_token()
+    sizes = set()
+    for moment in recording.moments:
+        for tree in moment.trees:
+            put(tree, home)
+            file = home / ".ray" / "auth_token"
+            sizes.add(len(file.read_text()) if file.exists() else None)
+    assert sizes == {None, 64}
+    ensure_token()
 
 
 @pytest.mark.parametrize("kind", ["no folder", "a file", "no user"])

@@ -27,7 +27,8 @@ from orchestrator.pipelines.train import find_lr as finding
 from orchestrator.pipelines.train import train as training
 from orchestrator.pipelines.tune import tune as tuning
 from orchestrator.runs.atomic import write_json, write_text
-from orchestrator.runs.life_cycle import BundleFolder, identify, open_run
+from orchestrator.runs.identity import identify
+from orchestrator.runs.life_cycle import BundleFolder, open_run
 from orchestrator.runs.run_dir import RunDir
 from tests.conftest import Recorder
 from tests.runs.dying import Killed, killed_at

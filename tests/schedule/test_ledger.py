@@ -292,8 +292,32 @@ def test_the_file_and_its_log_are_for_their_owner_alone(ledger: Ledger) -> None:
 
 def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger) -> None:
     ledger._db.execute("PRAGMA user_version = 99")
-    with pytest.raises(SpecError, match="schema version 99, and this program knows those up to 2"):
+    with pytest.raises(SpecError, match=r"newer version .*\(schema 99, this one reads up to 2\)"):
         Ledger(ledger.path)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(ledger: Ledger) -> None:
+    lease = lead(ledger)
+    assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
+    ledger._db.execute(f"PRAGMA max_page_count = {pages + 4}")
+    done = 0
+    with pytest.raises(ClusterError) as caught:
+        for number in range(1000):
+            with ledger.writing(lease, NOW) as write:
+                write.queue(f"a{number}", TICK, "x" * 500, None)
+                write.queue(f"b{number}", TICK, "x" * 500, None)
+            done += 1
+    assert done > 2
+    assert str(caught.value) == (
+        f"cannot use the ledger {ledger.path}: database or disk is full; it needs a local disk "
+        "with free space that this user may write to"
+    )
+    assert len(ledger.history(limit=2000)) == 2 * done  # nothing of what was refused
+    ledger._db.execute("PRAGMA max_page_count = 100000")
+    with ledger.writing(lease, NOW) as write:
+        write.queue("last", TICK, "x" * 5000, None)
+    assert len(ledger.history(limit=2000)) == 2 * done + 1
 
 
 def test_another_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

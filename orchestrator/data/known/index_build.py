@@ -26,7 +26,7 @@ from orchestrator.data.listing.listed_rows import ListedFile, database_errors
 from orchestrator.data.manifest import iter_shards, open_manifest_file
 from orchestrator.data.parquet import open_parquet, open_writer
 from orchestrator.data.schema import KNOWN, unescape_path
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import NewerRunError, OrchestratorError
 from orchestrator.runs.atomic import atomic_path
 from orchestrator.runs.run_dir import RunDir
 
@@ -75,6 +75,9 @@ def find_runs(
 
     Returns:
         The finished ones, oldest first, and the folders of unfinished ones.
+
+    Raises:
+        NewerRunError: a newer version of the program has made one.
     """
     finished: list[tuple[str, Path, bool]] = []
     unfinished: list[Path] = []
@@ -82,16 +85,24 @@ def find_runs(
         run = RunDir(folder)
         try:
             status = run.load_status()
+        except NewerRunError:
+            raise  # passed over, all its images would be scored again
         except (OrchestratorError, OSError):
             continue  # no run's folder
         if status.get("terms") != terms:
             continue
         if run.success.exists():
             ended = str(status.get("succeeded_at"))
-            finished.append((ended, folder, status.get("limits") == limits))
+            same_limits = _given(status.get("limits") or {}) == _given(limits)
+            finished.append((ended, folder, same_limits))
         else:
             unfinished.append(folder)
     return [EarlierRun(folder, same) for _, folder, same in sorted(finished)], unfinished
+
+
+def _given(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits that were set: one that only a later version knows is not, in an earlier run."""
+    return {name: value for name, value in limits.items() if value is not None}
 
 
 def build_index(path: Path, runs: Sequence[EarlierRun]) -> list[Path]:

@@ -6,6 +6,7 @@ in a process of its own. Running an IR is in `engine.py`.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from orchestrator.model.engine.base import BACKBONE_FILE, Array, Engine, resolve
 from orchestrator.model.engine.keras import keras_engine
 from orchestrator.model.engine.openvino import openvino_engine
 from orchestrator.model.keras_file import last_line, load_keras_file
-from orchestrator.runs.atomic import atomic_path
+from orchestrator.runs.atomic import atomic_path, write_errors
 
 if TYPE_CHECKING:
     import keras
@@ -44,7 +45,6 @@ def export_backbone(backbone: "keras.Model", folder: Path, num_threads: int | No
     Raises:
         BundleError: the two engines disagree.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / BACKBONE_FILE
     difference = export_ir(backbone, final.with_suffix(".xml"), num_threads)
     with atomic_path(final) as temporary:
@@ -76,7 +76,8 @@ def export_ir(model: "keras.Model", path: Path, num_threads: int | None = None) 
 
     Args:
         model: images [None, S, S, 1], grey levels 0..255 -> [None, D].
-        path: the `.xml` file to write; its `.bin` is written beside it.
+        path: the `.xml` file to write, whole or not at all; its `.bin` is written beside it, before
+            it. Their folder is made.
         num_threads: CPU threads for the check; None for as many as this process may run on.
 
     Returns:
@@ -84,8 +85,21 @@ def export_ir(model: "keras.Model", path: Path, num_threads: int | None = None) 
         for logits at least 1; at most `MAX_DIFFERENCE`.
 
     Raises:
-        BundleError: the difference is larger; the files are removed.
+        BundleError: the difference is larger; no file is written.
+        ClusterError: the file system refused a write.
     """
+    temporary_root = Path(tempfile.gettempdir())
+    with write_errors(temporary_root), tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        difference = _export_draft(model, draft, num_threads)
+        for written in (draft.with_suffix(".bin"), draft):
+            with atomic_path(path.with_name(written.name)) as temporary:
+                shutil.copyfile(written, temporary)
+    return difference
+
+
+def _export_draft(model: "keras.Model", path: Path, num_threads: int | None) -> float:
+    """Writes the IR, and returns how far it is from Keras, as `export_ir` does."""
     import keras
 
     if keras.backend.backend() == "tensorflow":
@@ -94,8 +108,6 @@ def export_ir(model: "keras.Model", path: Path, num_threads: int | None = None) 
         _convert_in_tensorflow(model, path)
     difference = _largest_difference(model, path, num_threads)
     if not difference <= MAX_DIFFERENCE:  # so that NaN fails too
-        path.unlink()
-        path.with_suffix(".bin").unlink()
         raise BundleError(
             f"the OpenVINO export of {model.name} differs from Keras by {difference:.1e} of the "
             f"outputs' scale, expected at most {MAX_DIFFERENCE:.0e}; use --engine keras, and "

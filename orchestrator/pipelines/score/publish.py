@@ -58,8 +58,8 @@ def publish(run: RunDir, address: str) -> None:
     except (OSError, pa.ArrowException) as error:
         raise ClusterError(
             f"cannot write to {address}: {str(error).strip().splitlines()[0]}; check the "
-            f"credentials and the network, then run the same command again: the results are in "
-            f"{run.path}"
+            "credentials, the network and the free space there, then run the same command again: "
+            f"the results are in {run.path}"
         ) from error
 
 

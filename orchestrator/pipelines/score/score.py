@@ -40,7 +40,7 @@ from orchestrator.pipelines.score.incremental import (
 from orchestrator.pipelines.score.publish import check_free, publish
 from orchestrator.pipelines.score.stage import ScoreStage, shard_schema
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import digest
+from orchestrator.runs.identity import holds_unfinished
 from orchestrator.runs.life_cycle import OpenRun, open_run
 from orchestrator.runs.run_dir import RunDir, new_run_id, work_folder
 
@@ -85,11 +85,11 @@ def score(
     ingested = open_ingested_input(spec, members.size_px)
     folder, target = _place_run(spec, run_folder)
     spec = spec.model_copy(update={"model": tuple(map(str, members.bundles)), "out": target})
-    decisive = spec.model_dump(exclude={"overwrite", "max_rejected_fraction", "allow_empty"})
-    identity = digest([decisive, DECODER_VERSION, *members.hashes])
-    if target is not None and not spec.overwrite and not RunDir(folder).holds_unfinished(identity):
+    others = {"models": members.hashes, "decoder": DECODER_VERSION}
+    resumes = holds_unfinished(RunDir(folder), spec, others)
+    if target is not None and not spec.overwrite and not resumes:
         check_free(target)
-    with open_run("score", folder, spec, resources, identity=identity, address=target) as opened:
+    with open_run("score", folder, spec, resources, others=others, address=target) as opened:
         if not opened.completed:
             _score(spec, resources, opened, ingested, members, reporter)
     return ScoreResult(opened.run.path, opened.load_report(), target)

@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.config.specs import TrainSpec
 from orchestrator.errors import ClusterError, SpecError
+from orchestrator.runs.atomic import write_errors
 from orchestrator.runs.run_dir import RunDir
 
 _EXPERIMENT = "xray-orchestrator"
@@ -88,11 +89,14 @@ class _TensorBoard:
     def __init__(self, run: RunDir) -> None:
         from tensorboardX import SummaryWriter
 
-        shutil.rmtree(run.tensorboard, ignore_errors=True)
-        self._writers = {
-            name: SummaryWriter(str(run.tensorboard / name), write_to_disk=True)
-            for name in ("train", "validation")
-        }
+        self._folder = run.tensorboard
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with write_errors(self._folder):
+            # A queue without bounds: a full disk ends the thread that empties it.
+            self._writers = {
+                name: SummaryWriter(str(self._folder / name), max_queue=0, write_to_disk=True)
+                for name in ("train", "validation")
+            }
 
     def epoch(self, row: Mapping[str, float]) -> None:
         epoch = int(row["epoch"])
@@ -102,12 +106,14 @@ class _TensorBoard:
             folder = "validation" if name.startswith("val_") else "train"
             plain = "learning_rate" if name == "lr" else name.removeprefix("val_")
             self._writers[folder].add_scalar(f"epoch_{plain}", value, epoch)
-        for writer in self._writers.values():
-            writer.flush()
+        with write_errors(self._folder):
+            for writer in self._writers.values():
+                writer.flush()
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        with write_errors(self._folder):
+            for writer in self._writers.values():
+                writer.close()
 
 
 class _MLflow:

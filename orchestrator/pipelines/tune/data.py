@@ -27,7 +27,8 @@ from orchestrator.pipelines.prepare.feature_set import IntArray, is_packed
 from orchestrator.pipelines.prepare.features import compute_features, feature_engine
 from orchestrator.pipelines.tune.head_training import Fold
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import digest, sha256_file, write_json
+from orchestrator.runs.atomic import digest, sha256_file, write_errors, write_json
+from orchestrator.runs.folders import make_folder
 from orchestrator.runs.run_dir import RunDir
 
 HELD_OUT_FOLDS = 5  # one of so many folds of the training rows is held out of the search
@@ -187,7 +188,9 @@ def _identify_program() -> str:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lets one command at a time compute a feature set; the next one finds it done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
+    with write_errors(folder):
+        make_folder(folder)
+        lock = (folder / ".lock").open("a")
+    with lock as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

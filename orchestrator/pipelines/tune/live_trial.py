@@ -28,6 +28,7 @@ from orchestrator.pipelines.train.live_loop import fit_network, trained_network
 from orchestrator.pipelines.train.task import TrainingTask
 from orchestrator.pipelines.tune.cached_trial import SCORE, describe_error
 from orchestrator.pipelines.tune.space import build_train_spec
+from orchestrator.runs.atomic import atomic_folder, atomic_path
 from orchestrator.runs.run_dir import RunDir
 
 _POLL_S = 0.2
@@ -70,8 +71,11 @@ def train_live(
     """
     run = RunDir(search.folder / name)
     if not run.splits.exists():
-        shutil.copytree(search.backbone, run.backbone.parent, dirs_exist_ok=True)
-        shutil.copyfile(search.splits, run.splits)
+        if not run.backbone.parent.exists():
+            with atomic_folder(run.backbone.parent) as temporary:
+                shutil.copytree(search.backbone, temporary, dirs_exist_ok=True)
+        with atomic_path(run.splits) as temporary:
+            shutil.copyfile(search.splits, temporary)
     spec = build_train_spec(search.spec, config)
     task = TrainingTask(
         spec=spec,

@@ -36,7 +36,8 @@ from orchestrator.pipelines.tune.space import (
 )
 from orchestrator.pipelines.tune.trials import FAILED, Trial, TrialLedger, write_trials
 from orchestrator.progress import Reporter, TableReporter
-from orchestrator.runs.atomic import write_json, write_text
+from orchestrator.runs.atomic import write_errors, write_json, write_text
+from orchestrator.runs.folders import make_folder
 from orchestrator.runs.life_cycle import open_run
 from orchestrator.runs.run_dir import RunDir
 
@@ -121,7 +122,8 @@ def _tune(spec: TuneSpec, resources: Resources, run: RunDir, reporter: Reporter)
     reads, writes = [Path(spec.data), Path(spec.weights), Path(spec.backbone)], [run.path]
     if spec.features == "cached":
         writes.append(find_store(run))
-        writes[-1].mkdir(parents=True, exist_ok=True)
+        with write_errors(writes[-1]):
+            make_folder(writes[-1])
     with open_session(resources, reads=reads, writes=writes) as session:
         report = _search_and_refit(spec, resources, session, run, reporter)
     write_json(run.report_json, report)

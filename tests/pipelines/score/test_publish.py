@@ -1,5 +1,7 @@
 """A finished run is copied to a store, `_SUCCESS` last, and nothing of anyone else's is touched."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +79,38 @@ def test_success_is_not_seen_while_a_run_is_replaced(
     with pytest.raises(ClusterError, match=r"no route to host; check .* the results are in /"):
         publish(make_run(tmp_path / "again", 1), "memory://night/one")
     assert not memory.exists("/night/one/_SUCCESS")
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_a_store_that_is_full_at_any_write_gets_the_run_once_there_is_space(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = fsspec.filesystem("memory")
+    address = f"memory://full/{number}"
+    run = make_run(tmp_path / "run", 1)
+    written = 0
+
+    def pipe_file(path: str, data: bytes, **given: object) -> None:
+        nonlocal written
+        written += 1
+        if written >= number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with memory.open(path, "wb") as file:
+            file.write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "pipe_file", pipe_file)
+        with pytest.raises(ClusterError) as caught:
+            publish(run, address)
+    assert str(caught.value) == (
+        f"cannot write to {address}: [Errno 28] No space left on device; check the credentials, "
+        "the network and the free space there, then run the same command again: the results are "
+        f"in {run.path}"
+    )
+    assert not memory.exists(f"/full/{number}/_SUCCESS")
+    publish(run, address)
+    found = {name.removeprefix(f"/full/{number}/") for name in memory.find(f"/full/{number}")}
+    assert found == EXPECTED - {"predictions/part-00001.parquet"}
 
 
 def test_the_same_address_works_in_the_same_folder() -> None:
