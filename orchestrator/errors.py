@@ -36,6 +36,10 @@ class ClusterError(OrchestratorError):
     exit_code = 5
 
 
+class LockedError(ClusterError):
+    """Another process works in the folder; the same command may succeed once that has ended."""
+
+
 # Ends of a run that would come again: only a change of what was asked for, or given, can help.
 FINAL_EXIT_CODES = frozenset(error.exit_code for error in (SpecError, DataError, BundleError))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ClusterError
+from orchestrator.runs.lock import check_held
 
 
 @contextlib.contextmanager
@@ -32,6 +33,7 @@ def atomic_path(final: Path, mode: int | None = None) -> Iterator[Path]:
 
     Raises:
         ClusterError: the file system refused the write (full, read-only, not permitted).
+        LockedError: another process has taken over the folder that this one held.
     """
     temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
     try:
@@ -41,6 +43,7 @@ def atomic_path(final: Path, mode: int | None = None) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
+        check_held(final)
         temporary.replace(final)
     except OSError as error:
         raise _refused(final, error) from error
@@ -61,11 +64,13 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
     Raises:
         ClusterError: the file system refused the write (full, read-only, not permitted).
+        LockedError: another process has taken over the folder that this one held.
     """
     temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        check_held(final)
         temporary.replace(final)
     except OSError as error:
         raise _refused(final, error) from error

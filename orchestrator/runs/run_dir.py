@@ -280,6 +280,10 @@ class RunDir:
             ) from error
         return loaded if isinstance(loaded, dict) else {}
 
+    def load_uuid(self) -> str:
+        """Returns the id that a run keeps from its claim to its end, empty for an older one."""
+        return str(self.load_status().get("run_uuid", ""))
+
     def unfinished_spec(self) -> Path:
         """Returns the stored spec of a run that has not ended well, to run it again with.
 
