@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.session import open_session
+from orchestrator.cluster.session import gives_gpus, open_session
 from orchestrator.cluster.shards import Stage, run_shards, shard_limit_s
 from orchestrator.config.addresses import is_address
 from orchestrator.config.specs import Resources, ScoreSpec
@@ -143,6 +143,8 @@ def _score(
 ) -> None:
     """Lists, scores, reports and publishes in a claimed run."""
     run = opened.run
+    engine = _find_engine(spec, resources, opened)
+    spec = spec.model_copy(update={"engine": engine})
     key = load_patient_key(spec.patient_key_file)
     naming = FileNaming(key if spec.hash_paths else None)
     record_terms(spec, run, members.hashes)
@@ -162,6 +164,16 @@ def _score(
     _score_run(spec, resources, run, work, source, members, naming, reporter)
     if spec.out is not None:
         publish(run, spec.out)
+
+
+def _find_engine(spec: ScoreSpec, resources: Resources, opened: OpenRun) -> str:
+    """Returns the engine that scores the whole run, one that goes on with its own."""
+    terms = opened.run.load_status().get("terms") if opened.resumed else None
+    if spec.engine != "auto":
+        return spec.engine
+    if terms and terms["engine"] != "auto":
+        return str(terms["engine"])
+    return "keras" if gives_gpus(resources) else "openvino"
 
 
 def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
@@ -235,15 +247,12 @@ def _score_shards(
     naming: FileNaming,
     reporter: Reporter,
 ) -> None:
-    engine = spec.engine
-    if engine == "auto":
-        engine = "keras" if session.gpus_per_worker else "openvino"
-
     def make_stage() -> Stage:
         return ScoreStage(
             source,
             members.bundles,
-            engine,
+            tuple(members.hashes),
+            spec.engine,
             spec.precision,
             spec.batch_size,
             members.calibrations,
