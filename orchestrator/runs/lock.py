@@ -74,10 +74,12 @@ def hold(folder: Path, wait: Wait | None = None) -> Iterator[None]:
     try:
         _take(folder, token, wait)
         _held[folder] = token
-        yield
+        try:
+            yield
+        finally:
+            del _held[folder]
     finally:
         _tokens.discard(token)
-        _held.pop(folder, None)
         _release(folder, token)
 
 
@@ -175,14 +177,13 @@ def _link(own: Path, record: str, token: str) -> bool:
 
 def _release(folder: Path, token: str) -> None:
     """Removes the chain, this process's file last; another's is left alone."""
-    number = max(_numbers(folder), default=0)
-    owner = _load(folder, number)
-    if owner is None or owner.token != token:
-        return
     with contextlib.suppress(OSError):  # the next owner finds that this process let go, or ended
-        for earlier in sorted(_numbers(folder)):
-            _file(folder, earlier).unlink(missing_ok=True)
-        (folder / LOCK_NAME).rmdir()
+        numbers = sorted(_numbers(folder))
+        owner = _load(folder, numbers[-1]) if numbers else None
+        if owner is not None and owner.token == token:
+            for number in numbers:
+                _file(folder, number).unlink(missing_ok=True)
+            (folder / LOCK_NAME).rmdir()
 
 
 def _file(folder: Path, number: int) -> Path:

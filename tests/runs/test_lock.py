@@ -178,6 +178,7 @@ def test_who_has_lost_a_folder_writes_nothing_more(tmp_path: Path) -> None:
     table = tmp_path / "run" / "deep" / "table"
     with hold(tmp_path / "run"):
         write_text(table, "first")
+        refusal(tmp_path / "run")  # another try within this process changes nothing
         plant(tmp_path / "run", elsewhere(host="node-b"), number=2)
         with pytest.raises(LockedError, match=r"no longer held .*process .* on node-b, since"):
             write_text(table, "second")
