@@ -54,6 +54,10 @@ class ClusterError(OrchestratorError):
     exit_code = 5
 
 
+class LockedError(ClusterError):
+    """Another process works in the folder; the same command may succeed once that has ended."""
+
+
 def describe_newer(what: object, found: int, known: int) -> str:
     """Returns the message about something stored that only a newer program understands.
 

@@ -40,6 +40,14 @@ class Recorder:
         pass
 
 
+def computes_in(precision: str) -> bool:
+    """Returns whether OpenVINO computes in bf16 or f16 on this CPU; it has f32 on each."""
+    import openvino
+
+    name = {"bf16": "BF16", "f16": "FP16"}.get(precision)
+    return name is None or name in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()

@@ -7,6 +7,7 @@ workers import it.
 """
 
 import json
+import math
 import os
 import shutil
 import threading
@@ -23,6 +24,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from orchestrator.cluster.room import await_room
 from orchestrator.cluster.worker_context import WorkerContext
 from orchestrator.config.workers import Session
 from orchestrator.errors import ClusterError, OrchestratorError
@@ -31,6 +33,8 @@ from orchestrator.runs.atomic import sha256_file, write_errors, write_json
 _MAX_WORKER_FAILURES = 3
 _POLL_S = 0.5
 _SUMS = "sums.json"  # in a checkpoint: SHA-256 of each of its files
+_START_S = 60.0  # after which Ray Train takes the start of a group for a failure, and tries again
+_SET_UP_S = 300.0
 
 
 class _WorkerGroupBackend(Backend):
@@ -47,7 +51,8 @@ class _WorkerGroupBackend(Backend):
                     rank, _set_tf_config, addresses=addresses, index=rank
                 )
                 for rank in range(len(worker_group))
-            ]
+            ],
+            timeout=_SET_UP_S,
         )
 
 
@@ -82,6 +87,7 @@ def run_training(
     num_workers: int,
     session: Session,
     on_poll: Callable[[], None],
+    say: Callable[[str], None],
 ) -> Any:
     """Runs a training loop on Ray Train workers and returns what rank 0 returned.
 
@@ -96,12 +102,14 @@ def run_training(
         num_workers: workers of the group.
         session: their size.
         on_poll: called in this process about twice a second while the run lasts.
+        say: told of a wait for room for the workers.
 
     Raises:
         OrchestratorError: what the loop raised, as it was.
-        ClusterError: the run failed with anything else.
+        ClusterError: the run failed with anything else, or there is no room for the workers.
     """
     _forget_torn(storage)
+    await_room(session, num_workers, say)
     trainer = DataParallelTrainer(
         # Not as `train_loop_config`, which Ray's dashboard may show: arguments name images.
         lambda: _run_loop(loop, arguments),
@@ -117,7 +125,11 @@ def run_training(
         run_config=RunConfig(
             name=storage.name,
             storage_path=str(storage.parent),
-            failure_config=FailureConfig(max_failures=_MAX_WORKER_FAILURES),
+            failure_config=FailureConfig(
+                max_failures=_MAX_WORKER_FAILURES,
+                # How often it looks for room where a node is lost later; by itself without end.
+                controller_failure_limit=math.ceil(session.max_wait_s / _START_S),
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

@@ -77,9 +77,16 @@ def possible_nodes() -> list[dict[str, float]]:
 
     An autoscaler starts its nodes only when work waits for them.
     """
+    return declared_nodes() or node_resources()
+
+
+def declared_nodes() -> list[dict[str, float]] | None:
+    """Returns the resources of the nodes that a cluster may grow to, None where none is declared.
+
+    They are those of the launcher file that `ORCHESTRATOR_CLUSTER` names.
+    """
     launcher = os.environ.get("ORCHESTRATOR_CLUSTER")
-    declared = load_launcher(Path(launcher)).nodes() if launcher else None
-    return declared or node_resources()
+    return (load_launcher(Path(launcher)).nodes() or None) if launcher else None
 
 
 def node_resources() -> list[dict[str, float]]:
@@ -97,11 +104,39 @@ def query_nodes(address: str) -> list[dict[str, float]]:
     """
     import ray
 
-    connect(address)
+    ours = not ray.is_initialized()
+    if ours:
+        connect(address)
     try:
         return node_resources()
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
+
+
+def gives_gpus(resources: Resources) -> bool:
+    """Returns whether the workers of a session to come will have GPUs; no Ray is started for it.
+
+    Raises:
+        ClusterError: the cluster does not answer.
+    """
+    if resources.gpus_per_worker != "auto":
+        return resources.gpus_per_worker > 0
+    address = find_address()
+    nodes = declared_nodes()
+    if nodes is None:
+        nodes = query_nodes(address) if address else [{"GPU": float(count_gpus())}]
+    return any(node.get("GPU", 0) >= 1 for node in nodes)
+
+
+def count_gpus() -> int:
+    """Returns how many GPUs a Ray that is started here counts."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    found: int = manager.get_current_node_num_accelerators()
+    visible = manager.get_current_process_visible_accelerator_ids()
+    return found if visible is None else min(found, len(visible))
 
 
 def connect(

@@ -5,8 +5,11 @@ written under a temporary name and renamed by the worker that computed it; a fil
 name is that shard's result, whoever wrote it. That makes a retry, a second worker on the same
 shard and a restart of the whole command all harmless, since a stage gives equal rows for equal
 shards. Which rows a table must hold is the caller's to reconcile.
+
+A worker that takes too long for its shard is ended and counts as one that died.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,14 +19,18 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 
 from orchestrator.cluster.nodes import check_code, code_versions
-from orchestrator.cluster.session import possible_nodes
-from orchestrator.config.workers import Session, count_fitting
-from orchestrator.data.shard_files import part_path, read_part, write_part
+from orchestrator.cluster.room import LOOK_S, check_room, describe_room
+from orchestrator.config.workers import Session
+from orchestrator.data.shard_files import has_part, part_path, read_part, write_part
 from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.progress import Reporter
+from orchestrator.runs.wait import Wait
 
 _MAX_ATTEMPTS = 3
 _STARTING = -1  # in place of a shard: the first call of a worker
-_LOOK_S = 5.0  # how often a pool without a worker looks for nodes
+# Time limit of a shard: for loading the model from slow storage, and for each image. Many times
+# what the slowest machine takes: one decoder alone may use a minute, B5 at 456 px half a second.
+_SHARD_S, _IMAGE_S, _PX_PER_S = 1800.0, 10.0, 20_000.0
 
 
 class Stage(Protocol):
@@ -45,41 +52,57 @@ def run_shards(
     make_stage: Callable[[], Stage],
     shards: Iterable[int],
     out: Path,
+    owner: str,
     session: Session,
-    on_rows: Callable[[int], None],
+    reporter: Reporter,
+    limit_s: float,
 ) -> None:
-    """Computes every shard that has no committed file yet.
+    """Computes every shard that has no committed file of its owner yet.
 
     Args:
         make_stage: builds the stage once in each worker; pickled, so it carries names and
             numbers, not models.
         shards: the shards to have when this returns.
         out: folder of the results, reachable by every worker under this path.
-        session: workers to use.
-        on_rows: called in this process with the number of rows of each shard: of those that are
-            committed already first, then after each commit, in order of completion.
+        owner: what the shards belong to: the id of the run, or the key of a feature set.
+        session: workers to use; its time limit of a shard wins over `limit_s`.
+        reporter: advanced by the number of rows of each shard: of those that are committed already
+            first, then after each commit, in order of completion. Told of a wait for nodes.
+        limit_s: time limit of one shard, `shard_limit_s`.
 
     Raises:
         OrchestratorError: what the stage raised, as it was.
-        ClusterError: a shard's worker died three times, or the stage failed with anything else.
+        ClusterError: a shard's worker died or was too slow three times, the stage failed with
+            anything else, or the wait for nodes was too long.
     """
     missing = []
     for shard in shards:
         path = part_path(out, shard)
-        if path.exists():
-            on_rows(read_part(path).num_rows)
+        if has_part(path, owner):
+            reporter.advance(read_part(path).num_rows)
         else:
             missing.append(shard)
     if missing:
-        _Pool(make_stage, out, session).run(missing, on_rows)
+        limit_s = session.shard_timeout_s or limit_s
+        _Pool(make_stage, out, owner, session, reporter, limit_s).run(missing)
+
+
+def shard_limit_s(num_images: int, size_px: int) -> float:
+    """Returns a generous time limit of one shard, s.
+
+    Args:
+        num_images: most images of a shard, each view counted.
+        size_px: their height and width, px.
+    """
+    return _SHARD_S + num_images * (_IMAGE_S + size_px**2 / _PX_PER_S)
 
 
 class _Worker:
     """The process of a pool: builds the stage at its first shard and keeps it."""
 
-    def __init__(self, make_stage: Callable[[], Stage], out: Path) -> None:
+    def __init__(self, make_stage: Callable[[], Stage], out: Path, owner: str) -> None:
         self._make_stage = make_stage
-        self._out = out
+        self._out, self._owner = out, owner
         self._stage: Stage | None = None
 
     def ready(self, code: dict[str, str]) -> int:
@@ -101,17 +124,18 @@ class _Worker:
         if isinstance(self._stage, LookingAhead):
             self._stage.expect(following)
         table = self._stage(shard)
-        write_part(part_path(self._out, shard), table)
+        write_part(part_path(self._out, shard), table, self._owner)
         return int(table.num_rows)
 
 
 @dataclass
 class _Member:
-    """A worker, the shard it has in work and the one kept for it."""
+    """A worker, the shard it has in work since when, and the one kept for it."""
 
     worker: Any = None
     shard: int = _STARTING
     following: int | None = None
+    since: float = 0.0
 
     def take_shards(self) -> list[int]:
         """Takes away what it has in hand; returns the shards, the later one first."""
@@ -126,10 +150,14 @@ class _Pool:
 
     make_stage: Callable[[], Stage]
     out: Path
+    owner: str
     session: Session
+    reporter: Reporter
+    limit_s: float
     attempts: dict[int, int] = field(default_factory=dict)
+    wait: Wait | None = None  # for the first worker, or for one in place of the last
 
-    def run(self, shards: list[int], on_rows: Callable[[int], None]) -> None:
+    def run(self, shards: list[int]) -> None:
         import ray
 
         waiting = deque(shards)
@@ -150,22 +178,22 @@ class _Pool:
                 at_work = any(member.shard != _STARTING for member in busy.values())
                 if not waiting and not at_work:
                     return
-                done, _ = ray.wait(list(busy), num_returns=1, timeout=_LOOK_S)
-                if not done and not at_work:
-                    self._check_room()
-                for reference in done:
+                for reference in self._next_done(busy, at_work):
                     member = busy.pop(reference)
                     num_rows = self._collect(reference, member.shard)
-                    if num_rows is None:  # the process is gone: others take what it had
-                        waiting.extendleft(member.take_shards())
-                        self._check_room()
+                    if num_rows is None:  # the process is gone
                         missing.append(member)
                         continue
                     idle.append(member)
                     if member.shard == _STARTING:
                         self.attempts.pop(_STARTING, None)
                     else:
-                        on_rows(num_rows)
+                        self.reporter.advance(num_rows)
+                missing += self._end_late(busy)
+                for member in missing:  # others take what it had
+                    waiting.extendleft(member.take_shards())
+                if missing:
+                    check_room(self.session)
         finally:
             for member in crew:
                 if member.worker is not None:
@@ -182,16 +210,35 @@ class _Pool:
             member.shard = waiting.popleft() if member.following is None else member.following
             # The last shards are kept for nobody: whoever is idle first takes them.
             member.following = waiting.popleft() if len(waiting) > num_workers else None
+            member.since = time.monotonic()
             busy[member.worker.run.remote(member.shard, member.following)] = member
 
-    def _check_room(self) -> None:
-        """Raises ClusterError where no node, up or yet to be started, holds a worker."""
-        size = self.session.cpus_per_worker, self.session.gpus_per_worker
-        if count_fitting(possible_nodes(), *size) == 0:
-            raise ClusterError(
-                "the cluster has lost its last node that could hold a worker; committed shards are "
-                "kept: run the same command again to continue"
-            )
+    def _next_done(self, busy: dict[Any, _Member], at_work: bool) -> list[Any]:
+        """Returns a result where there is one; looks for room where no worker is at work."""
+        import ray
+
+        done: list[Any] = ray.wait(list(busy), num_returns=1, timeout=LOOK_S)[0]
+        if at_work:
+            self.wait = None
+        elif not done:
+            check_room(self.session)
+            self.wait = self.wait or Wait(self.session.max_wait_s, self.reporter.say)
+            self.wait.go_on(describe_room(self.session))
+        return done
+
+    def _end_late(self, busy: dict[Any, _Member]) -> list[_Member]:
+        """Ends the workers that take too long for a shard, and returns them."""
+        import ray
+
+        now, late = time.monotonic(), []
+        for reference, member in list(busy.items()):
+            if member.shard != _STARTING and now - member.since > self.limit_s:
+                ray.kill(member.worker)
+                late.append(busy.pop(reference))
+                what = f"shard {member.shard} ran into its time limit"
+                advice = "look for storage that stalls, or allow more with --shard-timeout"
+                self._count(member.shard, what, f"{self.limit_s:,.0f} s", advice)
+        return late
 
     def _start(self) -> Any:
         import ray
@@ -203,7 +250,8 @@ class _Pool:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        return ray.remote(_Worker).options(**options).remote(self.make_stage, self.out)
+        worker = ray.remote(_Worker).options(**options)
+        return worker.remote(self.make_stage, self.out, self.owner)
 
     def _collect(self, reference: Any, shard: int) -> int | None:
         """Returns a shard's number of rows, or None where its worker died and may be replaced."""
@@ -220,15 +268,20 @@ class _Pool:
                 "run the same command again to continue"
             ) from error
         except ray.exceptions.RayError as error:
-            self.attempts[shard] = self.attempts.get(shard, 0) + 1
-            # With a node all the workers that were about to start there are lost at once.
-            limit = _MAX_ATTEMPTS * (self.session.num_workers if shard == _STARTING else 1)
-            if self.attempts[shard] >= limit:
-                name = "a worker" if shard == _STARTING else f"the worker of shard {shard}"
-                raise ClusterError(
-                    f"{name} died {limit} times "
-                    f"({str(error).strip().splitlines()[0]}); committed shards are kept: give the "
-                    "workers more memory or fewer threads, and run the same command again"
-                ) from error
+            name = "a worker" if shard == _STARTING else f"the worker of shard {shard}"
+            reason = str(error).strip().splitlines()[0]
+            advice = "give the workers more memory or fewer threads"
+            self._count(shard, f"{name} died", reason, advice)
             return None
         return num_rows
+
+    def _count(self, shard: int, what: str, detail: str, advice: str) -> None:
+        """Counts an attempt that was in vain; raises ClusterError where it was the last."""
+        self.attempts[shard] = self.attempts.get(shard, 0) + 1
+        # With a node all the workers that were about to start there are lost at once.
+        limit = _MAX_ATTEMPTS * (self.session.num_workers if shard == _STARTING else 1)
+        if self.attempts[shard] >= limit:
+            raise ClusterError(
+                f"{what} {limit} times ({detail}); committed shards are kept: {advice}, and run "
+                "the same command again"
+            )

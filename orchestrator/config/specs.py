@@ -6,6 +6,7 @@ working directory. A field is also a flag: what `flag` is given here is what `--
 300 lines, one declaration a field.
 """
 
+from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -67,6 +68,16 @@ class Resources(Form):
         Annotated[float, Field(ge=0)] | Literal["auto"],
         flag("GPUs per worker; auto: 1 if the cluster has GPUs, otherwise 0.", CLUSTER),
     ] = "auto"
+    shard_timeout: Annotated[
+        Duration | None,
+        flag("Time limit of one shard, such as 2h.", CLUSTER, default="by its images, 30m or more"),
+    ] = None
+    max_wait: Annotated[
+        Duration, flag("Longest wait for room in the cluster, or for a lock.", CLUSTER)
+    ] = timedelta(hours=2)
+    wait_for_lock: Annotated[
+        bool, flag("Wait while another process works in the output folder.", CLUSTER)
+    ] = False
 
 
 class DecodeLimits(Form):

@@ -22,11 +22,15 @@ class Session:
         num_workers: worker processes of a stage.
         cpus_per_worker: CPUs of each, as Ray counts them.
         gpus_per_worker: GPUs of each; 0 runs on the CPU.
+        max_wait_s: longest wait for room for them.
+        shard_timeout_s: time limit of one shard; None for one by its images.
     """
 
     num_workers: int
     cpus_per_worker: float
     gpus_per_worker: float
+    max_wait_s: float = 7200.0
+    shard_timeout_s: float | None = None
 
     @property
     def threads_per_worker(self) -> int:
@@ -64,7 +68,14 @@ def plan_workers(resources: Resources, nodes: list[dict[str, float]]) -> Session
             f"asked for {max(wanted, 1)} worker(s) of {cpus_each:g} CPU and {gpus_each:g} GPU; "
             f"the cluster's nodes ({shown}) hold {fitting}: lower --workers or --cpus-per-worker"
         )
-    return Session(num_workers=wanted, cpus_per_worker=cpus_each, gpus_per_worker=gpus_each)
+    limit = resources.shard_timeout
+    return Session(
+        wanted,
+        cpus_each,
+        gpus_each,
+        resources.max_wait.total_seconds(),
+        limit.total_seconds() if limit else None,
+    )
 
 
 def _default_cpus(hosts: list[dict[str, float]], gpus_each: float, workers: int | None) -> float:

@@ -1,4 +1,8 @@
-"""Committed shard files: one Arrow file a shard, whole or absent, memory-mapped when read."""
+"""Committed shard files: one Arrow file a shard, whole or absent, memory-mapped when read.
+
+A file names its owner, the run that it belongs to: a worker that has outlived its own run may still
+write one into a folder that is another's by then.
+"""
 
 import os
 from pathlib import Path
@@ -11,6 +15,7 @@ import pyarrow.ipc
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.runs.atomic import atomic_path
 
+_OWNER = b"orchestrator.owner"
 Images = npt.NDArray[np.uint8]
 
 
@@ -28,7 +33,7 @@ def read_part(path: Path) -> pa.Table:
     """
     try:
         with pa.memory_map(os.fsencode(path)) as mapped:
-            return pa.ipc.open_file(mapped).read_all()
+            return pa.ipc.open_file(mapped).read_all().replace_schema_metadata()
     except (OSError, pa.ArrowInvalid) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise ClusterError(
@@ -36,6 +41,36 @@ def read_part(path: Path) -> pa.Table:
                 "the same command again"
             ) from error
         raise DataError(f"cannot read {path}: remove it and run the command again") from error
+
+
+def has_part(path: Path, owner: str) -> bool:
+    """Returns whether a shard's file is there and its owner's.
+
+    Args:
+        path: of the file.
+        owner: id of a run, or key of a feature set; empty for one from before files named it.
+
+    Raises:
+        DataError: not an Arrow file.
+    """
+    try:
+        with pa.memory_map(os.fsencode(path)) as mapped:
+            metadata = pa.ipc.open_file(mapped).schema.metadata or {}
+    except FileNotFoundError:
+        return False
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"cannot read {path}: remove it and run the command again") from error
+    return bool(metadata.get(_OWNER, b"") == owner.encode())
+
+
+def check_parts(folder: Path, num_shards: int, owner: str) -> None:
+    """Raises ClusterError where the file of a shard is not its owner's, or not there any more."""
+    for shard in range(num_shards):
+        if not has_part(part_path(folder, shard), owner):
+            raise ClusterError(
+                f"{part_path(folder, shard)} is not of this run: another writer has put its own "
+                "there; run the same command again, which computes it anew"
+            )
 
 
 def table_images(table: pa.Table) -> Images:
@@ -50,8 +85,9 @@ def table_images(table: pa.Table) -> Images:
     )
 
 
-def write_part(path: Path, table: pa.Table) -> None:
-    """Writes one shard's result as an Arrow file, whole or not at all."""
+def write_part(path: Path, table: pa.Table, owner: str = "") -> None:
+    """Writes one shard's result as an Arrow file, whole or not at all; `owner` as `has_part`."""
+    table = table.replace_schema_metadata({_OWNER: owner.encode()})
     with (
         atomic_path(path) as temporary,
         pa.OSFile(os.fsencode(temporary), "wb") as sink,

@@ -19,6 +19,7 @@ from typing import Any
 
 from orchestrator.errors import ClusterError
 from orchestrator.runs.folders import make_folder, sync_folder
+from orchestrator.runs.lock import check_held
 
 
 @contextlib.contextmanager
@@ -35,6 +36,7 @@ def atomic_path(final: Path, mode: int | None = None, *, keep: bool = False) -> 
 
     Raises:
         ClusterError: the file system refused the write (full, read-only, not permitted).
+        LockedError: another process has taken over the folder that this one held.
     """
     temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
     try:
@@ -43,6 +45,7 @@ def atomic_path(final: Path, mode: int | None = None, *, keep: bool = False) -> 
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield temporary
         _sync_file(temporary)
+        check_held(final)
         if keep:
             with contextlib.suppress(FileExistsError):
                 final.hardlink_to(temporary)
@@ -68,6 +71,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
     Raises:
         ClusterError: the file system refused the write (full, read-only, not permitted).
+        LockedError: another process has taken over the folder that this one held.
     """
     temporary = final.with_name(f".tmp-{secrets.token_hex(4)}-{final.name}")
     try:
@@ -79,6 +83,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
                 sync_folder(path)
             elif not path.is_symlink():
                 _sync_file(path)
+        check_held(final)
         temporary.replace(final)
         sync_folder(final.parent)
     except OSError as error:

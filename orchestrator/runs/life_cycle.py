@@ -3,13 +3,14 @@
 Every command that makes a run goes through `open_run`, so that a command killed at any moment can
 be run again. What makes it safe is the order of the writes: a folder loses its mark of success
 before its files, a finished run is cleaned up before it gets `_SUCCESS`, and a bundle's folder
-keeps the note of its run until then.
+keeps the note of its run until then. One process at a time works in a run (`lock.py`).
 """
 
 import contextlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,15 @@ from pydantic import BaseModel
 
 from orchestrator.config.load import dump_yaml
 from orchestrator.config.specs import Resources
-from orchestrator.errors import ClusterError, OrchestratorError, SpecError
+from orchestrator.errors import ClusterError, LockedError, OrchestratorError, SpecError
+from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_errors, write_json, write_text
 from orchestrator.runs.folders import sync_folder
 from orchestrator.runs.identity import NOTHING, holds_unfinished, identify
+from orchestrator.runs.lock import LOCK_NAME, hold
 from orchestrator.runs.run_dir import SCHEMA_VERSION, RunDir, new_run_id
 from orchestrator.runs.states import Status
+from orchestrator.runs.wait import Wait
 
 _NOTE = "_unfinished.json"  # in a bundle's folder: where its run is
 
@@ -82,6 +86,7 @@ def open_run(
     spec: BaseModel,
     resources: Resources,
     *,
+    reporter: Reporter | None = None,
     others: Mapping[str, Any] = NOTHING,
     bundle: BundleFolder | None = None,
     address: str | None = None,
@@ -96,7 +101,9 @@ def open_run(
         kind: of the run, such as `score`.
         folder: of the run; None for the one that the bundle's note names, or a new one.
         spec: the resolved spec, with `overwrite` where it has that field.
-        resources: what the command was asked to use of the cluster.
+        resources: what the command was asked to use of the cluster, and whether it waits for
+            another process that works in the folder.
+        reporter: told of that wait.
         others: what decides the results beside the spec, JSON-able, such as the models' hashes. An
             unfinished run of the same spec and others is resumed.
         bundle: folder of the bundle where the run releases one outside its own folder.
@@ -107,21 +114,30 @@ def open_run(
 
     Raises:
         SpecError: a folder holds something else.
+        LockedError: another process works in a folder.
         ClusterError: the file system refused a write.
     """
     overwrite = bool(getattr(spec, "overwrite", False))
-    if bundle is not None:
-        folder = _claim_bundle(bundle, folder, spec, others, overwrite=overwrite)
-    run = RunDir((folder or Path("runs", new_run_id(kind))).absolute())
-    opened = _claim(run, kind, spec, others, overwrite=overwrite)
-    # By `--out` where that is the run's folder; a bundle's or an address is another place.
-    with _recording_failure(run, "--out" if bundle is None and address is None else "--resume"):
+    with contextlib.ExitStack() as held:
+        wait = lock_wait(resources, reporter)
+        if bundle is not None:
+            _check_bundle_folder(bundle)
+            held.enter_context(hold(bundle.path, wait))
+            folder = _claim_bundle(bundle, folder, spec, others, overwrite=overwrite)
+        run = RunDir((folder or Path("runs", new_run_id(kind))).absolute())
+        _check_run_folder(run)
+        held.enter_context(hold(run.path, wait))
+        opened = _claim(run, kind, spec, others, overwrite=overwrite)
+        # By `--out` where that is the run's folder; a bundle's or an address is another place.
+        flag = "--out" if bundle is None and address is None else "--resume"
+        held.enter_context(_recording_failure(run, flag))
         if bundle is not None:
             _write_note(bundle, run, identify(spec, others))
         # The folder is named relative to itself: a run that was moved goes on where it is.
         out = str(bundle.path) if bundle else address or "."
         stored = spec.model_copy(update={"out": out})
-        write_text(run.spec, dump_yaml(kind, run.path.name[:60], stored, resources))
+        lasting = resources.model_copy(update={"wait_for_lock": False})  # asked for anew each time
+        write_text(run.spec, dump_yaml(kind, run.path.name[:60], stored, lasting))
         yield opened
         if bundle is not None:
             _sweep(bundle.path)
@@ -130,19 +146,33 @@ def open_run(
             bundle.note.unlink(missing_ok=True)
 
 
+def lock_wait(resources: Resources, reporter: Reporter | None) -> Wait | None:
+    """Returns how to wait for another process's lock; None where that was not asked for."""
+    if not resources.wait_for_lock:
+        return None
+    say = reporter.say if reporter else lambda line: None
+    return Wait(resources.max_wait.total_seconds(), say)
+
+
+def _check_run_folder(run: RunDir) -> None:
+    """Raises SpecError where a folder is somebody else's: not even a lock is put there."""
+    if run.path.exists() and not run.path.is_dir():
+        raise SpecError(f"--out {run.path} is a file; name a folder")
+    if _holds_anything(run.path, {run.job}) and not run.load_status():
+        raise SpecError(
+            f"--out {run.path} is not empty and holds no run; name a new or empty folder"
+        )
+
+
 def _claim(
     run: RunDir, kind: str, spec: BaseModel, others: Mapping[str, Any], *, overwrite: bool
 ) -> OpenRun:
-    """Takes a run's folder, or takes up the unfinished run of the same identity in it."""
-    if run.path.exists() and not run.path.is_dir():
-        raise SpecError(f"--out {run.path} is a file; name a folder")
+    """Begins a run in a folder that is held, or takes up the unfinished run of its identity."""
+    _check_run_folder(run)
     resumed = completed = False
+    run_uuid = uuid.uuid4().hex
     if _holds_anything(run.path, {run.job}):
         status = run.load_status()
-        if not status:
-            raise SpecError(
-                f"--out {run.path} is not empty and holds no run; name a new or empty folder"
-            )
         resumed = holds_unfinished(run, spec, others) and status.get("kind", kind) == kind
         if not resumed and not overwrite:
             state = "a finished run" if run.success.exists() else "a run of another spec"
@@ -151,6 +181,7 @@ def _claim(
             )
         if resumed:
             completed = bool(status.get("completed"))
+            run_uuid = status.get("run_uuid", "")  # its shards name it
         else:
             # A status without an identity says that what is here is on its way out.
             run.write_status(Status.RUNNING, spec_digest=None, completed=False)
@@ -161,9 +192,22 @@ def _claim(
         "kind": kind,
         "spec_digest": identify(spec, others),
         "pid": os.getpid(),
+        "run_uuid": run_uuid,
     }
     run.write_status(Status.RUNNING, **fields, error=None, exit_code=None)
     return OpenRun(run, resumed, completed)
+
+
+def _check_bundle_folder(bundle: BundleFolder) -> None:
+    """Raises SpecError where a folder is somebody else's: it has neither a note nor a bundle."""
+    path = bundle.path
+    if path.exists() and not path.is_dir():
+        raise SpecError(f"--out {path} is a file; name a folder")
+    known = bundle.load_note() or (path / bundle.released).exists()
+    if _holds_anything(path, set()) and not known:
+        raise SpecError(
+            f"--out {path} is not empty and holds no bundle; name a new or empty folder"
+        )
 
 
 def _claim_bundle(
@@ -174,22 +218,16 @@ def _claim_bundle(
     *,
     overwrite: bool,
 ) -> Path | None:
-    """Takes a bundle's folder and returns that of its run, None for a new one.
+    """Takes a bundle's folder, which is held, and returns that of its run, None for a new one.
 
-    While a run lasts, the bundle's folder holds a note of where the run is. A folder with neither
-    that note nor a bundle is somebody else's and is left alone.
+    While a run lasts, the bundle's folder holds a note of where the run is.
     """
+    _check_bundle_folder(bundle)
     path = bundle.path
-    if path.exists() and not path.is_dir():
-        raise SpecError(f"--out {path} is a file; name a folder")
     if not _holds_anything(path, set()):
         return folder
     note = bundle.load_note()
     released = (path / bundle.released).exists()
-    if not note and not released:
-        raise SpecError(
-            f"--out {path} is not empty and holds no bundle; name a new or empty folder"
-        )
     finished = released and (not note or RunDir(Path(note["run"])).success.exists())
     if note.get("spec_digest") is not None and not finished:
         own = folder or Path(note["run"])
@@ -211,7 +249,8 @@ def _write_note(bundle: BundleFolder, run: RunDir, identity: str) -> None:
 def _holds_anything(path: Path, ignored: set[Path]) -> bool:
     """Whether a folder holds more than what a writer that was killed has left."""
     found = path.iterdir() if path.is_dir() else iter(())
-    return any(item not in ignored and not item.name.startswith(".tmp-") for item in found)
+    left = (".tmp-", LOCK_NAME)
+    return any(item not in ignored and not item.name.startswith(left) for item in found)
 
 
 @contextlib.contextmanager
@@ -231,7 +270,8 @@ def _recording_failure(run: RunDir, flag: str) -> Iterator[None]:
                 error="stopped by a signal" if stopped else text,
                 exit_code=code,
             )
-        if stopped or isinstance(error, ClusterError):
+        # A run that another process holds is not to be resumed.
+        if stopped or (isinstance(error, ClusterError) and not isinstance(error, LockedError)):
             # In place of a note of a run within this one: the user asked for this one.
             error.__notes__ = [f"what is done is kept in {run.path}: {flag} {run.path} goes on"]
         raise
@@ -240,8 +280,9 @@ def _recording_failure(run: RunDir, flag: str) -> Iterator[None]:
 def _finish(run: RunDir) -> None:
     """Removes what the work alone needed and what killed writers left; `_SUCCESS` comes last."""
     run.write_status(Status.RUNNING, completed=True)
-    # `_` marks what is of no use after the end, in every run's folder.
-    _remove_all(path for path in run.path.iterdir() if path.name.startswith("_"))
+    # `_` marks what is of no use after the end, in every run's folder; the lock goes last.
+    useless = (path for path in run.path.iterdir() if path.name.startswith("_"))
+    _remove_all(path for path in useless if path.name != LOCK_NAME)
     _sweep(run.path)
     run.write_status(Status.SUCCEEDED)
     write_text(run.success, "")
@@ -265,7 +306,7 @@ def _clear(folder: Path, first: Path, kept: set[Path]) -> None:
         with write_errors(folder):
             sync_folder(folder)  # or a power cut could bring the mark back, and not what it marks
         for found in list(folder.iterdir()):
-            if found not in kept:
+            if found not in kept and found.name != LOCK_NAME:
                 _remove(found)
         with write_errors(folder):
             sync_folder(folder)

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from orchestrator.runs.lock import LOCK_NAME
+
 # Entries that a folder of ours has at most; one with more is not read to its end to be told.
 MOST_ENTRIES = 256
 
@@ -32,6 +34,6 @@ def is_output(names: Collection[bytes]) -> bool:
     Args:
         names: all entries of the folder.
     """
-    found = frozenset(names)
+    found = frozenset(names) - {LOCK_NAME.encode()}
     # A job that was submitted and has not begun has its job file alone.
     return found == {b"job.yaml"} or any(mark <= found for mark in _MARKS)

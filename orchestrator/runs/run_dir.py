@@ -293,6 +293,10 @@ class RunDir:
             raise NewerRunError(describe_newer(self.path, version, SCHEMA_VERSION))
         return status
 
+    def load_uuid(self) -> str:
+        """Returns the id that a run keeps from its claim to its end, empty for an older one."""
+        return str(self.load_status().get("run_uuid", ""))
+
     def unfinished_spec(self) -> Path:
         """Returns the stored spec of a run that has not ended well, to run it again with.
 

@@ -2,15 +2,25 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray import cloudpickle
 
-from orchestrator.cluster.one_shot import run_calls
+from orchestrator.cluster import one_shot
+from orchestrator.config.workers import Session
 from orchestrator.errors import ClusterError, DataError
+from tests.conftest import Recorder
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def run_calls(function: Any, calls: list[tuple[object, ...]]) -> list[Any]:
+    session = Session(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0)
+    return one_shot.run_calls(
+        function, calls, task="squaring", session=session, reporter=Recorder()
+    )
 
 
 def square(number: int) -> tuple[int, int]:
@@ -33,14 +43,14 @@ def die_once(mark: Path) -> str:
 
 
 def test_each_call_has_a_process_of_its_own_which_ends_with_it() -> None:
-    found = run_calls(square, [(2,), (3,), (4,)], task="squaring")
+    found = run_calls(square, [(2,), (3,), (4,)])
     assert [value for value, _ in found] == [4, 9, 16]
     assert len({pid for _, pid in found}) == 3
 
 
 def test_an_error_of_a_call_arrives_as_it_was() -> None:
     with pytest.raises(DataError) as caught:
-        run_calls(refuse, [()], task="squaring")
+        run_calls(refuse, [()])
     assert type(caught.value) is DataError
     assert str(caught.value) == "received x; expected y; do z"
 
@@ -48,8 +58,8 @@ def test_an_error_of_a_call_arrives_as_it_was() -> None:
 def test_a_fault_of_a_call_names_the_task_and_what_to_do() -> None:
     message = "squaring failed: ZeroDivisionError: no number; run the same command again"
     with pytest.raises(ClusterError, match=message):
-        run_calls(break_down, [()], task="squaring")
+        run_calls(break_down, [()])
 
 
 def test_a_call_whose_process_dies_is_made_again(tmp_path: Path) -> None:
-    assert run_calls(die_once, [(tmp_path / "mark",)], task="squaring") == ["done"]
+    assert run_calls(die_once, [(tmp_path / "mark",)]) == ["done"]

@@ -54,6 +54,7 @@ def test_an_error_of_one_worker_ends_all_and_arrives_as_it_was(
             num_workers,
             session,
             lambda: None,
+            print,
         )
     assert type(caught.value) is DataError
     assert str(caught.value) == "received x; expected y; do z"
@@ -68,6 +69,7 @@ def test_a_worker_that_died_goes_on_from_its_last_checkpoint(tmp_path: Path) -> 
         1,
         Session(1, 1.0, 0.0),
         lambda: None,
+        print,
     )
     assert (tmp_path / "died").exists()
     assert found == ["1", "2", "3", "rank 0 of 1"]

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.cluster.session import connect, open_session
+from orchestrator.cluster import session as sessions
+from orchestrator.cluster.session import (
+    connect,
+    count_gpus,
+    gives_gpus,
+    node_resources,
+    open_session,
+)
 from orchestrator.config.specs import Resources
 from orchestrator.config.workers import Session, plan_workers
 from orchestrator.errors import ClusterError, SpecError
@@ -68,8 +75,42 @@ def test_a_job_may_ask_for_nodes_that_the_autoscaler_has_yet_to_start(
     with pytest.raises(SpecError, match="hold 0"), open_session(asked):
         pass
     monkeypatch.setenv("ORCHESTRATOR_CLUSTER", str(launcher))
+    assert gives_gpus(Resources())
     with open_session(asked) as session:
         assert session == Session(4, 8.0, 1.0)
+
+
+def test_whether_workers_get_gpus_is_known_before_a_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("RAY_ADDRESS", "ORCHESTRATOR_CLUSTER"):
+        monkeypatch.delenv(name, raising=False)
+    assert gives_gpus(Resources(gpus_per_worker=0.5))
+    assert not gives_gpus(Resources(gpus_per_worker=0))
+    for found in (0, 2):
+        monkeypatch.setattr(sessions, "count_gpus", lambda found=found: found)
+        assert gives_gpus(Resources()) == bool(found)
+    nodes = {"head:6379": [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}], "other:6379": [{"CPU": 4.0}]}
+    monkeypatch.setattr(sessions, "query_nodes", nodes.__getitem__)
+    for address, expected in (("head:6379", True), ("other:6379", False)):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert gives_gpus(Resources()) == expected
+
+
+@pytest.mark.ray
+def test_gpus_are_counted_as_ray_counts_them(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert count_gpus() == node_resources()[0].get("GPU", 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert count_gpus() == 0
+
+
+def test_limits_of_waits_come_from_the_request() -> None:
+    asked = Resources(shard_timeout="3h", max_wait="10m")  # type: ignore[arg-type]
+    session = plan_workers(asked, [{"CPU": 2.0}])
+    assert (session.shard_timeout_s, session.max_wait_s) == (10800.0, 600.0)
+    assert Session(1, 1.0, 0.0) == plan_workers(Resources(), [{"CPU": 1.0}])
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,21 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from ray import cloudpickle
 
-from orchestrator.cluster.shards import run_shards
+from orchestrator.cluster import room, shards
+from orchestrator.cluster.shards import run_shards, shard_limit_s
 from orchestrator.config.workers import Session
-from orchestrator.data.shard_files import part_path, read_part
+from orchestrator.data.shard_files import check_parts, has_part, part_path, read_part, write_part
 from orchestrator.errors import ClusterError, DataError
+from tests.conftest import Recorder
 
 # The workers cannot import this module, so its stages travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -41,6 +46,21 @@ class DiesOnce(Square):
         return table
 
 
+class Hangs(Square):
+    """Does not come to an end with shard 2, the first time or ever."""
+
+    def __init__(self, marks: Path, *, once: bool) -> None:
+        super().__init__(marks)
+        self.once = once
+
+    def __call__(self, shard: int) -> pa.Table:
+        first = not list(self.marks.glob("2-*"))
+        table = super().__call__(shard)
+        if shard == 2 and (first or not self.once):
+            time.sleep(600)
+        return table
+
+
 class AlwaysDies:
     def __call__(self, shard: int) -> pa.Table:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -57,10 +77,41 @@ class Breaks:
         raise ZeroDivisionError("secret")
 
 
-def run(stage: object, out: Path, shards: range = range(5)) -> list[int]:
-    told: list[int] = []
-    run_shards(lambda: stage, shards, out, SESSION, told.append)
-    return told
+class Told(Recorder):
+    """Keeps each advance by itself."""
+
+    def advance(self, count: int) -> None:
+        self.counts.append(count)
+
+
+def run(
+    stage: object, out: Path, numbers: range = range(5), session: Session = SESSION
+) -> list[int]:
+    told = Told()
+    run_shards(lambda: stage, numbers, out, "this run", session, told, shard_limit_s(9, 64))
+    return told.counts
+
+
+@contextmanager
+def occupied() -> Iterator[None]:
+    """Another's process on every CPU of the cluster."""
+    import ray
+
+    class Other:
+        def ready(self) -> None: ...
+
+    other = ray.remote(Other).options(num_cpus=2).remote()
+    ray.get(other.ready.remote())
+    yield
+    ray.kill(other)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks often, and a minute is half a second."""
+    for module in (room, shards):
+        monkeypatch.setattr(module, "LOOK_S", 0.2)
+    monkeypatch.setattr("orchestrator.runs.wait._SAY_EVERY_S", 0.5)
 
 
 def test_every_shard_is_computed_once_and_told_once(tmp_path: Path) -> None:
@@ -83,6 +134,76 @@ def test_committed_shards_are_told_first_and_not_computed_again(tmp_path: Path) 
     assert run(Square(marks), tmp_path / "out") == [1, 2, 3, 5, 4]
     assert len(list(marks.glob("3-*"))) == 2
     assert len(list(marks.iterdir())) == 6
+
+
+def test_a_file_of_another_run_is_computed_anew(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for shard, owner in enumerate(("this run", "another", "")):
+        write_part(part_path(out, shard), pa.table({"value": [-1]}), owner)
+    with pytest.raises(ClusterError, match=r"part-00001.arrow is not of this run: another writer"):
+        check_parts(out, 3, "this run")
+    (tmp_path / "marks").mkdir()
+    assert run(Square(tmp_path / "marks"), out, range(3)) == [1, 2, 3]
+    values = [read_part(part_path(out, shard))["value"][0].as_py() for shard in range(3)]
+    assert values == [-1, 1, 4]
+    check_parts(out, 3, "this run")
+    with pytest.raises(ClusterError, match=r"part-00003.arrow is not"):
+        check_parts(out, 4, "this run")
+    write_part(part_path(out, 4), pa.table({"value": [1]}))  # before files named their run
+    assert has_part(part_path(out, 4), "")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_shard_that_takes_too_long_is_given_to_another_worker(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    session = replace(SESSION, shard_timeout_s=3.0)
+    assert sorted(run(Hangs(marks, once=True), tmp_path / "out", session=session)) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert len(list(marks.glob("2-*"))) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_shard_that_always_takes_too_long_ends_the_run(tmp_path: Path) -> None:
+    session = replace(SESSION, num_workers=1, shard_timeout_s=1.0)
+    message = (
+        r"shard 2 ran into its time limit 3 times \(1 s\);.* allow more with --shard-timeout, and"
+    )
+    with pytest.raises(ClusterError, match=message):
+        run(Hangs(tmp_path, once=False), tmp_path / "out", range(2, 3), session)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pool_says_that_it_waits_for_room_and_gives_up(tmp_path: Path) -> None:
+    told, session = Told(), replace(SESSION, max_wait_s=1.5)
+    with occupied(), pytest.raises(ClusterError) as caught:
+        run_shards(lambda: Square(tmp_path), [0], tmp_path, "this run", session, told, 60.0)
+    room_for = "room in the cluster for a worker of 1 CPU"
+    assert str(caught.value).startswith(f"waited 2 s for {room_for}; run the same command again")
+    assert told.lines[0].startswith(f"waiting for {room_for}: ")
+    assert len(told.lines) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_single_wait_for_room_ends_with_it_or_gives_up() -> None:
+    said: list[str] = []
+    with occupied(), pytest.raises(ClusterError, match="waited 1 s for room in the cluster for a"):
+        room.await_room(replace(SESSION, max_wait_s=1.0), 1, said.append)
+    assert said
+    room.await_room(SESSION, 2, said.append)
+    with pytest.raises(ClusterError, match="has lost its last node that could hold a worker"):
+        room.await_room(replace(SESSION, cpus_per_worker=99.0), 1, said.append)
+
+
+def test_the_time_limit_of_a_shard_is_generous() -> None:
+    assert shard_limit_s(256, 150) > 3600  # of some 5 s
+    assert shard_limit_s(256, 456) > 100 * 256 / 5.7
+    assert shard_limit_s(4 * 256, 456) > 100 * 4 * 256 / 5.7
 
 
 def test_a_shard_whose_worker_dies_is_computed_by_another(tmp_path: Path) -> None:

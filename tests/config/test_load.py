@@ -117,7 +117,7 @@ def test_only_new_needs_the_folder_of_the_earlier_runs() -> None:
         ("{name: a, kind: train, args: {}, resources: {workers: 0}}", "workers=0"),
         (
             "{name: a, kind: train, args: {}, resources: {worker: 1}}",
-            "unknown key resources.worker; known: workers, cpus_per_worker, gpus_per_worker$",
+            "unknown key resources.worker; known: workers, cpus_per_worker, .*, wait_for_lock$",
         ),
         ("{name: a, kind: train, args: {}, schedule: {a: x}}", "schedule.a; known: cron, time"),
         (

@@ -13,6 +13,7 @@ from orchestrator.errors import BundleError
 from orchestrator.model import bundle
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.bundle_writer import write_bundle
+from orchestrator.model.engine import load
 from orchestrator.model.engine.load import load_engine
 from orchestrator.model.network import build_network
 from tests.runs.power import put, recorded
@@ -94,6 +95,29 @@ def test_both_engines_give_the_network_s_logits(network: keras.Model, written: P
         logits = load_engine(written, name, 1).logits(images)
         assert logits.shape == (40,)
         np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("moment", ["before it is read", "while it is read"])
+def test_a_bundle_that_takes_the_place_of_another_is_refused(
+    moment: str, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meant = bundle.load_info(copied).sha256
+    assert load_engine(copied, "openvino", 1, sha256=meant).name == "openvino"
+    read = load.openvino_engine
+
+    def replace_and_read(*given: Any) -> Any:
+        edit_info(copied, seed=99)
+        return read(*given)
+
+    if moment == "before it is read":
+        edit_info(copied, seed=99)
+    else:
+        monkeypatch.setattr(load, "openvino_engine", replace_and_read)
+    with pytest.raises(BundleError) as caught:
+        load_engine(copied, "openvino", 1, sha256=meant)
+    there = bundle.load_info(copied).sha256
+    message = f"{copied} holds the bundle {there[:12]} and the run began with {meant[:12]}: it was"
+    assert str(caught.value).startswith(message)
 
 
 def test_model_card_states_what_a_reader_needs(written: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 # Every way in which the program changes what a folder holds.
-CHANGES = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir")
+CHANGES = ("link", "replace", "rename", "unlink", "remove", "rmdir", "mkdir")
 
 
 class Killed(BaseException):

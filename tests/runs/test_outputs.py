@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.model.bundle import INFO_FILE, MODEL_FILE
 from orchestrator.pipelines.prepare import feature_set
+from orchestrator.runs.lock import hold
 from orchestrator.runs.outputs import MOST_ENTRIES, is_output
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
@@ -28,6 +29,8 @@ def test_a_run_is_told_from_its_first_files_on(tmp_path: Path) -> None:
     assert not is_output(names_in(run.path))
     run.job.touch()
     assert is_output(names_in(run.path))  # submitted, and not begun
+    with hold(run.path):
+        assert is_output(names_in(run.path))
     run.write_status(Status.RUNNING)
     assert is_output(names_in(run.path))
     run.job.unlink()

@@ -89,7 +89,8 @@ def find_runs(
             raise  # passed over, all its images would be scored again
         except (OrchestratorError, OSError):
             continue  # no run's folder
-        if status.get("terms") != terms:
+        # Earlier versions recorded `auto` in place of the engine that it meant.
+        if status.get("terms") not in (terms, {**terms, "engine": "auto"}):
             continue
         if run.success.exists():
             ended = str(status.get("succeeded_at"))

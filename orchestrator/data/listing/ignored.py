@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from orchestrator.data.schema import escape_path
+from orchestrator.runs.lock import LOCK_NAME
 from orchestrator.runs.outputs import is_output
 
 OUTPUTS = "results of this program"
@@ -69,6 +70,9 @@ class Ignoring:
             name: of the entry, without folders.
             is_folder: whether it is a folder, not a link to one.
         """
+        if is_folder and name == LOCK_NAME.encode():
+            self.counts[OUTPUTS] += 1
+            return True
         if self._include_hidden:
             return False
         reason = _reason(name, is_folder)

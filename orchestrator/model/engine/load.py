@@ -7,10 +7,8 @@ for OpenVINO is in `export.py`.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+from orchestrator.errors import BundleError
 from orchestrator.model.engine.base import BACKBONE_FILE, Engine, resolve_engine
 from orchestrator.model.engine.keras import _limit_tensorflow_threads, keras_engine
 from orchestrator.model.engine.openvino import openvino_engine
@@ -23,6 +21,7 @@ def load_engine(
     precision: str = "f32",
     *,
     batch_size: int | None = None,
+    sha256: str | None = None,
 ) -> Engine:
     """Loads the engine of a bundle, after checking its hashes, or of an exported backbone.
 
@@ -34,15 +33,39 @@ def load_engine(
             TensorFlow keeps to it only where it has not started in this process yet.
         precision: `f32`, `bf16` or `f16`; on a CPU without such instructions f32 is faster.
         batch_size: images a call of the network, >= 1; None for the engine's own.
+        sha256: of the bundle that is meant; None for whichever is there.
 
     Returns:
         An engine whose `logits` (bundle) or `predict` (backbone) can be called from one thread
         at a time.
 
     Raises:
-        BundleError: a file is missing, changed or of a kind that is not loaded.
-        SpecError: unknown engine or precision.
+        BundleError: a file is missing, changed or of a kind that is not loaded, or the bundle is
+            another one than is meant.
+        SpecError: unknown engine or precision, or one that this machine does not have.
     """
+    loaded = _load(folder, engine, num_threads, precision, batch_size)
+    if sha256 is not None:
+        # After loading: what was read in between has these hashes, or they differ now.
+        _check_bundle(folder, sha256)
+    return loaded
+
+
+def _check_bundle(folder: Path, sha256: str) -> None:
+    from orchestrator.model.bundle import load_info
+
+    found = load_info(folder).sha256
+    if found != sha256:
+        raise BundleError(
+            f"{folder} holds the bundle {found[:12]} and the run began with {sha256[:12]}: it was "
+            "replaced; put that one back and run the same command again, or score anew into "
+            "another folder"
+        )
+
+
+def _load(
+    folder: Path, engine: str, num_threads: int | None, precision: str, batch_size: int | None
+) -> Engine:
     from orchestrator.model import bundle
 
     is_backbone = (folder / BACKBONE_FILE).exists()

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from orchestrator.config.workers import count_cpus
-from orchestrator.errors import BundleError
+from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.keras_file import last_line
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def openvino_engine(
 
     Raises:
         BundleError: a file is missing or cannot be loaded.
-        SpecError: unknown precision.
+        SpecError: unknown precision, or one that this CPU does not compute in.
     """
     import openvino
 
@@ -72,6 +72,12 @@ def openvino_engine(
             compiled = core.compile_model(model, "CPU", settings)
     except (RuntimeError, ElementTree.ParseError) as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if used != checked:
+        raise SpecError(
+            f"asked for precision {checked}; OpenVINO computes in {used} on this CPU: give "
+            f"--precision {used} or f32, or use machines that compute in {checked}"
+        )
     # The binding's first look-up of a dtype runs Python inside a C++ static's initialisation: two
     # threads that came to it at once would wait for each other for ever.
     openvino.Type.u8.to_dtype()

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.cluster.one_shot import run_calls
-from orchestrator.cluster.shards import run_shards
+from orchestrator.cluster.shards import run_shards, shard_limit_s
 from orchestrator.config.specs import TrainSpec, TuneSpec
 from orchestrator.config.workers import Session
-from orchestrator.data.shard_files import table_images
+from orchestrator.data.shard_files import check_parts, table_images
 from orchestrator.data.source import IngestedSource
 from orchestrator.pipelines.prepare.feature_set import is_packed, pack_features
 from orchestrator.progress import Reporter
@@ -106,6 +106,7 @@ def compute_features(
     dataset: IngestedSource,
     splits: Sequence[str | None],
     out: Path,
+    owner: str,
     session: Session,
     reporter: Reporter,
 ) -> None:
@@ -117,6 +118,7 @@ def compute_features(
         splits: split of every row, None where it is not used; rows of "train" get all views, the
             others the plain one.
         out: folder of the result: the exported backbone, and what `open_features` opens.
+        owner: what its shards belong to: id of the run, or key of a set that runs share.
         session: workers to use.
         reporter: receives each shard.
 
@@ -143,7 +145,10 @@ def compute_features(
     augmented = np.flatnonzero(split == "train")
     plain = np.flatnonzero((split != "train") & (split != ""))
     reporter.begin("features", spec.views * len(augmented) + len(plain), "images")
-    run_shards(make_stage, range(dataset.num_shards), out, session, reporter.advance)
+    num_shards = dataset.num_shards
+    limit_s = shard_limit_s(spec.views * dataset.load_table(0).num_rows, spec.image_size)
+    run_shards(make_stage, range(num_shards), out, owner, session, reporter, limit_s)
+    check_parts(out, num_shards, owner)
     pack_features(out, dataset.num_shards, augmented, plain, spec.views)
     reporter.end()
 
@@ -180,8 +185,8 @@ def prepare_backbone(
             _write_backbone,
             [(*backbone, folder, session.threads_per_worker if engines else None)],
             task="building the backbone",
-            num_cpus=session.cpus_per_worker,
-            num_gpus=session.gpus_per_worker,
+            session=session,
+            reporter=reporter,
         )
 
 

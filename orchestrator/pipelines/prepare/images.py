@@ -134,6 +134,7 @@ def _open_images(
     return ingest_manifest(
         manifest,
         own,
+        run.load_uuid(),
         spec.image_size,
         decode_limits(spec.limits),
         spec.patient_key_file,

@@ -16,17 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.cluster.session import open_session
-from orchestrator.cluster.shards import run_shards
+from orchestrator.cluster.shards import run_shards, shard_limit_s
 from orchestrator.config.specs import DecodeLimits, IngestSpec, Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data import schema
 from orchestrator.data.decode.images import Limits
 from orchestrator.data.listing.notes import load_notes
 from orchestrator.data.listing.options import ListingOptions
-from orchestrator.data.manifest import Manifest, load_manifest, write_manifest
+from orchestrator.data.manifest import Manifest, load_manifest, open_manifest_file, write_manifest
 from orchestrator.data.parquet import write_parquet
 from orchestrator.data.rejections import Rejections, check_rejected
-from orchestrator.data.shard_files import part_path, read_part
+from orchestrator.data.shard_files import check_parts, part_path, read_part
 from orchestrator.data.source import (
     DATASET_VERSION,
     FileSource,
@@ -102,7 +102,7 @@ def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[s
     size_px = spec.image_size or default_image_size(Path("models"))
     spec = spec.model_copy(update={"image_size": size_px})
     folder = Path(spec.out).absolute()
-    with open_run("ingest", folder, spec, resources) as opened:
+    with open_run("ingest", folder, spec, resources, reporter=reporter) as opened:
         if not opened.completed:
             _ingest(spec, size_px, resources, manifest, opened.run, reporter)
     described: dict[str, Any] = json.loads(opened.run.dataset.described.read_text())
@@ -125,6 +125,7 @@ def _ingest(
         ingest_manifest(
             manifest,
             run.dataset,
+            run.load_uuid(),
             size_px,
             decode_limits(spec.limits),
             spec.patient_key_file,
@@ -145,6 +146,7 @@ def default_image_size(models: Path) -> int:
 def ingest_manifest(
     manifest: Manifest,
     files: DatasetFiles,
+    owner: str,
     size_px: int,
     limits: Limits,
     patient_key_file: str | None,
@@ -157,6 +159,7 @@ def ingest_manifest(
     Args:
         manifest: the rows; written first. A data set that was begun goes on with its own.
         files: of the data set.
+        owner: id of the run that its shards belong to.
         size_px: height and width of the images, px.
         limits: limits on one file.
         patient_key_file: lasting key of the patient hash; a random one otherwise.
@@ -170,6 +173,7 @@ def ingest_manifest(
     Raises:
         DataError: no row could be decoded, or fewer than asked for, or the stored rows do not match
             the manifest.
+        ClusterError: a worker failed, or another writer has put shards of its own there.
     """
     if files.manifest.exists():
         manifest = load_manifest(files.manifest)
@@ -184,10 +188,13 @@ def ingest_manifest(
         lambda: IngestStage(source, size_px, session.threads_per_worker),
         range(source.num_shards),
         files.images,
+        owner,
         session,
-        reporter.advance,
+        reporter,
+        shard_limit_s(max(open_manifest_file(files.manifest).shard_rows, default=0), size_px),
     )
     reporter.end()
+    check_parts(files.images, source.num_shards, owner)
     dataset = IngestedSource(files, source.num_shards, size_px)
     _describe(dataset, manifest, max_rejected_fraction)
     return dataset

@@ -28,8 +28,9 @@ from orchestrator.data.manifest import (
 )
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.pseudonym import FileNaming
-from orchestrator.data.shard_files import part_path, write_part
+from orchestrator.data.shard_files import has_part, part_path, write_part
 from orchestrator.progress import Reporter
+from orchestrator.runs.lock import find_owner
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
 
@@ -117,20 +118,22 @@ def copy_manifest(source: Path, path: Path) -> None:
     rewrite_manifest(open_manifest_file(source), path, lambda table: table)
 
 
-def commit_listed(work: Work, shards: Path, schema: pa.Schema, naming: FileNaming) -> None:
+def commit_listed(work: Work, run: RunDir, schema: pa.Schema, naming: FileNaming) -> None:
     """Commits the shards in which the listing rejected every file: they need no worker.
 
     Args:
         work: the run's files.
-        shards: folder of the committed results.
+        run: the run, started.
         schema: of a shard's result.
         naming: how rows name their files.
     """
+    owner = run.load_uuid()
     for shard, table in enumerate(iter_shards(work.manifest)):
-        if table.column("code").null_count or part_path(shards, shard).exists():
+        path = part_path(run.shards, shard)
+        if table.column("code").null_count or has_part(path, owner):
             continue
         rows = [naming.apply(row) for row in table.to_pylist()]
-        write_part(part_path(shards, shard), pa.Table.from_pylist(rows, schema))
+        write_part(path, pa.Table.from_pylist(rows, schema), owner)
 
 
 def _terms(spec: ScoreSpec, models: list[str]) -> dict[str, Any]:
@@ -150,7 +153,9 @@ def _index_runs(
         Path(str(spec.out_root)), _terms(spec, models), spec.limits.model_dump()
     )
     for folder in unfinished:
-        if folder != own:
+        if folder != own and (owner := find_owner(folder)):
+            reporter.say(f"{folder} does not count: it is at work ({owner})")
+        elif folder != own:
             reporter.say(
                 f"{folder} is unfinished and does not count: its images are scored here. To finish "
                 f"it by itself: orchestrator score --resume {folder}"

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from orchestrator.data.listing.addresses import open_folder
 from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.runs.lock import check_held
 from orchestrator.runs.run_dir import RunDir
 
 
@@ -39,7 +40,9 @@ def publish(run: RunDir, address: str) -> None:
 
     Raises:
         ClusterError: the store refused a write; the same command copies again.
+        LockedError: another process has taken over the run.
     """
+    check_held(run.path)
     folder = open_folder(address)
     names = [path.relative_to(run.path) for path in run.path.rglob("*") if path.is_file()]
     # Neither working folders nor what a writer that was killed has left in any folder.
@@ -54,6 +57,7 @@ def publish(run: RunDir, address: str) -> None:
         for path in files:
             if path.name != run.status.name:
                 folder.write(str(path).encode(), (run.path / path).read_bytes())
+        check_held(run.path)
         folder.write(run.success.name.encode(), b"")
     except (OSError, pa.ArrowException) as error:
         raise ClusterError(

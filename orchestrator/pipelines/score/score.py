@@ -4,6 +4,7 @@ What a run has to do is decided in `incremental.py`; its tables and its report a
 `tables.py`.
 """
 
+import contextlib
 import os
 import shutil
 import threading
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.session import open_session
-from orchestrator.cluster.shards import Stage, run_shards
+from orchestrator.cluster.session import gives_gpus, open_session
+from orchestrator.cluster.shards import Stage, run_shards, shard_limit_s
 from orchestrator.config.addresses import is_address
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
@@ -22,7 +23,7 @@ from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.pseudonym import FileNaming
-from orchestrator.data.shard_files import part_path
+from orchestrator.data.shard_files import has_part, part_path
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
 from orchestrator.errors import DataError, SpecError
 from orchestrator.pipelines.prepare.ingest import (
@@ -41,7 +42,8 @@ from orchestrator.pipelines.score.publish import check_free, publish
 from orchestrator.pipelines.score.stage import ScoreStage, shard_schema
 from orchestrator.progress import Reporter
 from orchestrator.runs.identity import holds_unfinished
-from orchestrator.runs.life_cycle import OpenRun, open_run
+from orchestrator.runs.life_cycle import OpenRun, lock_wait, open_run
+from orchestrator.runs.lock import hold
 from orchestrator.runs.run_dir import RunDir, new_run_id, work_folder
 
 
@@ -79,6 +81,7 @@ def score(
         DataError: nothing to score, or more files rejected than allowed.
         BundleError: the model cannot be used.
         ClusterError: a worker or the disk failed; the same command with `--out` goes on later.
+        LockedError: another process works in the run, or with `only_new` in `out_root`.
     """
     members = load_members(spec.model)
     check_inputs(spec.input)
@@ -89,7 +92,22 @@ def score(
     resumes = holds_unfinished(RunDir(folder), spec, others)
     if target is not None and not spec.overwrite and not resumes:
         check_free(target)
-    with open_run("score", folder, spec, resources, others=others, address=target) as opened:
+    with contextlib.ExitStack() as held:
+        if spec.only_new:
+            # What one has listed and not scored yet, another one would list too.
+            root = Path(str(spec.out_root)).absolute()
+            held.enter_context(hold(root, lock_wait(resources, reporter)))
+        opened = held.enter_context(
+            open_run(
+                "score",
+                folder,
+                spec,
+                resources,
+                reporter=reporter,
+                others=others,
+                address=target,
+            )
+        )
         if not opened.completed:
             _score(spec, resources, opened, ingested, members, reporter)
     return ScoreResult(opened.run.path, opened.load_report(), target)
@@ -125,6 +143,8 @@ def _score(
 ) -> None:
     """Lists, scores, reports and publishes in a claimed run."""
     run = opened.run
+    engine = _find_engine(spec, resources, opened)
+    spec = spec.model_copy(update={"engine": engine})
     key = load_patient_key(spec.patient_key_file)
     naming = FileNaming(key if spec.hash_paths else None)
     record_terms(spec, run, members.hashes)
@@ -144,6 +164,16 @@ def _score(
     _score_run(spec, resources, run, work, source, members, naming, reporter)
     if spec.out is not None:
         publish(run, spec.out)
+
+
+def _find_engine(spec: ScoreSpec, resources: Resources, opened: OpenRun) -> str:
+    """Returns the engine that scores the whole run, one that goes on with its own."""
+    terms = opened.run.load_status().get("terms") if opened.resumed else None
+    if spec.engine != "auto":
+        return spec.engine
+    if terms and terms["engine"] != "auto":
+        return str(terms["engine"])
+    return "keras" if gives_gpus(resources) else "openvino"
 
 
 def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
@@ -188,8 +218,9 @@ def _score_run(
         shutil.rmtree(run.shards, ignore_errors=True)  # hashed under a key that is gone
     elif spec.patient_key_file is None:
         forget_hashed_patients(run.shards, source.num_shards)
-    commit_listed(work, run.shards, shard_schema(len(members.bundles)), naming)
-    if all(part_path(run.shards, shard).exists() for shard in range(source.num_shards)):
+    commit_listed(work, run, shard_schema(len(members.bundles)), naming)
+    owner = run.load_uuid()
+    if all(has_part(part_path(run.shards, shard), owner) for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
     else:
         # What is on an address is read from everywhere; a folder must be seen by every node.
@@ -216,15 +247,12 @@ def _score_shards(
     naming: FileNaming,
     reporter: Reporter,
 ) -> None:
-    engine = spec.engine
-    if engine == "auto":
-        engine = "keras" if session.gpus_per_worker else "openvino"
-
     def make_stage() -> Stage:
         return ScoreStage(
             source,
             members.bundles,
-            engine,
+            tuple(members.hashes),
+            spec.engine,
             spec.precision,
             spec.batch_size,
             members.calibrations,
@@ -240,8 +268,10 @@ def _score_shards(
         make_stage,
         range(source.num_shards),
         run.shards,
+        run.load_uuid(),
         session,
-        reporter.advance,
+        reporter,
+        shard_limit_s(max(work.manifest.shard_rows), members.size_px),
     )
     reporter.end()
 

@@ -42,6 +42,7 @@ class ScoreStage:
     Args:
         source: where the pixels come from.
         bundles: folders of the models, reachable by every worker; several are averaged.
+        hashes: SHA-256 of each bundle; another one ends the run.
         engine: "openvino" or "keras".
         precision: of the network's arithmetic.
         batch_size: images a call of the network; None for the engine's own.
@@ -53,6 +54,7 @@ class ScoreStage:
 
     source: Source
     bundles: tuple[Path, ...]
+    hashes: tuple[str, ...]
     engine: str
     precision: str
     batch_size: int | None
@@ -66,9 +68,14 @@ class ScoreStage:
         self._following: int | None = None
         self._engines = [
             load_engine(
-                bundle, self.engine, self.num_threads, self.precision, batch_size=self.batch_size
+                bundle,
+                self.engine,
+                self.num_threads,
+                self.precision,
+                batch_size=self.batch_size,
+                sha256=sha256,
             )
-            for bundle in self.bundles
+            for bundle, sha256 in zip(self.bundles, self.hashes, strict=True)
         ]
         for engine in self._engines:
             engine.check_classifier()

@@ -17,7 +17,7 @@ from orchestrator.data.manifest import StoredManifest, rewrite_manifest
 from orchestrator.data.parquet import open_writer, write_parquet
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.rejections import Rejections, check_rejected
-from orchestrator.data.shard_files import part_path, read_part
+from orchestrator.data.shard_files import check_parts, part_path, read_part
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.tally import Tally
@@ -43,7 +43,8 @@ def finish_tables(
         The report.
 
     Raises:
-        ClusterError: the rows of the shards are not those of the manifest, one for one.
+        ClusterError: the shards are not the run's, or their rows not those of the manifest, one for
+            one.
         DataError: no image could be scored, now or before, or more rows are rejected than the
             spec allows; the tables are written all the same.
     """
@@ -99,6 +100,7 @@ def write_named(stored: StoredManifest, path: Path, naming: FileNaming) -> None:
 
 def _checked_shards(run: RunDir, manifest: StoredManifest) -> Iterator[pa.Table]:
     """Yields each committed shard once its rows are the manifest's, one for one."""
+    check_parts(run.shards, manifest.num_shards, run.load_uuid())
     first = 0
     for shard, num_rows in enumerate(manifest.shard_rows):
         table = read_part(part_path(run.shards, shard))

@@ -16,7 +16,7 @@ from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import CompareSpec, Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.inputs import check_inputs
-from orchestrator.data.shard_files import part_path
+from orchestrator.data.shard_files import has_part, part_path
 from orchestrator.errors import SpecError
 from orchestrator.evaluation.report.comparison import (
     Contender,
@@ -93,7 +93,7 @@ def compare(
     check_inputs([spec.data])
     folder = run_folder or (Path(spec.out) if spec.out else None)
     check_run_folder(folder)
-    with open_run("compare", folder, spec, resources) as opened:
+    with open_run("compare", folder, spec, resources, reporter=reporter) as opened:
         if not opened.completed:
             _compare(spec, groups, opened.run, resources, reporter)
     return CompareResult(opened.run.path, opened.load_report())
@@ -185,10 +185,10 @@ def _compute_features(
     reporter: Reporter,
 ) -> None:
     """Computes the features of one backbone and stores what they cost."""
-    dataset, splits = prepared.dataset, prepared.split.to_pylist()
-    done = [shard for shard in range(dataset.num_shards) if part_path(out, shard).exists()]
+    dataset, splits, uuid = prepared.dataset, prepared.split.to_pylist(), run.load_uuid()
+    done = [s for s in range(dataset.num_shards) if has_part(part_path(out, s), uuid)]
     timed = _Timed(reporter, len(done))
-    compute_features(spec, dataset, splits, out, session, timed)
+    compute_features(spec, dataset, splits, out, uuid, session, timed)
     if timed.num_new_shards == 0:
         return
     rate = timed.images_per_s

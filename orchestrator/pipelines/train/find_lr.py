@@ -53,7 +53,7 @@ def find_lr(
     spec = check_spec(spec.model_copy(update={"lr": "auto"}))
     check_inputs([spec.data])
     folder = run_folder or (Path(spec.out) if spec.out else None)
-    with open_run("find-lr", folder, spec, resources) as opened:
+    with open_run("find-lr", folder, spec, resources, reporter=reporter) as opened:
         if not opened.completed:
             _find(spec, resources, opened.run, reporter)
     return RateResult(opened.run.path, opened.load_report())
@@ -65,7 +65,9 @@ def _find(spec: TrainSpec, resources: Resources, run: RunDir, reporter: Reporter
     with open_session(resources, reads=reads, writes=[run.path]) as session:
         prepared = prepare_images(spec, session, run, reporter)
         splits = prepared.split.to_pylist()
-        compute_features(spec, prepared.dataset, splits, run.features, session, reporter)
+        compute_features(
+            spec, prepared.dataset, splits, run.features, run.load_uuid(), session, reporter
+        )
         found = search_rate(spec, run, session, reporter)
     report = {
         "kind": "find-lr",

@@ -44,8 +44,8 @@ def search_rate(
             _search,
             [(sent, run)],
             task="searching a learning rate",
-            num_cpus=session.cpus_per_worker,
-            num_gpus=session.gpus_per_worker,
+            session=session,
+            reporter=reporter,
         )
         write_json(run.rate, searched)
     found: dict[str, Any] = json.loads(run.rate.read_text(encoding="utf-8"))

@@ -84,7 +84,7 @@ def train(
     check_inputs([spec.data])
     out = Path(spec.out or Path("models", new_run_id("train"))).absolute()
     bundle = BundleFolder(out, INFO_FILE)
-    with open_run("train", run_folder, spec, resources, bundle=bundle) as opened:
+    with open_run("train", run_folder, spec, resources, reporter=reporter, bundle=bundle) as opened:
         if not opened.completed:
             reads = [Path(spec.data), Path(spec.weights), Path(spec.backbone)]
             writes = [opened.run.path, bundle.path]
@@ -125,7 +125,8 @@ def _train(
     if spec.features == "live":
         prepare_backbone(spec, run.backbone.parent, session, reporter, engines=False)
     elif not run.head.exists():
-        compute_features(spec, dataset, names.to_pylist(), run.features, session, reporter)
+        splits, uuid = names.to_pylist(), run.load_uuid()
+        compute_features(spec, dataset, splits, run.features, uuid, session, reporter)
     labels = rows.column("label").filter(pc.equal(names, "train")).to_numpy()
     lr = search_rate(spec, run, session, reporter)["rate"] if spec.lr == "auto" else spec.lr
     task = ReleaseTask(
@@ -168,7 +169,8 @@ def _fit(
     report: dict[str, Any] = {}
     if task.training.spec.features == "cached" and not run.head.exists():
         reporter.say("starting the training worker")
-        report = run_training(train_head, (task,), run.checkpoints / "head", 1, session, told.poll)
+        head = run.checkpoints / "head"
+        report = run_training(train_head, (task,), head, 1, session, told.poll, reporter.say)
     if not report:
         reporter.say(f"starting {session.num_workers} training worker(s)")
         report = run_training(
@@ -178,6 +180,7 @@ def _fit(
             session.num_workers,
             session,
             told.poll,
+            reporter.say,
         )
     return report
 

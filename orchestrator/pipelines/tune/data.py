@@ -5,12 +5,9 @@ one of them, so that another search of the same images finds them: their key nam
 they depend on.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +24,10 @@ from orchestrator.pipelines.prepare.feature_set import IntArray, is_packed
 from orchestrator.pipelines.prepare.features import compute_features, feature_engine
 from orchestrator.pipelines.tune.head_training import Fold
 from orchestrator.progress import Reporter
-from orchestrator.runs.atomic import digest, sha256_file, write_errors, write_json
-from orchestrator.runs.folders import make_folder
+from orchestrator.runs.atomic import digest, sha256_file, write_json
+from orchestrator.runs.lock import hold
 from orchestrator.runs.run_dir import RunDir
+from orchestrator.runs.wait import Wait
 
 HELD_OUT_FOLDS = 5  # one of so many folds of the training rows is held out of the search
 # What features depend on besides their key's other parts.
@@ -131,9 +129,10 @@ def prepare_features(
     for part, name in ((division.augmented, "train"), (division.plain, "val")):
         for row in part:
             splits[row] = name
-    with _locked(folder):
+    # Another search of the same images finds it done.
+    with hold(folder, Wait(session.max_wait_s, reporter.say)):
         write_json(folder / "features.json", described)
-        compute_features(spec, dataset, splits, folder, session, reporter)
+        compute_features(spec, dataset, splits, folder, folder.name, session, reporter)
     size = sum(path.stat().st_size for path in folder.glob("*.npy"))
     reporter.say(f"features kept for other searches ({size / 1e6:,.0f} MB): {folder}")
     return folder
@@ -183,14 +182,3 @@ def _identify_program() -> str:
     for source in _SOURCES:
         found.update((package / source).read_bytes())
     return digest([found.hexdigest(), *(importlib.metadata.version(name) for name in _PACKAGES)])
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lets one command at a time compute a feature set; the next one finds it done."""
-    with write_errors(folder):
-        make_folder(folder)
-        lock = (folder / ".lock").open("a")
-    with lock as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -6,6 +6,7 @@ yardstick for what the configuration changes.
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from orchestrator.cluster.one_shot import run_calls
 from orchestrator.config.specs import TrainSpec, TuneSpec
+from orchestrator.config.workers import Session
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.parquet import write_parquet
 from orchestrator.evaluation.metrics import paired_difference, point_metrics
@@ -71,7 +73,12 @@ def judge(
 
 
 def measure_cached(
-    task: SearchTask, fold: Fold, rows: Any, configs: Mapping[str, Mapping[str, float]]
+    task: SearchTask,
+    fold: Fold,
+    rows: Any,
+    session: Session,
+    reporter: Reporter,
+    configs: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """Trains heads on cached features.
 
@@ -79,6 +86,8 @@ def measure_cached(
         task: the search.
         fold: what to train on and choose the epoch and calibration by.
         rows: int64 [n], the held-out rows.
+        session: how long to wait for room.
+        reporter: told of that wait.
         configs: by name.
 
     Returns:
@@ -88,7 +97,8 @@ def measure_cached(
         _measure,
         [(task, fold, dict(config), rows) for config in configs.values()],
         task="training for the held-out fold",
-        num_cpus=task.num_threads,
+        session=replace(session, cpus_per_worker=task.num_threads, gpus_per_worker=0.0),
+        reporter=reporter,
     )
     return dict(zip(configs, found, strict=True))
 

@@ -91,6 +91,7 @@ def train_live(
         search.session.num_workers,
         search.session,
         lambda: None,
+        lambda line: None,
     )
     shutil.rmtree(run.path, ignore_errors=True)  # checkpoints are large
     return found

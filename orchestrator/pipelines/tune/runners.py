@@ -60,7 +60,7 @@ def plan_cached(
     return SearchPlan(
         Runner(CachedTrial, {"task": task}, {"cpu": task.num_threads}, reuse=True),
         concurrent=sum(int(node.get("CPU", 0)) for node in node_resources()),
-        measure=functools.partial(measure_cached, task, fold, division.held_out),
+        measure=functools.partial(measure_cached, task, fold, division.held_out, session, reporter),
         features=features,
     )
 

@@ -89,7 +89,7 @@ def tune(
         resources = resources.model_copy(update={"workers": 1})  # of each trial
     folder = run_folder or (Path(spec.out) if spec.out else None)
     check_run_folder(folder)
-    with open_run("tune", folder, spec, resources) as opened:
+    with open_run("tune", folder, spec, resources, reporter=reporter) as opened:
         if not opened.completed:
             _tune(spec, resources, opened.run, reporter)
     return TuneResult(opened.run.path, opened.load_report())

@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.data.listing.ignored import OUTPUTS, Ignoring
 from orchestrator.data.listing.listing import Listing
+from orchestrator.runs.lock import LOCK_NAME
 from orchestrator.runs.outputs import MOST_ENTRIES
 
 FILES = [b".DS_Store", b"._IM-0001.jpeg", b".hidden.png", b"THUMBS.DB", b"ehthumbs.db"]
@@ -57,6 +58,8 @@ def test_a_walk_leaves_out_and_counts(tmp_path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "run" / "spec.yaml").touch()
+    (tmp_path / "runs" / LOCK_NAME).mkdir(parents=True)  # as a night at work has it
+    (tmp_path / "runs" / LOCK_NAME / "000001.json").touch()
     (tmp_path / "run" / "NORMAL").mkdir()
     (tmp_path / "run" / "NORMAL" / "copied.png").touch()
     (tmp_path / ".link").symlink_to("NORMAL/a.png")
@@ -66,11 +69,11 @@ def test_a_walk_leaves_out_and_counts(tmp_path) -> None:
 
     ignoring = Ignoring(include_hidden=False)
     assert walk(ignoring) == {b"NORMAL/a.png"}
-    assert ignoring.counts == {".*": 2, ".git": 1, "masks": 1, OUTPUTS: 1}
+    assert ignoring.counts == {".*": 2, ".git": 1, "masks": 1, OUTPUTS: 2}
     everything = Ignoring(include_hidden=True)
     assert walk(everything) >= {b"NORMAL/.a.png", b".git/x/y.png", b".link", b"b/masks/c"}
-    assert everything.counts == {OUTPUTS: 1}
-    assert len(walk(None)) == 8
+    assert everything.counts == {OUTPUTS: 2}
+    assert len(walk(None)) == 9
 
 
 @pytest.mark.parametrize("extra", [MOST_ENTRIES - 3, MOST_ENTRIES])

@@ -20,6 +20,7 @@ from orchestrator.model.engine.openvino import (
     _read_ir,
     openvino_engine,
 )
+from tests.conftest import computes_in
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def test_openvino_result_does_not_depend_on_threads(exported: Path, images: np.n
     np.testing.assert_array_equal(one.predict(images), two.predict(images))
 
 
+@pytest.mark.skipif(not computes_in("bf16"), reason="this CPU has no bf16")
 def test_bf16_is_near_f32_and_is_asked_for(exported: Path, images: np.ndarray) -> None:
     expected = load_engine(exported, "openvino", 1, "f32").predict(images)
 
@@ -172,6 +174,20 @@ def test_unknown_engine_and_precision(exported: Path) -> None:
         load_engine(exported, "openvino", 1, "int8")
 
 
+@pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
+def test_what_is_computed_in_is_what_was_asked_for_or_an_error(
+    exported: Path, precision: str
+) -> None:
+    if computes_in(precision):
+        assert load_engine(exported, "openvino", 1, precision).precision == precision
+        return
+    message = (
+        rf"asked for precision {precision}; OpenVINO computes in b?f\d+ on this CPU: give --pre"
+    )
+    with pytest.raises(SpecError, match=message):
+        load_engine(exported, "openvino", 1, precision)
+
+
 def test_missing_or_damaged_ir(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"backbone\.xml and its \.bin are missing"):
         openvino_engine(tmp_path / "backbone.xml", 1, "f32")
@@ -244,6 +260,8 @@ def test_precisions_on_real_xrays(public_data: Path, tmp_path: Path) -> None:
     assert (expected > 0.5).mean() == pytest.approx(0.5, abs=0.1)
     assert np.ptp(expected) > 0.8
     for precision, most in (("f32", 1e-5), ("bf16", MARGIN), ("f16", MARGIN)):
+        if not computes_in(precision):
+            continue
         engine = openvino_engine(tmp_path / "model.xml", 2, precision)
         received = probabilities(engine.logits(xrays))
         difference = np.abs(received - expected).max()

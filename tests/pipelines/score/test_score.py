@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import BufferReader
 
+import orchestrator.pipelines.score.score as scoring
 from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import IngestSpec, Resources, ScoreSpec
-from orchestrator.errors import DataError, SpecError
+from orchestrator.errors import BundleError, DataError, SpecError
 from orchestrator.model.bundle_folder import newest_bundle
 from orchestrator.pipelines.prepare.ingest import ingest
 from orchestrator.pipelines.score.ensemble import load_members
@@ -254,6 +255,24 @@ def test_several_models_are_averaged_and_each_has_its_column(
         assert row["probability"] == pytest.approx(mean, abs=1e-6)
         assert row["predicted"] == int(row["probability"] >= result.report["threshold"])
         assert row["logit"] is None
+
+
+def test_a_model_that_is_replaced_while_a_run_lasts_ends_it(
+    trained: SimpleNamespace, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Path(shutil.copytree(trained.bundle, tmp_path / "model"))
+    run_shards = scoring.run_shards
+
+    def replace_and_run(*given: Any) -> None:
+        info = json.loads((bundle / "bundle.json").read_text())
+        (bundle / "bundle.json").write_text(json.dumps(info | {"seed": info["seed"] + 1}))
+        run_shards(*given)
+
+    monkeypatch.setattr(scoring, "run_shards", replace_and_run)
+    spec = ScoreSpec(input=str(phantoms), model=str(bundle), out=str(tmp_path / "run"))
+    with pytest.raises(BundleError, match=r"model holds the bundle .* and the run began with"):
+        score(spec, ONE, Recorder())
+    assert not list((tmp_path / "run" / "_shards").glob("part-*"))
 
 
 def test_models_that_do_not_go_together_are_refused(

@@ -1,0 +1,53 @@
+"""Whether the cluster has, or can have, room for a worker, and the wait for it."""
+
+from collections.abc import Callable
+
+from orchestrator.cluster.session import possible_nodes
+from orchestrator.config.workers import Session, count_fitting
+from orchestrator.errors import ClusterError
+from orchestrator.runs.wait import Wait
+
+LOOK_S = 5.0  # how often a wait looks for room
+
+
+def describe_room(session: Session) -> str:
+    """Returns what a worker needs, for messages."""
+    gpus = f" and {session.gpus_per_worker:g} GPU" if session.gpus_per_worker else ""
+    return f"room in the cluster for a worker of {session.cpus_per_worker:g} CPU{gpus}"
+
+
+def check_room(session: Session) -> None:
+    """Raises ClusterError where no node, up or yet to be started, holds a worker."""
+    size = session.cpus_per_worker, session.gpus_per_worker
+    if count_fitting(possible_nodes(), *size) == 0:
+        raise ClusterError(
+            "the cluster has lost its last node that could hold a worker; what is done is kept: "
+            "run the same command again to continue"
+        )
+
+
+def await_room(session: Session, num_workers: int, say: Callable[[str], None]) -> None:
+    """Returns once there is room for some workers at once.
+
+    What starts right after it finds its place; Ray itself would wait for one without end and
+    without a word.
+
+    Args:
+        session: size of a worker, and how long to wait.
+        num_workers: how many.
+        say: told every minute.
+
+    Raises:
+        ClusterError: no node can hold a worker, or the wait was too long.
+    """
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    size = {"CPU": session.cpus_per_worker, "GPU": session.gpus_per_worker}
+    group = placement_group([{name: n for name, n in size.items() if n}] * num_workers)
+    wait = Wait(session.max_wait_s, say)
+    try:
+        while not group.wait(LOOK_S):
+            check_room(session)
+            wait.go_on(describe_room(session))
+    finally:
+        remove_placement_group(group)
