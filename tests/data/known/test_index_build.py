@@ -1,7 +1,11 @@
 """What counts as known from an earlier run, told on run folders written by hand."""
 
+import contextlib
 import hashlib
+import itertools
 import os
+import pickle
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,20 +15,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.data.known.index import KnownIndex, Origin
-from orchestrator.data.known.index_build import (
-    build_index,
-    find_runs,
-    iter_known,
-    known_writer,
-    leave_out,
+from orchestrator.data.known import segments as seg
+from orchestrator.data.known.index import (
+    IndexState,
+    KnownIndex,
+    OpenIndex,
+    Origin,
+    load_state,
+    whole_path,
 )
-from orchestrator.data.listing.inputs import ListedFile, list_inputs
+from orchestrator.data.known.index_build import find_runs, update_index
+from orchestrator.data.known.known_files import KnownFiles
+from orchestrator.data.listing.inputs import list_inputs
 from orchestrator.data.manifest import LISTED_KEY, load_manifest, write_listed
 from orchestrator.data.schema import KNOWN, PREDICTIONS, REJECTED
 from orchestrator.errors import DataError
+from orchestrator.runs.atomic import digest
 from orchestrator.runs.run_dir import RunDir
+from orchestrator.runs.runs_root import RunsRoot
 from orchestrator.runs.states import Status
+from tests.conftest import Recorder
+from tests.runs.dying import Killed, killed_at
 from tests.runs.finished import finish
 
 TERMS = {"models": ["ab"], "engine": "auto", "precision": "f32", "decoder": 1}
@@ -42,6 +53,10 @@ def touch(folder: Path, **contents: str) -> None:
 
 def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def raw_sha(text: str) -> bytes:
+    return bytes.fromhex(sha(text))
 
 
 def make_run(
@@ -76,27 +91,40 @@ def make_run(
     pq.write_table(pa.Table.from_pylist(bad, REJECTED), run.rejected)
     if known is not None:
         pq.write_table(pa.Table.from_pylist(known, KNOWN), run.known)
-    run.write_status(Status.RUNNING, terms=terms, limits=limits)
+    run.write_status(Status.RUNNING, kind="score", terms=terms, limits=limits)
     if finished:
         finish(run)
     return run
 
 
-def index_of(root: Path) -> KnownIndex:
-    path = root.parent / f"{time.time_ns()}.sqlite"
-    assert build_index(path, find_runs(root, TERMS, LIMITS)[0]) == []
-    return KnownIndex(path)
+def index_of(
+    root: Path, limits: dict[str, Any] = LIMITS, said: list[str] | None = None
+) -> OpenIndex:
+    """The index as a night of today would see it."""
+    reporter = Recorder()
+    files, state, _ = update_index(root, TERMS, reporter)
+    if said is not None:
+        said += reporter.lines
+    keys = [run.key for run in state.runs]
+    index = OpenIndex(files, state, frozenset(keys), digest(limits))
+    workers = pickle.loads(pickle.dumps(KnownIndex(files.folder, tuple(keys))))
+    index.find_content = lambda sha: workers.find_content(sha.hex())  # type: ignore[method-assign]
+    return index
 
 
-def look_up(index: KnownIndex, source: Path | str) -> dict[str, Origin | None]:
+def look_up(index: OpenIndex, source: Path | str) -> dict[str, Origin | None]:
     listed = list_inputs([source])
-    found: dict[str, Origin | None] = {row.path: None for row in listed.rows()}
-
-    def add(row: dict[str, Any]) -> None:
-        found[row["path"]] = Origin(*(row[name] for name in ("run", "run_row", "sha256", "code")))
-
-    list(leave_out(listed.rows(), listed.roots, index, add))
-    return found
+    rows = list(listed.rows())
+    found = index.find_files(
+        [whole_path(listed.roots[row.root], row.raw) for row in rows],
+        [row.size_bytes for row in rows],
+        [row.mtime_ns for row in rows],
+    )
+    new = list(KnownFiles(index).leave_out(rows, listed.roots, lambda _: None))
+    return {
+        row.path: None if row in new else index.origin(segment, place)
+        for row, segment, place in zip(rows, found.segments, found.places, strict=True)
+    }
 
 
 def test_a_file_is_known_by_path_size_and_time(tmp_path: Path) -> None:
@@ -114,8 +142,8 @@ def test_a_file_is_known_by_path_size_and_time(tmp_path: Path) -> None:
     found = look_up(index, source)
     assert found["a"] == Origin("r1", 0, sha("one"), None)
     assert found["b"] is found["c"] is found["d"] is None
-    assert index.find_content(sha("three")) == Origin("r1", 2, sha("three"), None)
-    assert index.find_content(sha("other size")) is None
+    assert index.find_content(raw_sha("three")) == Origin("r1", 2, sha("three"), None)
+    assert index.find_content(raw_sha("other size")) is None
 
 
 def test_the_same_path_in_another_root_is_the_same_file(tmp_path: Path) -> None:
@@ -132,7 +160,7 @@ def test_a_file_changed_just_before_the_listing_is_known_by_content_alone(tmp_pa
     make_run(tmp_path / "runs" / "r1", source)
     index = index_of(tmp_path / "runs")
     assert look_up(index, source) == {"a": None}
-    assert index.find_content(sha("one")) == Origin("r1", 0, sha("one"), None)
+    assert index.find_content(raw_sha("one")) == Origin("r1", 0, sha("one"), None)
 
 
 def test_where_a_store_tells_no_time_contents_are_compared(tmp_path: Path) -> None:
@@ -146,7 +174,7 @@ def test_where_a_store_tells_no_time_contents_are_compared(tmp_path: Path) -> No
     store.pipe("/known/a", b"two")  # another image of the same size
     index = index_of(tmp_path / "runs")
     assert look_up(index, "memory://known") == {"a": None}
-    assert index.find_content(sha("one")) == Origin("r1", 0, sha("one"), None)
+    assert index.find_content(raw_sha("one")) == Origin("r1", 0, sha("one"), None)
 
 
 def test_only_finished_runs_on_the_same_terms_count(tmp_path: Path) -> None:
@@ -155,12 +183,13 @@ def test_only_finished_runs_on_the_same_terms_count(tmp_path: Path) -> None:
     make_run(root / "open", source, finished=False)
     for name, value in (("models", ["cd"]), ("engine", "keras"), ("precision", "bf16")):
         make_run(root / name, source, terms=TERMS | {name: value})
+    assert not (root / "_known").exists()
     (root / "stray").mkdir()
     (root / "file.txt").write_text("x")
-    finished, unfinished = find_runs(root, TERMS, LIMITS)
+    finished, unfinished = find_runs(root, TERMS)
     assert (finished, unfinished) == ([], [root / "open"])
     assert set(look_up(index_of(root), source).values()) == {None}
-    assert find_runs(tmp_path / "nowhere", TERMS, LIMITS) == ([], [])
+    assert find_runs(tmp_path / "nowhere", TERMS) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +215,7 @@ def test_a_rejected_file_is_tried_again_only_where_that_may_help(
     found = look_up(index, source)
     assert found["a"] is not None
     assert found["b"] == (Origin("r1", 1, None, code) if is_known else None)
-    assert index.find_content(sha("two")) is None  # a rejected content was never scored
+    assert index.find_content(raw_sha("two")) is None  # a rejected content was never scored
     os.utime(source / "b")
     assert look_up(index, source)["b"] is None
 
@@ -246,32 +275,185 @@ def test_a_run_that_cannot_be_read_counts_for_nothing(tmp_path: Path) -> None:
     make_run(root / "r1", source)
     broken = make_run(root / "r2", source)
     (broken.predictions / "part-00001.parquet").write_bytes(b"PAR1")
-    path = tmp_path / "index.sqlite"
-    assert build_index(path, find_runs(root, TERMS, LIMITS)[0]) == [broken.path]
-    found = look_up(KnownIndex(path), source)
+    said: list[str] = []
+    found = look_up(index_of(root, said=said), source)
     assert [origin and origin.run for origin in found.values()] == ["r1"] * 3
+    assert f"{broken.path} cannot be read and does not count: its images are scored here" in said
+    # It is read again each night, and counts once it can be.
+    whole = make_run(tmp_path / "whole", source)
+    (broken.predictions / "part-00001.parquet").write_bytes(
+        (whole.predictions / "part-00001.parquet").read_bytes()
+    )
+    found = look_up(index_of(root, said=said), source)
+    assert [origin and origin.run for origin in found.values()] == ["r2"] * 3
+    assert len(said) == 2  # the first line tells that an index is made
 
 
-def test_leaving_out_parts_the_rows_and_the_table_keeps_the_known_ones(tmp_path: Path) -> None:
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file of the indexes under a folder of runs."""
+    return {path.name: path.read_bytes() for path in (root / "_known").rglob("*") if path.is_file()}
+
+
+def test_a_night_without_a_new_run_writes_nothing_and_one_with_a_few_files_little(
+    tmp_path: Path,
+) -> None:
     source, root = tmp_path / "in", tmp_path / "runs"
-    touch(source, a="one", c="three", d="four")
-    make_run(root / "r1", source, rejected={"d": "damaged"})
-    touch(source, b="two")
-    listed = list_inputs([source])
-    with known_writer(tmp_path / "known.parquet") as add:
-        rows: list[ListedFile] = list(leave_out(listed.rows(), listed.roots, index_of(root), add))
-    assert [row.path for row in rows] == ["b"]
-    known = list(iter_known(tmp_path / "known.parquet"))
-    assert [(row["path"], row["run_row"], row["code"]) for row in known] == [
-        ("a", 0, None),
-        ("c", 1, None),
-        ("d", 2, "damaged"),
+    touch(source, **{f"{number:03d}": str(number) for number in range(300)})
+    make_run(root / "r1", source)
+    index_of(root)
+    first = contents(root)
+    index_of(root)
+    assert contents(root) == first
+    for night in range(2, 30):
+        touch(tmp_path / f"in{night}", **{f"{night}a": f"new {night}"})
+        make_run(root / f"r{night:02d}", tmp_path / f"in{night}")
+        before = contents(root)
+        index = index_of(root)
+        added = {name: text for name, text in contents(root).items() if before.get(name) != text}
+        # The files of a run, a state, and never the 300 of the first run again.
+        assert sum(map(len, added.values())) < 300 * 8 * seg.NUM_COLUMNS
+    entries = [segment.num_entries for segment in state_of(root).segments]
+    assert sum(entries) == 328
+    assert all(n >= 2 * sum(entries[at + 1 :]) for at, n in enumerate(entries[:-1]))
+    assert len(list((root / "_known").rglob("*.npy"))) == len(entries)  # the old ones are gone
+    assert None not in look_up(index, source).values()
+    for night in range(2, 30):
+        assert None not in look_up(index, tmp_path / f"in{night}").values()
+
+
+def state_of(root: Path) -> IndexState:
+    return load_state(RunsRoot(root).index(digest(TERMS)))
+
+
+def test_a_file_scored_again_and_again_has_one_entry(tmp_path: Path) -> None:
+    source, root = tmp_path / "in", tmp_path / "runs"
+    touch(source, a="one", b="two", c="three")
+    for night in range(1, 6):
+        make_run(root / f"r{night}", source, rejected={"c": "damaged"})
+    assert look_up(index_of(root), source)["a"] == Origin("r5", 0, sha("one"), None)
+    assert [segment.num_entries for segment in state_of(root).segments] == [3]
+
+
+@pytest.mark.parametrize(
+    ("harm", "line"),
+    [
+        (lambda files: files.state.unlink(), "is gone: it is made again from 2 runs"),
+        (lambda files: files.state.write_text("{"), "is damaged: it is made again from 2 runs"),
+        (lambda files: files.state.write_text("[]"), "is damaged: it is made"),
+        (lambda files: files.state.write_text('{"version": 0}'), "is of an earlier version: it is"),
+        (lambda files: next(files.folder.glob("*.npy")).unlink(), "is gone: it is made again"),
+        (lambda files: flip(next(files.folder.glob("*.npy"))), "is damaged: it is made again"),
+        (lambda files: shutil.rmtree(files.folder), "indexing what 2 runs in"),
+    ],
+)
+def test_an_index_that_is_lost_is_made_again_from_the_runs(
+    harm: Any, line: str, tmp_path: Path
+) -> None:
+    source, root = tmp_path / "in", tmp_path / "runs"
+    touch(source, a="one", b="two")
+    make_run(root / "r1", source)
+    touch(source, c="three")
+    make_run(root / "r2", source)
+    expected = look_up(index_of(root), source)
+    harm(RunsRoot(root).index(digest(TERMS)))
+    said: list[str] = []
+    assert look_up(index_of(root, said=said), source) == expected
+    assert len(said) == 1 and line in said[0]
+    index_of(root, said=said)
+    assert len(said) == 1
+
+
+def flip(path: Path) -> None:
+    """Changes one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_an_index_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
+    source, root = tmp_path / "in", tmp_path / "runs"
+    touch(source, a="one")
+    make_run(root / "r1", source)
+    index_of(root)
+    state = RunsRoot(root).index(digest(TERMS)).state
+    state.write_text(state.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(DataError, match=r"known-index.json is of version 2; this program reads 1"):
+        index_of(root)
+
+
+def test_the_images_of_a_run_that_somebody_removed_are_scored_again(tmp_path: Path) -> None:
+    source, other, root = tmp_path / "in", tmp_path / "other", tmp_path / "runs"
+    touch(source, a="one")
+    touch(other, b="two")
+    make_run(root / "r1", source)
+    make_run(root / "r2", other)
+    index_of(root)
+    shutil.rmtree(root / "r1")
+    said: list[str] = []
+    index = index_of(root, said=said)
+    assert look_up(index, source) == {"a": None}
+    assert index.find_content(raw_sha("one")) is None
+    assert look_up(index, other)["b"] is not None
+    assert said == [
+        f"r1 is no longer in {root}: the index of known files is made from the runs that are there"
     ]
-    assert {(row["run"], row["matched"]) for row in known} == {("r1", "file")}
-    assert list(iter_known(tmp_path / "none.parquet")) == []
+    # A run that comes back counts again, and one of the same name and another time is another one.
+    make_run(root / "r1", other)
+    assert look_up(index_of(root), source) == {"a": None}
 
 
-def test_an_index_that_is_gone_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "i").mkdir()
-    with pytest.raises(DataError, match="run the command again in a new folder"):
-        KnownIndex(tmp_path / "i").find_content(sha("x"))
+def test_an_update_killed_at_any_change_leaves_the_old_index_or_the_new_one(
+    tmp_path: Path,
+) -> None:
+    for number in itertools.count(1):
+        source, root = tmp_path / "in", tmp_path / str(number)
+        touch(source, a="one", b="two")
+        make_run(root / "r1", source)
+        index_of(root)
+        touch(tmp_path / "in2", c="three", d="four", e="five")
+        make_run(root / "r2", tmp_path / "in2")  # larger than what is there: it is merged
+        before = contents(root)
+        with killed_at(number) as dead, contextlib.suppress(Killed):
+            index_of(root)
+        state = state_of(root)
+        assert [run.name for run in state.runs] in (["r1"], ["r1", "r2"])
+        if [run.name for run in state.runs] == ["r1"]:
+            assert before.items() <= contents(root).items()
+        said: list[str] = []
+        index = index_of(root, said=said)
+        assert said == []  # nothing was lost
+        assert None not in look_up(index, source).values()
+        assert None not in look_up(index, tmp_path / "in2").values()
+        if not dead():
+            break
+        touch(tmp_path / "in3", f="six")
+        make_run(root / "r3", tmp_path / "in3")
+        index_of(root)
+        assert len(list((root / "_known").rglob("*.npy"))) == len(state_of(root).segments)
+        assert not [name for name in contents(root) if name.startswith(".tmp-")]
+    assert number > 6
+
+
+def test_each_terms_have_an_index_of_their_own(tmp_path: Path) -> None:
+    source, root = tmp_path / "in", tmp_path / "runs"
+    touch(source, a="one")
+    make_run(root / "r1", source)
+    make_run(root / "r2", source, terms=TERMS | {"precision": "bf16"})
+    update_index(root, TERMS | {"precision": "bf16"}, Recorder())
+    assert look_up(index_of(root), source)["a"] == Origin("r1", 0, sha("one"), None)
+    assert len(list((root / "_known").iterdir())) == 2
+    # They lie beside the runs, which may lie in an input.
+    assert [row.path for row in list_inputs([tmp_path]).rows()] == ["in/a"]
+
+
+def test_what_a_run_in_progress_sees_stays_while_the_index_grows(tmp_path: Path) -> None:
+    source, root = tmp_path / "in", tmp_path / "runs"
+    touch(source, a="one")
+    make_run(root / "r1", source)
+    files, state, _ = update_index(root, TERMS, Recorder())
+    pinned = KnownIndex(files.folder, tuple(run.key for run in state.runs))
+    touch(tmp_path / "in2", b="two", c="three", d="four")
+    make_run(root / "r2", tmp_path / "in2")
+    index_of(root)
+    assert pinned.find_content(sha("one")) == Origin("r1", 0, sha("one"), None)
+    assert pinned.find_content(sha("two")) is None
