@@ -190,7 +190,7 @@ def test_what_cannot_be_removed_is_one_clear_error(
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", refuse)
-        with pytest.raises(ClusterError, match=r"cannot remove .*r1: Permission denied; its images"):
+        with pytest.raises(ClusterError, match=r"cannot remove .*r1: Permission denied; its"):
             prune_runs(root, 1, Recorder(), lambda *_: None)
     assert all_known(root, source, range(1, 3))
     prune(root, 1)
