@@ -116,7 +116,8 @@ def place_manifest(
     index = None
     if run.listed_index.exists():
         stored = json.loads(run.listed_index.read_text(encoding="utf-8"))
-        index = KnownIndex(Path(stored["folder"]), tuple(stored["runs"]))
+        if Path(stored["folder"]).is_dir():  # otherwise all that is left to do is scored
+            index = KnownIndex(Path(stored["folder"]), tuple(stored["runs"]))
     return Work(open_manifest_file(path), run.listed_known, _load_left_out(run), index)
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.data.known import index_build
 from orchestrator.data.known import segments as seg
 from orchestrator.data.known.index import (
     IndexState,
@@ -432,6 +433,24 @@ def test_an_update_killed_at_any_change_leaves_the_old_index_or_the_new_one(
         assert len(list((root / "_known").rglob("*.npy"))) == len(state_of(root).segments)
         assert not [name for name in contents(root) if name.startswith(".tmp-")]
     assert number > 6
+
+
+def test_a_large_run_is_read_in_parts_and_a_damaged_one_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_build, "_SEGMENT_ROWS", 4)
+    source, root = tmp_path / "in", tmp_path / "runs"
+    touch(source, **{f"{number:02d}": str(number) for number in range(19)})
+    run = make_run(root / "r1", source)
+    last = run.predictions / "part-00009.parquet"
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-8])
+    assert set(look_up(index_of(root), source).values()) == {None}
+    assert state_of(root).segments == []
+    last.write_bytes(whole)
+    assert None not in look_up(index_of(root), source).values()
+    assert [segment.num_entries for segment in state_of(root).segments] == [19]
+    assert len(list((root / "_known").rglob("*.npy"))) == 1
 
 
 def test_each_terms_have_an_index_of_their_own(tmp_path: Path) -> None:

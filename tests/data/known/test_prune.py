@@ -157,10 +157,11 @@ def test_a_lost_index_that_alone_knew_pruned_runs_is_refused(harm: str, tmp_path
 
 
 def test_a_prune_killed_at_any_change_loses_nothing(tmp_path: Path) -> None:
-    source = tmp_path / "in"
+    source, made = tmp_path / "in", tmp_path / "made"
+    make_nights(made, source, 4)
     for number in itertools.count(1):
         root = tmp_path / str(number)
-        make_nights(root, source, 4)
+        shutil.copytree(made, root)
         with killed_at(number) as dead, contextlib.suppress(Killed):
             prune(root, 2)
         # A folder that still has a run's name holds that run, whole.
