@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
 from orchestrator.errors import DataError
-from tests.data.known.test_prune import make_nights
+from tests.data.known.runs import make_nights
 
 
 def prune(*arguments: str) -> Result:

@@ -2,35 +2,25 @@
 
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from orchestrator.data.known import segments as seg
 from orchestrator.data.known.index import (
     IndexedRun,
     IndexState,
     KnownIndex,
     OpenIndex,
     Segment,
-    path_hash,
 )
-from orchestrator.data.known.segments import hash_numbers, state_numbers, write_segment
+from orchestrator.data.known.segments import write_segment
 from orchestrator.errors import DataError
 from orchestrator.runs.runs_root import IndexFiles
+from tests.data.known.test_segments import Entry, columns, files
 
-Entry = tuple[bytes, int, int, int, int, bytes]  # path, size, time, run, code, hash
+__all__ = ["files"]
+
 PATHS = [b"/in/%d" % number for number in range(40)]
-
-
-def columns(entries: list[Entry]) -> seg.Numbers:
-    paths, sizes, times, runs, codes, shas = zip(*entries, strict=True)
-    plain = np.array([runs, range(len(entries)), codes], np.uint64)
-    states = np.stack([state_numbers(sizes), state_numbers(times)])
-    return np.concatenate(
-        [hash_numbers([path_hash(path) for path in paths]), states, plain, hash_numbers(shas)]
-    )
 
 
 def random_entries(rng: np.random.Generator, run: int) -> Iterator[Entry]:
@@ -38,12 +28,6 @@ def random_entries(rng: np.random.Generator, run: int) -> Iterator[Entry]:
         state, code = int(rng.integers(3)), int(rng.choice([0, 0, 1, 2]))
         sha = bytes([int(rng.integers(60))] * 8 + [int(rng.integers(2))] * 24)
         yield bytes(path), 10, 100 + state, run, code, bytes(32) if code else sha
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> IndexFiles:
-    (tmp_path / "index").mkdir()
-    return IndexFiles(tmp_path / "index")
 
 
 @pytest.mark.parametrize("num_segments", [1, 3])
@@ -102,19 +86,6 @@ def test_look_ups_follow_the_rules(num_segments: int, files: IndexFiles) -> None
 def superseded(entry: Entry, entries: list[Entry]) -> bool:
     later = entries[entries.index(entry) + 1 :]
     return any(e[:3] == entry[:3] and not e[4] for e in later)
-
-
-def test_what_is_as_before_has_one_entry_and_runs_that_are_gone_none(files: IndexFiles) -> None:
-    sha = b"s" * 32
-    entries = [(b"/a", 1, 1, run, 0, sha) for run in (1, 2, 3)]
-    entries += [(b"/a", 1, 1, 1, 1, bytes(32)), (b"/a", 1, 1, 2, 1, bytes(32))]
-    path = files.segment("x.npy")
-    assert write_segment(path, [columns(entries)], np.array([0, 5, 5, 6], np.uint64)) == 2
-    assert write_segment(path, [columns(entries)], np.array([0, 5, 6, 6], np.uint64)) == 3
-    assert write_segment(path, [columns(entries)], np.array([0, 5, 0, 0], np.uint64)) == 2
-    assert write_segment(files.segment("y"), [columns(entries)], np.zeros(4, np.uint64)) == 0
-    assert not files.segment("y").exists()
-    assert len(seg.open_segment(path)) == seg.NUM_COLUMNS
 
 
 def test_an_index_that_is_gone_is_one_clear_error(files: IndexFiles) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.data.known.known_files import KnownFiles, iter_known, known_writer
 from orchestrator.data.listing.inputs import Inputs, list_inputs
 from orchestrator.runs.run_dir import RunDir
-from tests.data.known.test_index_build import LONG_AGO, index_of, make_run, sha, touch
+from tests.data.known.runs import LONG_AGO, index_of, make_run, sha, touch
 
 
 def night(source: Path, root: Path) -> tuple[KnownFiles, Inputs, list[str], list[dict[str, Any]]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import shutil
 from pathlib import Path
 
@@ -16,12 +15,13 @@ from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.runs_root import RunsRoot
 from orchestrator.runs.states import Status
 from tests.conftest import Recorder
-from tests.data.known.test_index_build import (
+from tests.data.known.runs import (
     TERMS,
     contents,
     flip,
     index_of,
     look_up,
+    make_nights,
     make_run,
     raw_sha,
     sha,
@@ -45,15 +45,6 @@ def prune(root: Path, keep: int) -> tuple[list[str], int]:
     assert [folder.name for folder in gone] == names
     assert not any((root / name).exists() for name in names)
     return names, num_kept
-
-
-def make_nights(root: Path, source: Path, count: int, first: int = 1) -> None:
-    """Runs that each score one more file, and know nothing of the others."""
-    for number in range(first, first + count):
-        touch(source.parent / f"{source.name}{number}", **{f"f{number}": f"text {number}"})
-        run = make_run(root / f"r{number}", source.parent / f"{source.name}{number}")
-        ended = {"succeeded_at": f"2026-01-{number:02d}T02:00:00+00:00"}
-        run.status.write_text(json.dumps(run.load_status() | ended))
 
 
 def all_known(root: Path, source: Path, numbers: range) -> bool:
