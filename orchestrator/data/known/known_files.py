@@ -38,11 +38,6 @@ class KnownFiles:
         self._counts: Counter[tuple[int, int]] = Counter()  # by root and number of the code
         self._first: dict[int, tuple[int, bytes]] = {}
 
-    @property
-    def total(self) -> int:
-        """Files left out."""
-        return self._counts.total()
-
     def leave_out_found(self, number: int, root: bytes, found: Iterable[Found]) -> Iterator[Found]:
         """Yields the files of a folder but for those known; one of several names is not decided on.
 

@@ -146,7 +146,7 @@ def list_inputs(
         survey.note(notes)
     notes.ignored = dict(sorted(ignoring.counts.items(), key=lambda item: (-item[1], item[0])))
     num_rows = _count(database)
-    if not num_rows and not (known and known.total):
+    if not num_rows and all(survey.is_empty for survey in surveys):
         shown = ", ".join(map(_shown, sources))
         but = f" ({'; '.join(notes.lines())})" if notes.ignored else ""
         raise DataError(f"the folder {shown} holds no files{but}; expected chest X-rays")

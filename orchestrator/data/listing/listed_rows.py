@@ -155,9 +155,9 @@ def find_link_targets(
     with database_errors("the temporary folder"):
         database.execute("CREATE INDEX by_path ON listed (root, raw)")
         yield from database.execute(
-            f"SELECT DISTINCT root, same_as, size_bytes, mtime_ns {linked} AND NOT EXISTS "
-            "(SELECT 1 FROM listed AS own WHERE own.root = listed.root AND own.raw = "
-            "listed.same_as) ORDER BY root"
+            f"SELECT root, same_as, size_bytes, mtime_ns {linked} AND NOT EXISTS (SELECT 1 FROM "
+            "listed AS own WHERE own.root = listed.root AND own.raw = listed.same_as) "
+            "GROUP BY root, same_as ORDER BY root"
         )
 
 

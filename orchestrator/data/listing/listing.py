@@ -52,10 +52,6 @@ class Found(NamedTuple):
 class Known(Protocol):
     """Leaves known files out of what is listed, as `known_files.py` does."""
 
-    @property
-    def total(self) -> int:
-        """Files left out."""
-
     def leave_out_found(self, number: int, root: bytes, found: Iterable[Found]) -> Iterator[Found]:
         """Yields the files of a root that are not left out; those of several names are not."""
 

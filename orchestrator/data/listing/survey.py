@@ -49,6 +49,9 @@ class Tallied:
 class Survey:
     """The folders of one root and how much is in them, for notes on their names.
 
+    Attributes:
+        is_empty: no file was found, one that cannot be read included.
+
     Args:
         labels: names of classes.
     """
@@ -56,6 +59,7 @@ class Survey:
     def __init__(self, labels: Labels = LABEL_OF_NAME) -> None:
         self._labels = labels
         self._folders: dict[bytes, Tallied] = {}
+        self.is_empty = True
 
     def folder(self, path: bytes) -> Tallied:
         """Returns where to count the files of a folder.
@@ -74,6 +78,7 @@ class Survey:
         """Yields files as they are, and counts those that can be read."""
         last, tallied = b"", self.folder(b"")
         for file in files:
+            self.is_empty = False
             folder = file.path.rpartition(b"/")[0]
             if folder != last:
                 last, tallied = folder, self.folder(folder)

@@ -20,6 +20,10 @@ def night(source: Path, root: Path) -> tuple[KnownFiles, Inputs, list[str], list
     return known, listed, new, rows
 
 
+def total(known: KnownFiles) -> int:
+    return sum(row["files"] for row in known.counts())
+
+
 def test_known_files_leave_a_count_and_no_row(tmp_path: Path) -> None:
     source, root = tmp_path / "in", tmp_path / "runs"
     touch(source, **{"a": "one", "x/c": "three", "d": "four", "c": "five"})
@@ -29,7 +33,7 @@ def test_known_files_leave_a_count_and_no_row(tmp_path: Path) -> None:
     known, listed, new, rows = night(source, root)
     assert new == ["b"]
     assert rows == []
-    assert known.total == 5
+    assert total(known) == 5
     assert known.counts() == [
         {"root": 0, "code": None, "files": 2},
         {"root": 0, "code": "damaged", "files": 2, "first_root": 0, "first": "c"},
@@ -43,7 +47,7 @@ def test_a_folder_of_known_files_alone_is_not_an_empty_one(tmp_path: Path) -> No
     touch(source, **{"NORMAL/a": "one", "PNEUMONIA/b": "two", "covid/c": "three"})
     make_run(root / "r1", source)
     known, listed, new, _ = night(source, root)
-    assert (new, known.total, listed.num_rows) == ([], 3, 0)
+    assert (new, total(known), listed.num_rows) == ([], 3, 0)
     assert listed.roots == (os.fsencode(source),)
     # What folders' names leave open is told as if nothing was known.
     assert listed.notes == list_inputs([source]).notes
@@ -60,7 +64,7 @@ def test_a_file_that_is_back_in_an_earlier_state_is_told_once(tmp_path: Path) ->
     make_run(root / "r2", source)
     os.utime(source / "a", ns=(LONG_AGO, LONG_AGO))
     known, _, new, rows = night(source, root)
-    assert (new, known.total) == ([], 1)
+    assert (new, total(known)) == ([], 1)
     (row,) = rows
     assert row == {
         "root": 0,
@@ -75,7 +79,7 @@ def test_a_file_that_is_back_in_an_earlier_state_is_told_once(tmp_path: Path) ->
     touch(tmp_path / "in3", c="three")
     third = make_run(root / "r3", source, known=rows)
     known, _, new, rows = night(source, root)
-    assert (new, rows, known.total) == ([], [], 1)
+    assert (new, rows, total(known)) == ([], [], 1)
     assert third.known.exists()
 
 
@@ -107,7 +111,7 @@ def test_of_a_file_of_several_names_the_same_one_stays_whatever_is_known(tmp_pat
         make_partial_run(root / "r1", source, chosen, part)
         known, listed, new, rows = night(source, root)
         assert sorted(new) == [path for path in expected if path not in chosen], chosen
-        assert known.total == len(chosen)
+        assert total(known) == len(chosen)
         assert listed.notes == plain.notes
         assert rows == []
 
