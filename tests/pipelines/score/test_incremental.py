@@ -16,7 +16,12 @@ import orchestrator.pipelines.score.score as scoring
 from orchestrator import read_predictions
 from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import Resources, ScoreSpec
+from orchestrator.data.known.known_files import known_writer
+from orchestrator.data.known.prune import prune_runs
+from orchestrator.data.manifest import write_listed
+from orchestrator.data.pseudonym import FileNaming
 from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.pipelines.score.incremental import place_manifest
 from orchestrator.pipelines.score.score import open_ingested_input, score
 from orchestrator.runs.run_dir import RunDir
 from tests.conftest import Recorder
@@ -160,6 +165,47 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
     assert latest["sha256"].tolist() == again["sha256"].tolist()
     np.testing.assert_allclose(latest["probability"], again["probability"], atol=1e-4)
     assert set(latest["run_id"]) == {first.run.name, third.run.name}
+
+
+def test_pruned_runs_stay_known_and_a_run_removed_by_hand_is_scored_again(
+    night: Night, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = night.run(), night.run()
+    prune_runs(night.root, 1, Recorder(), lambda *_: None)
+    assert (first.run.exists(), second.run.exists()) == (False, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "open_session", forbid)
+        third = night.run()
+    assert (counts(third)["scored_before"], counts(third)["rejected_before"]) == (9, 1)
+    images = sorted(phantoms.rglob("*.jpeg"))
+    night.add("copy.jpeg", images[0].read_bytes())
+    night.add("new.jpeg", images[20].read_bytes())
+    fourth = night.run()
+    assert counts(fourth)["scored"] == 1
+    assert fates(fourth.run) == {
+        "copy.jpeg": f"content in {first.run.name}",
+        "new.jpeg": "scored",
+    }
+    assert set(read_predictions(night.root, latest=True)["path"]) == {"new.jpeg"}
+    shutil.rmtree(fourth.run)
+    fifth = night.run()
+    assert fates(fifth.run)["new.jpeg"] == "scored"
+    assert counts(fifth)["scored_before"] == 10
+
+
+def test_a_run_that_an_earlier_version_has_listed_goes_on_with_its_table(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    write_listed((), (b"/in",), {}, run.manifest, 4)
+    with known_writer(run.listed_known) as add:
+        for path, code in (("a", None), ("b", "damaged"), ("c", None), ("d", "damaged")):
+            add({"root": 0, "path": path, "matched": "file", "run": "r1", "code": code})
+    spec = ScoreSpec(input=str(tmp_path), model="m", out_root=str(tmp_path), only_new=True)
+    work = place_manifest(spec, run, ["0"], None, FileNaming(), Recorder())
+    assert (work.num_known, work.index) == (4, None)
+    assert [(row["code"], row["files"], row["first"]) for row in work.left_out] == [
+        (None, 2, "a"),
+        ("damaged", 2, "b"),
+    ]
 
 
 def test_an_unfinished_run_does_not_count_and_can_be_finished_by_itself(
