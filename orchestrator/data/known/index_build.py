@@ -2,11 +2,13 @@
 
 The index takes in the runs that have ended since, so that a night adds what its predecessor found
 and no more. Segments are merged until each has at least twice the entries of all after it, so that
-there are few of them and the large ones stay as they are for years. New segments come
-first, then the file that names them, then the old ones go: whoever is killed leaves the old index
-or the new one. A run that somebody removed counts no longer, and the index is made again from the
-runs that are there; one that `prune.py` removed counts on, and no run is left to make its entries
-from: without the index nothing goes on.
+there are few of them and the large ones stay as they are for years. New segments are written first,
+then the file that names them, then the old ones are removed: a kill leaves the old index or the new
+one.
+
+A run that somebody removed no longer counts, and the index is made again from the runs that are
+there. One that `prune.py` removed still counts; its entries cannot be made again, and so an index
+that is lost is refused from then on.
 """
 
 import json
@@ -69,7 +71,7 @@ def find_runs(root: Path, terms: Mapping[str, Any]) -> tuple[list[EarlierRun], l
     finished: list[EarlierRun] = []
     unfinished: list[Path] = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
-        if folder.name.startswith((".", "_")):
+        if folder.name.startswith("."):  # on its way out
             continue
         run = RunDir(folder)
         try:
