@@ -21,6 +21,7 @@ from orchestrator.cli import (
     inspect,
     jobs,
     plan,
+    runs,
     schedule,
     score,
     train,
@@ -48,6 +49,7 @@ app.add_typer(ingest.app)
 app.add_typer(inspect.app)
 app.add_typer(jobs.submit_app)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(runs.app, name="runs")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(doctor.app)

@@ -65,8 +65,6 @@ def score_summary(result: Any) -> list[str]:
     parts.append(f"predictions  {result.run / 'predictions'}")
     if counts["rejected"]:
         parts.append(f"rejected     {result.run / 'rejected.parquet'}")
-    if known:
-        parts.append(f"known        {result.run / 'known.parquet'}")
     parts.append(f"report       {result.run / 'report.html'}")
     if result.published:
         parts.append(f"copied to    {result.published}")

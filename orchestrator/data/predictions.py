@@ -107,11 +107,11 @@ def _load_predictions(run: RunDir) -> pa.Table:
 
 
 def _load_known(run: RunDir, twice: pa.Array) -> pa.Table:
-    """What a run knew to be scored under another name, and which of its known files are `twice`."""
+    """What a run knew to be scored elsewhere; of an earlier version's, what is `twice` as well."""
     table = open_parquet(run.known).read(
-        columns=["root", "path", "matched", "run", "run_row", "code"]
+        columns=["root", "path", "sha256", "matched", "run", "run_row", "code"]
     )
-    told = pc.or_(pc.equal(table["matched"], "content"), pc.is_in(table["path"], twice))
+    told = pc.or_(pc.not_equal(table["matched"], "file"), pc.is_in(table["path"], twice))
     table = table.filter(pc.and_(told, pc.is_null(table["code"]))).drop_columns(["matched", "code"])
     return _name_roots(run, table).rename_columns({"run": "run_id", "run_row": "row"})
 
@@ -139,8 +139,8 @@ def _keep_latest(frame: "pd.DataFrame", runs: list[RunDir]) -> "pd.DataFrame":
     for run in runs:
         if run.known.exists():
             known = _to_pandas(_read(run, lambda run: _load_known(run, twice)))
-            # A prediction in a run that was removed is lost.
-            known = known.merge(frame, on=["run_id", "row"], suffixes=("", "_scored"))
+            # A prediction in a run that was removed is lost; its name may be another run's by now.
+            known = known.merge(frame, on=["run_id", "row", "sha256"], suffixes=("", "_scored"))
             known.loc[known["path"].ne(known["path_scored"]), _OF_NAME] = None
             told.append(known[frame.columns].assign(told_by=run.path.name))
     ages = {run.path.name: age for age, run in enumerate(runs)}

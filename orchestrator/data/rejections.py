@@ -26,6 +26,11 @@ class Rejections:
             self.counts[row["code"]] += 1
             self._first.setdefault(row["code"], (row["path"], row.get("message") or ""))
 
+    def add_counted(self, code: str, files: int, path: str) -> None:
+        """Counts files that are rejected for one reason; `path` is one of them."""
+        self.counts[code] += files
+        self._first.setdefault(code, (path, ""))
+
     @property
     def total(self) -> int:
         """Files counted."""

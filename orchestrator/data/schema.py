@@ -92,9 +92,10 @@ REJECTED = pa.schema(
     ]
 )
 
-# One row per file that an earlier run has processed. `root` and `path` are this run's; `run` is
-# the folder of the earlier one and `run_row` the row there: of its predictions, or of its rejected
-# rows where `code` is set.
+# One row per file that an earlier run has scored under another name, or before it was scored in
+# another state. `root` and `path` are this run's; `run` is the folder of the earlier one and
+# `run_row` the row there. Runs of earlier versions have a row of each file that was known, `code`
+# being set where it was rejected and `run_row` a rejected row.
 KNOWN = pa.schema(
     [
         ("root", pa.int16()),
@@ -102,7 +103,9 @@ KNOWN = pa.schema(
         ("size_bytes", pa.int64()),
         ("mtime_ns", pa.int64()),
         ("sha256", pa.string()),
-        ("matched", pa.string()),  # "file": same path, size and time | "content": same bytes
+        # "content": same bytes | "restored": same path, size and time, and scored in another state
+        # since | "file": same path, size and time, in runs of earlier versions
+        ("matched", pa.string()),
         ("run", pa.string()),
         ("run_row", pa.int64()),
         ("code", pa.string()),

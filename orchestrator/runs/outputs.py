@@ -20,6 +20,7 @@ _MARKS: tuple[frozenset[bytes], ...] = tuple(
             (b"manifest.parquet", b"dataset.json"),
             (b"bundle.json", b"model.keras"),
             (b"_unfinished.json",),
+            (b"known-index.json",),
             (b"rows.npz", b"augmented.npy"),
             (b"backbone", b"part-00000.arrow"),
             (b".orchestrator-demo",),

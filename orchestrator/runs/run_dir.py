@@ -146,17 +146,25 @@ class RunDir:
 
     @property
     def listed_known(self) -> Path:
-        """One row per file that the listing left out, Parquet."""
+        """One row per file that the listing left out and that is back in an earlier state."""
         return self.listing / "known.parquet"
 
     @property
-    def known_index(self) -> Path:
-        """What earlier runs have processed, SQLite."""
-        return self.listing / "known.sqlite"
+    def listed_counts(self) -> Path:
+        """How many files the listing left out, JSON."""
+        return self.listing / "known.json"
+
+    @property
+    def listed_index(self) -> Path:
+        """Where the index of what earlier runs have processed is, and which of them count, JSON."""
+        return self.listing / "index.json"
 
     @property
     def known(self) -> Path:
-        """One row per file that an earlier run has processed, and which run, Parquet."""
+        """One row per file of which an earlier run has scored the bytes in another place or time.
+
+        Parquet. In runs of earlier versions one row per file that any earlier run had processed.
+        """
         return self.path / "known.parquet"
 
     @property

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator import read_predictions
-from orchestrator.data.known.index_build import known_writer
+from orchestrator.data.known.known_files import known_writer
 from orchestrator.data.manifest import Manifest, write_listed, write_manifest
 from orchestrator.data.schema import MANIFEST, PREDICTIONS, predictions_schema
 from orchestrator.errors import DataError
@@ -140,6 +140,22 @@ def test_bytes_that_an_earlier_run_scored_count_under_their_new_name(tmp_path: P
     assert shown(frame) == {"a": ("1", 0.2), "b": ("1", 0.2), "c": ("1", 0.3), "d": ("1", 0.1)}
     labels = frame.set_index("path")["label"]
     assert labels["d"] is pd.NA and labels["b"] == 0 and labels["c"] == 0
+
+
+def test_a_file_that_is_back_in_an_earlier_state_has_its_earlier_prediction(tmp_path: Path) -> None:
+    make_run(tmp_path / "1", 1, {"a": 0.1})
+    make_run(tmp_path / "2", 2, {"a": 0.2})
+    make_run(tmp_path / "3", 3, {}, [("a", "restored", "1", 0, None)])
+    assert shown(read_predictions(tmp_path, latest=True)) == {"a": ("1", 0.1)}
+
+
+def test_another_run_under_the_name_of_a_removed_one_lends_it_no_prediction(tmp_path: Path) -> None:
+    make_run(tmp_path / "2", 2, {"b": 0.2}, [("a", "content", "1", 0, None)])
+    again = make_run(tmp_path / "1", 3, {"c": 0.3})
+    (part,) = [path for path in again.predictions.iterdir() if pq.read_table(path).num_rows]
+    other = pq.read_table(part).to_pylist()[0] | {"sha256": "cd"}
+    pq.write_table(pa.Table.from_pylist([other], PREDICTIONS), part)
+    assert shown(read_predictions(tmp_path, latest=True)) == {"b": ("2", 0.2), "c": ("1", 0.3)}
 
 
 @pytest.mark.parametrize("latest", [False, True])

@@ -1,77 +1,69 @@
-"""What earlier runs under one folder have processed, so that a new run leaves it out.
+"""Keeps the index of what the runs under one folder have processed up to date.
 
-A file is known where a finished run that scored on the same terms has a row for it:
+The index takes in the runs that have ended since, so that a night adds what its predecessor found
+and no more. Segments are merged until each has at least twice the entries of all after it, so that
+there are few of them and the large ones stay as they are for years. New segments are written first,
+then the file that names them, then the old ones are removed: a kill leaves the old index or the new
+one.
 
-- the same path, size and time of change: known without a look at the file;
-- otherwise the same bytes, by SHA-256, as an image that was scored: known without decoding it.
-
-A file that was rejected for its content stays known as long as path, size, time and limits are the
-same. What was rejected for want of permission, memory or the file itself is tried again. The index
-is built again from the runs that are there, so it cannot disagree with them; it is an SQLite file,
-since millions of keys must not fill the memory of every worker.
+A run that somebody removed no longer counts, and the index is made again from the runs that are
+there. One that `prune.py` removed still counts; its entries cannot be made again, and so an index
+that is lost is refused from then on.
 """
 
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import json
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from orchestrator.data.known.index import KnownIndex, file_key
-from orchestrator.data.listing.listed_rows import ListedFile, database_errors
-from orchestrator.data.manifest import iter_shards, open_manifest_file
-from orchestrator.data.parquet import open_parquet, open_writer
-from orchestrator.data.schema import KNOWN, unescape_path
-from orchestrator.errors import NewerRunError, OrchestratorError
-from orchestrator.runs.atomic import atomic_path
-from orchestrator.runs.run_dir import RunDir
-
-# Rejected for what may pass: tried again at the next chance. A decoder also hangs on storage that
-# stalls, and crashes for want of memory: better lost time each night than an X-ray never scored.
-_PASSING = frozenset(
-    {
-        "unreadable",
-        "missing_file",
-        "unlistable_folder",
-        "out_of_memory",
-        "decoder_hung",
-        "decoder_crashed",
-    }
+from orchestrator.data.known.index import (
+    IndexedRun,
+    IndexState,
+    Segment,
+    load_state,
 )
-# Rejected by the listing alone; a file that a listing took and that became one of these is moving.
-_OF_LISTING = frozenset({"not_a_file", "link_outside_root", "link_loop"})
-# A file changed this shortly before it was listed could change again without a new time.
-_SETTLED_NS = 2 * 10**9
-_BATCH_ROWS = 4096
+from orchestrator.data.known.run_entries import entry_columns, read_entries
+from orchestrator.data.known.segments import Numbers, open_segment, write_segment
+from orchestrator.errors import DataError, NewerRunError, OrchestratorError
+from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import digest, sha256_file
+from orchestrator.runs.run_dir import RunDir
+from orchestrator.runs.runs_root import IndexFiles, RunsRoot
+
+_SEGMENT_ROWS = 2**18  # entries held in memory while a run is read
 
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A finished run on the same terms.
+    """A finished run on some terms.
 
     Args:
         folder: of the run.
-        same_limits: whether its limits on input files were the same too, so that its rejections
-            hold.
+        ended: when it ended, ISO 8601.
+        limits: digest of its limits on input files.
     """
 
     folder: Path
-    same_limits: bool
+    ended: str
+    limits: str
+
+    @property
+    def key(self) -> str:
+        """As of an `IndexedRun`."""
+        return f"{self.ended} {self.folder.name}"
 
 
-def find_runs(
-    root: Path, terms: Mapping[str, Any], limits: Mapping[str, Any]
-) -> tuple[list[EarlierRun], list[Path]]:
+def find_runs(root: Path, terms: Mapping[str, Any]) -> tuple[list[EarlierRun], list[Path]]:
     """Returns the finished runs directly under a folder that scored on the same terms.
 
     Args:
         root: folder of run folders; it need not exist.
         terms: as stored in the runs' status under `terms`.
-        limits: as stored under `limits`.
 
     Returns:
         The finished ones, oldest first, and the folders of unfinished ones.
@@ -79,9 +71,11 @@ def find_runs(
     Raises:
         NewerRunError: a newer version of the program has made one.
     """
-    finished: list[tuple[str, Path, bool]] = []
+    finished: list[EarlierRun] = []
     unfinished: list[Path] = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        if folder.name.startswith("."):  # on its way out
+            continue
         run = RunDir(folder)
         try:
             status = run.load_status()
@@ -93,188 +87,170 @@ def find_runs(
         if status.get("terms") not in (terms, {**terms, "engine": "auto"}):
             continue
         if run.success.exists():
-            ended = str(status.get("succeeded_at"))
-            same_limits = _given(status.get("limits") or {}) == _given(limits)
-            finished.append((ended, folder, same_limits))
+            ended, limits = str(status.get("succeeded_at")), digest_limits(status.get("limits"))
+            finished.append(EarlierRun(folder, ended, limits))
         else:
             unfinished.append(folder)
-    return [EarlierRun(folder, same) for _, folder, same in sorted(finished)], unfinished
+    return sorted(finished, key=lambda run: (run.ended, run.folder)), unfinished
 
 
-def _given(limits: Mapping[str, Any]) -> dict[str, Any]:
-    """The limits that were set: one that only a later version knows is not, in an earlier run."""
-    return {name: value for name, value in limits.items() if value is not None}
+def digest_limits(limits: Mapping[str, Any] | None) -> str:
+    """Returns the digest of the limits that were set.
+
+    One that only a later version knows is not set in an earlier run.
+    """
+    given = {name: value for name, value in (limits or {}).items() if value is not None}
+    return digest(given)
 
 
-def build_index(path: Path, runs: Sequence[EarlierRun]) -> list[Path]:
-    """Writes the index of what some runs have processed, whole or not at all.
+def update_index(
+    root: Path, terms: Mapping[str, Any], reporter: Reporter
+) -> tuple[IndexFiles, IndexState, list[Path]]:
+    """Brings the index of the runs on some terms up to date, whole or not at all.
+
+    Nobody else may write to the folder of runs meanwhile.
 
     Args:
-        path: the file to write.
-        runs: oldest first; of several that know a file the newest counts.
+        root: folder of run folders; it need not exist.
+        terms: as for `find_runs`.
+        reporter: receives a line where the index is made again, and for each run that cannot be
+            read: its images count as never scored.
 
     Returns:
-        Folders of runs that could not be read; their images count as never scored.
+        The index, what makes it up, and the folders of unfinished runs.
 
     Raises:
-        ClusterError: the file system refused the write.
+        DataError: the index is lost or damaged and was all that knew of some removed runs.
+        ClusterError: the file system refused a write.
     """
-    unread: list[Path] = []
-    names = {run.folder.name for run in runs}
-    with (
-        database_errors(str(path.parent)),
-        atomic_path(path) as temporary,
-        closing(sqlite3.connect(temporary, isolation_level=None)) as index,
-    ):
-        index.execute("PRAGMA journal_mode = OFF")
-        index.execute("PRAGMA synchronous = OFF")
-        index.execute("CREATE TABLE known (key BLOB, run TEXT, row INTEGER, sha BLOB, code TEXT)")
-        for run in runs:
-            index.execute("BEGIN")
-            before = index.execute("SELECT count(*) FROM known").fetchone()[0]
-            try:
-                index.executemany("INSERT INTO known VALUES (?, ?, ?, ?, ?)", _rows(run, names))
-            except (OrchestratorError, OSError, pa.ArrowException, KeyError):
-                index.execute("DELETE FROM known WHERE rowid > ?", (before,))
-                unread.append(run.folder)
-            index.execute("COMMIT")
-        index.execute("CREATE INDEX by_key ON known (key)")
-        index.execute("CREATE INDEX by_sha ON known (sha) WHERE sha IS NOT NULL")
-    return unread
-
-
-def leave_out(
-    rows: Iterable[ListedFile],
-    roots: Sequence[bytes],
-    index: KnownIndex,
-    add: Callable[[dict[str, Any]], None],
-) -> Iterator[ListedFile]:
-    """Yields the files that no earlier run has processed.
-
-    Args:
-        rows: files as listed.
-        roots: what `ListedFile.root` indexes.
-        index: what is known.
-        add: receives a row of `schema.KNOWN` for each of the others.
-    """
-    for file in rows:
-        key = file_key(roots[file.root], file.raw, file.size_bytes, file.mtime_ns)
-        origin = index.find_file(key)
-        # What the listing rejects is known by the same rejection, and by nothing else.
-        if origin is None or (file.code is not None and origin.code != file.code):
-            yield file
-            continue
-        add(
-            {
-                "root": file.root,
-                "path": file.path,
-                "size_bytes": file.size_bytes,
-                "mtime_ns": file.mtime_ns,
-                "sha256": origin.sha256,
-                "matched": "file",
-                "run": origin.run,
-                "run_row": origin.row,
-                "code": origin.code,
-            }
+    finished, unfinished = find_runs(root, terms)
+    files = RunsRoot(root).index(digest(terms))
+    state, is_new = _load(files, terms, root, len(finished), reporter)
+    update = _Update(files, state)
+    present = {run.key for run in finished}
+    gone = [run.name for run in state.runs if not run.pruned and run.key not in present]
+    if gone:
+        reporter.say(
+            f"{gone[0]} {f'and {len(gone) - 1} others are' if len(gone) > 1 else 'is'} no longer "
+            f"in {root}: the index of known files is made from the runs that are there"
         )
-
-
-@contextmanager
-def known_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields a function that adds a row to a table of `schema.KNOWN`, written as it grows.
-
-    Args:
-        path: the Parquet file, whole or not there.
-
-    Raises:
-        ClusterError: the file system refused the write.
-    """
-    rows: list[dict[str, Any]] = []
-    with open_writer(path, KNOWN) as writer:
-
-        def flush() -> None:
-            writer.write_table(pa.Table.from_pylist(rows, KNOWN))
-            rows.clear()
-
-        def add(row: dict[str, Any]) -> None:
-            rows.append(row)
-            if len(rows) == _BATCH_ROWS:
-                flush()
-
-        yield add
-        if rows:
-            flush()
-
-
-def iter_known(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a table of `schema.KNOWN`; none where the file is absent.
-
-    Args:
-        path: written through `known_writer`.
-    """
-    if path.exists():
-        for batch in open_parquet(path).iter_batches(batch_size=_BATCH_ROWS):
-            yield from batch.to_pylist()
-
-
-_IndexRow = tuple[bytes | None, str, int, bytes | None, str | None]
-
-
-def _rows(earlier: EarlierRun, names: set[str]) -> Iterator[_IndexRow]:
-    """Yields what one run has processed, scored rows first.
-
-    Args:
-        earlier: the run.
-        names: of all runs that are there; a prediction in a run that was removed is lost.
-    """
-    run = RunDir(earlier.folder)
-    name = run.path.name
-    stored = open_manifest_file(run.manifest)
-    settled = (stored.listed_ns or 0) - _SETTLED_NS
-    rejected: dict[int, str] = {}
-    if earlier.same_limits:
-        table = open_parquet(run.rejected).read(columns=["row", "code"])
-        rejected = dict(zip(table["row"].to_pylist(), table["code"].to_pylist(), strict=True))
-    columns = ["row", "root", "path", "size_bytes", "mtime_ns", "code"]
-    for shard, table in enumerate(iter_shards(stored, columns)):
-        part = run.predictions / f"part-{shard:05d}.parquet"
-        scored = open_parquet(part).read(columns=["row", "sha256"])
-        hashes = dict(zip(scored["row"].to_pylist(), scored["sha256"].to_pylist(), strict=True))
-        for row, root, path, size, mtime, listed in zip(
-            *(table[column].to_pylist() for column in columns), strict=True
-        ):
-            # What a listing took has a size; where its store tells no time, contents are compared.
-            settles = size is None if mtime is None else mtime < settled
-            key = (
-                file_key(stored.roots[root], unescape_path(path), size, mtime) if settles else None
+        update.keep_runs([run for run in state.runs if run.pruned])
+    covered = {run.key for run in state.runs}
+    for run in finished:
+        if run.key not in covered and not update.add_run(run):
+            reporter.say(
+                f"{run.folder} cannot be read and does not count: its images are scored here"
             )
-            if row in hashes:
-                yield key, name, row, bytes.fromhex(hashes[row]), None
-            elif key is not None and _lasts(rejected.get(row), listed):
-                yield key, name, row, None, rejected[row]
-    if not run.known.exists():
-        return
-    for known in iter_known_content(run.known):
-        changed_ns = known["mtime_ns"]
-        if known["run"] in names and changed_ns is not None and changed_ns < settled:
-            root, path = stored.roots[known["root"]], unescape_path(known["path"])
-            key = file_key(root, path, known["size_bytes"], known["mtime_ns"])
-            yield key, known["run"], known["run_row"], bytes.fromhex(known["sha256"]), None
+    if update.is_changed or (is_new and finished):
+        update.merge()
+        update.commit()
+    return files, state, unfinished
 
 
-def iter_known_content(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a table of `schema.KNOWN` that were matched by content."""
-    for batch in open_parquet(path).iter_batches(batch_size=_BATCH_ROWS):
-        yield from batch.filter(pc.equal(batch.column("matched"), "content")).to_pylist()
+def _load(
+    files: IndexFiles, terms: Mapping[str, Any], root: Path, num_runs: int, reporter: Reporter
+) -> tuple[IndexState, bool]:
+    """Returns the index that is there, every segment checked, or an empty one, and which it is."""
+    try:
+        state = load_state(files)
+        for segment in state.segments:
+            if sha256_file(files.segment(segment.name)) != segment.sha256:
+                raise ValueError("is damaged")
+    except (OSError, ValueError) as error:
+        is_absent = isinstance(error, FileNotFoundError)
+        lost = f"the index of known files {files.folder} {'is gone' if is_absent else error}"
+        try:
+            pruned = json.loads(files.pruned.read_text(encoding="utf-8"))["runs"]
+        except FileNotFoundError:
+            pruned = []
+        except (OSError, ValueError, KeyError, TypeError):
+            pruned = ["one at least"]
+        if pruned:
+            raise DataError(
+                f"{lost}, and nothing else knows what {len(pruned):,} pruned runs had processed; "
+                "restore the folder from a backup, or remove it to have their images scored again"
+            ) from error
+        if num_runs:
+            reporter.say(
+                f"indexing what {num_runs:,} runs in {root} have processed"
+                if is_absent and not files.folder.exists()
+                else f"{lost}: it is made again from {num_runs:,} runs in {root}"
+            )
+        return IndexState(dict(terms)), True
+    return state, False
 
 
-def _lasts(code: str | None, listed: str | None) -> bool:
-    """Returns whether a rejection still holds for the same file.
+class _Update:
+    """A change of the index, in the making.
+
+    Attributes:
+        is_changed: whether there is anything to commit.
 
     Args:
-        code: as in the rejected row; None where there is none that counts.
-        listed: the listing's own code.
+        files: of the index.
+        state: what makes it up; changed here.
     """
-    if code is None or code in _PASSING:
-        return False
-    return code == listed or code not in _OF_LISTING
+
+    def __init__(self, files: IndexFiles, state: IndexState) -> None:
+        self._files = files
+        self._state = state
+        self.is_changed = False
+
+    def keep_runs(self, runs: list[IndexedRun]) -> None:
+        """Drops all other runs and what is known from them."""
+        self._state.runs = runs
+        self._write(0)
+        self.is_changed = True
+
+    def add_run(self, earlier: EarlierRun) -> bool:
+        """Adds what a run has processed; returns False, with nothing changed, if it is damaged."""
+        state = self._state
+        numbers = {run.name: run.number for run in state.runs}  # of several the newest
+        number = state.last_number + 1
+        added = IndexedRun(number, earlier.folder.name, earlier.ended, earlier.limits)
+        state.last_number = number
+        state.runs.append(added)
+        num_segments = len(state.segments)
+        rows = read_entries(earlier.folder, number, numbers, state.codes)
+        try:
+            while batch := list(islice(rows, _SEGMENT_ROWS)):
+                self._append([entry_columns(batch)])
+        except (OSError, pa.ArrowException, KeyError, DataError):
+            del state.segments[num_segments:]
+            state.runs.pop()
+            return False
+        self.is_changed = True
+        return True
+
+    def merge(self) -> None:
+        """Merges the newest segments until each has twice the entries of all after it."""
+        sizes = [segment.num_entries for segment in self._state.segments]
+        for first, size in enumerate(sizes):
+            if size < 2 * sum(sizes[first + 1 :]):
+                self._write(first)
+                break
+
+    def commit(self) -> None:
+        """Makes the change, and removes what has no use any more or was left by a kill."""
+        self._state.commit(self._files)
+        kept = {self._files.segment(part.name) for part in self._state.segments}
+        for path in self._files.folder.iterdir():
+            if path not in kept | {self._files.state, self._files.pruned}:
+                path.unlink(missing_ok=True)
+
+    def _write(self, first: int) -> None:
+        """Replaces the segments from one on by a single one of what counts in them."""
+        replaced = self._state.segments[first:]
+        del self._state.segments[first:]
+        if replaced:
+            self._append([open_segment(self._files.segment(part.name)) for part in replaced])
+
+    def _append(self, parts: Sequence[Numbers]) -> None:
+        state = self._state
+        limits = {text: at for at, text in enumerate({run.limits for run in state.runs}, 1)}
+        numbers = state.of_runs((run, limits[run.limits]) for run in state.runs)
+        name = f"{secrets.token_hex(6)}.npy"
+        num_entries = write_segment(self._files.segment(name), parts, numbers)
+        if num_entries:
+            sha256 = sha256_file(self._files.segment(name))
+            state.segments.append(Segment(name, num_entries, sha256))

@@ -83,6 +83,13 @@ class Ignoring:
         self.counts[reason] += 1
         return True
 
+    def is_input(self, path: bytes) -> bool:
+        """Returns whether no name of a file's path is one to be left out; counts nothing."""
+        *folders, name = path.split(b"/")
+        return self._include_hidden or not (
+            _reason(name, False) or any(_reason(folder, True) for folder in folders)
+        )
+
     def leaves_out_folder(self, names: Collection[bytes]) -> bool:
         """Returns whether a folder with these entries is one of our own, and counts it if so."""
         if not is_output(names):

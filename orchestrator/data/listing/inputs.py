@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ from orchestrator.data.listing.addresses import check_address, open_folder
 from orchestrator.data.listing.ignored import OTHER_NAMES, Ignoring
 from orchestrator.data.listing.listed_rows import (
     ListedFile,
+    add_rows,
     check_unique,
     drop_other_names,
+    find_link_targets,
     merge_rows,
     read_rows,
     store_rows,
 )
-from orchestrator.data.listing.listing import Found, Listing
+from orchestrator.data.listing.listing import Found, Known, Listing
 from orchestrator.data.listing.names import (
     FolderFacts,
     patient_of_folders,
@@ -65,7 +67,8 @@ class Inputs:
             gave as absolute and that lie outside its folder are relative to the root `/`.
         metadata: of the manifest's schema; `SPLIT_COLUMN_KEY` where a table has that column, the
             options and the notes.
-        num_rows: files found; 0 only where the options allow that.
+        num_rows: files found but for those left out as known; 0 only where all are, or the options
+            allow that.
         notes: what was left out or not understood.
     """
 
@@ -80,7 +83,11 @@ class Inputs:
         yield from read_rows(self._database)
 
 
-def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = None) -> Inputs:
+def list_inputs(
+    sources: Sequence[str | Path],
+    options: ListingOptions | None = None,
+    known: Known | None = None,
+) -> Inputs:
     """Finds every file of some folders, some files, or every file of one table of paths.
 
     A folder gives one row per file found below it, whatever the file is, but for what
@@ -94,6 +101,8 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
         sources: folders, addresses of folders and files that do not hold one another, or one
             table with columns `path[,label][,patient_id][,split]` or a public data set's.
         options: what else the user says of them.
+        known: leaves files of folders out before they take room on disk; those of a table, those
+            that the user names and those of several names stay.
 
     Raises:
         SpecError: an address that cannot be used, or a kind of table where there is none.
@@ -121,27 +130,30 @@ def list_inputs(sources: Sequence[str | Path], options: ListingOptions | None = 
     scoped = len(folders) + bool(files) > 1
 
     surveys = [Survey(options.labels) for _ in folders]
-    empty = set(range(len(folders)))
 
     def rows() -> Iterator[Row]:
         for index, survey in enumerate(surveys):
             scope = f"input{index}/" if scoped else ""
-            yield from _list_folder(roots[index], index, scope, options, ignoring, survey, empty)
+            yield from _list_folder(roots[index], index, scope, options, ignoring, survey, known)
         scope = f"input{len(folders)}/" if scoped else ""
         yield from _list_files(files, roots, len(folders), scope, options)
 
+    def forget(index: int, raw: bytes, size_bytes: int | None) -> None:
+        ignoring.counts[OTHER_NAMES] += 1
+        surveys[index].folder(os.path.dirname(raw)).remove(size_bytes)
+
     database = store_rows(rows())
     _check_storage(database, seen)
-    dropped = drop_other_names(database)
-    if dropped:
-        ignoring.counts[OTHER_NAMES] += dropped
-        surveys = [_survey(database, index, options) for index in range(len(folders))]
+    empty = [folders[index] for index, survey in enumerate(surveys) if survey.is_empty]
+    if known is not None:
+        add_rows(database, list(_known_targets(database, roots, ignoring, known, scoped, options)))
+    drop_other_names(database, forget)
     for survey in surveys:
         survey.note(notes)
     notes.ignored = dict(sorted(ignoring.counts.items(), key=lambda item: (-item[1], item[0])))
     num_rows = _count(database)
     if empty and not options.allow_empty:
-        shown = ", ".join(_shown(folders[index]) for index in sorted(empty))
+        shown = ", ".join(map(_shown, empty))
         but = f" ({'; '.join(notes.lines())})" if notes.ignored and not num_rows else ""
         raise DataError(f"the folder {shown} holds no files{but}; {_EXPECTED}")
     last = database.execute("SELECT coalesce(max(root), 0) FROM listed").fetchone()[0]
@@ -187,31 +199,39 @@ def _list_folder(
     options: ListingOptions,
     ignoring: Ignoring,
     survey: Survey,
-    empty: set[int],
+    known: Known | None,
 ) -> Iterator[Row]:
-    """Yields the rows of a folder, which is taken out of the empty ones where it has any."""
+    """Yields the rows of a folder."""
     address = os.fsdecode(root)
     listing = open_folder(address) if is_address(address) else Listing(root)
+    files = survey.tally(listing.walk(ignoring))
+    if known is not None:
+        files = known.leave_out_found(index, root, files)
     read_folder = _folder_reader(options)
-    last, tallied = None, survey.folder(b"")
-    for found in listing.walk(ignoring):
-        empty.discard(index)
+    for found in files:
         folder, name = os.path.split(found.path)
-        if folder != last:
-            last, tallied = folder, survey.folder(folder)
-        if found.code is None:
-            tallied.add(found.size_bytes)
         yield _describe(index, found, name, read_folder(folder), {}, None, scope), found.same_as
 
 
-def _survey(database: sqlite3.Connection, index: int, options: ListingOptions) -> Survey:
-    """Returns the survey of the rows that a root has in the database."""
-    survey = Survey(options.labels)
-    for raw, size_bytes in database.execute(
-        "SELECT raw, size_bytes FROM listed WHERE root = ? AND code IS NULL", (index,)
-    ):
-        survey.folder(os.path.dirname(raw)).add(size_bytes)
-    return survey
+def _known_targets(
+    database: sqlite3.Connection,
+    roots: Sequence[bytes],
+    ignoring: Ignoring,
+    known: Known,
+    scoped: bool,
+    options: ListingOptions,
+) -> Iterator[Row]:
+    """Yields rows of files that were left out though links of the listing lead to them.
+
+    Which of a file's names stays is decided among all of them.
+    """
+    read_folder = _folder_reader(options)
+    for index, targets in groupby(find_link_targets(database), lambda target: target[0]):
+        found = (Found(*target[1:]) for target in targets if ignoring.is_input(target[1]))
+        scope = f"input{index}/" if scoped else ""
+        for file in known.take_back(index, roots[index], found):
+            folder, name = os.path.split(file.path)
+            yield _describe(index, file, name, read_folder(folder), {}, None, scope), None
 
 
 def _list_files(

@@ -4,7 +4,7 @@ It goes to disk when it grows, so that millions of files need no memory in propo
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
@@ -53,16 +53,22 @@ def store_rows(rows: Iterable[tuple[ListedFile, bytes | None]]) -> sqlite3.Conne
     """
     database = sqlite3.connect("", isolation_level=None)
     columns = ", ".join((*ListedFile._fields, "same_as"))
-    places = ", ".join("?" * (len(ListedFile._fields) + 1))
     with database_errors("the temporary folder"):
         database.execute("PRAGMA journal_mode = OFF")
         database.execute(f"CREATE TABLE listed ({columns})")
+    add_rows(database, rows)
+    return database
+
+
+def add_rows(database: sqlite3.Connection, rows: Iterable[tuple[ListedFile, bytes | None]]) -> None:
+    """Adds rows to a database, each with `Found.same_as` of its file."""
+    places = ", ".join("?" * (len(ListedFile._fields) + 1))
+    with database_errors("the temporary folder"):
         database.execute("BEGIN")
         database.executemany(
             f"INSERT INTO listed VALUES ({places})", ((*row, same_as) for row, same_as in rows)
         )
         database.execute("COMMIT")
-    return database
 
 
 def read_rows(database: sqlite3.Connection) -> Iterator[ListedFile]:
@@ -89,11 +95,17 @@ def database_errors(where: str) -> Iterator[None]:
         ) from error
 
 
-def drop_other_names(database: sqlite3.Connection) -> int:
+def drop_other_names(
+    database: sqlite3.Connection, forget: Callable[[int, bytes, int | None], None]
+) -> int:
     """Leaves one row of each file that has several names: links, and hard links.
 
     The name with the most to say of label and split stays, of equals the file itself before a
     link, then the first. Names that say different things all stay, for the audit to find.
+
+    Args:
+        database: from `store_rows`.
+        forget: receives root, path and size of each row that is removed.
 
     Returns:
         Rows removed.
@@ -101,7 +113,7 @@ def drop_other_names(database: sqlite3.Connection) -> int:
     if not database.execute("SELECT 1 FROM listed WHERE same_as IS NOT NULL LIMIT 1").fetchone():
         return 0
     with database_errors("the temporary folder"):
-        database.execute("CREATE INDEX by_path ON listed (root, raw)")
+        database.execute("CREATE INDEX IF NOT EXISTS by_path ON listed (root, raw)")
         database.execute("CREATE TABLE dropped (number INTEGER PRIMARY KEY)")
         linked = database.execute(
             "SELECT root, same_as, rowid, label, split FROM listed WHERE same_as IS NOT NULL "
@@ -121,8 +133,32 @@ def drop_other_names(database: sqlite3.Connection) -> int:
             database.executemany(
                 "INSERT INTO dropped VALUES (?)", [(best[facts],) for facts in poorer]
             )
+        for row in database.execute(
+            "SELECT root, raw, size_bytes FROM listed WHERE rowid IN (SELECT number FROM dropped)"
+        ):
+            forget(*row)
         done = database.execute("DELETE FROM listed WHERE rowid IN (SELECT number FROM dropped)")
     return done.rowcount
+
+
+def find_link_targets(
+    database: sqlite3.Connection,
+) -> Iterator[tuple[int, bytes, int | None, int | None]]:
+    """Yields root, path, size and time of the files without a row that links with one lead to.
+
+    Args:
+        database: from `store_rows`.
+    """
+    linked = "FROM listed WHERE same_as IS NOT NULL AND substr(same_as, 1, 1) <> x'2f'"
+    if not database.execute(f"SELECT 1 {linked} LIMIT 1").fetchone():
+        return
+    with database_errors("the temporary folder"):
+        database.execute("CREATE INDEX by_path ON listed (root, raw)")
+        yield from database.execute(
+            f"SELECT root, same_as, size_bytes, mtime_ns {linked} AND NOT EXISTS (SELECT 1 FROM "
+            "listed AS own WHERE own.root = listed.root AND own.raw = listed.same_as) "
+            "GROUP BY root, same_as ORDER BY root"
+        )
 
 
 def _says_less(facts: tuple[object, ...], other: tuple[object, ...]) -> bool:

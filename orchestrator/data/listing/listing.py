@@ -14,9 +14,9 @@ passed over in silence.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from orchestrator.data.limits import rejection
 from orchestrator.data.listing.ignored import Ignoring
@@ -47,6 +47,16 @@ class Found(NamedTuple):
     code: str | None = None
     message: str | None = None
     same_as: bytes | None = None
+
+
+class Known(Protocol):
+    """Leaves known files out of what is listed, as `known_files.py` does."""
+
+    def leave_out_found(self, number: int, root: bytes, found: Iterable[Found]) -> Iterator[Found]:
+        """Yields the files of a root that are not left out; those of several names are not."""
+
+    def take_back(self, number: int, root: bytes, found: Iterable[Found]) -> Iterator[Found]:
+        """Yields those of some files that were left out, and counts them as such no longer."""
 
 
 class _Scan:

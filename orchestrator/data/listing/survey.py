@@ -4,10 +4,11 @@ The survey is taken while a folder is listed; it keeps a number of folders, neve
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.data.listing.listing import Found
 from orchestrator.data.listing.names import (
     LABEL_OF_NAME,
     Labels,
@@ -39,9 +40,17 @@ class Tallied:
         self.num_files += 1
         self.num_bytes += size_bytes or 0
 
+    def remove(self, size_bytes: int | None) -> None:
+        """Counts a file no longer."""
+        self.num_files -= 1
+        self.num_bytes -= size_bytes or 0
+
 
 class Survey:
     """The folders of one root and how much is in them, for notes on their names.
+
+    Attributes:
+        is_empty: no file was found, one that cannot be read included.
 
     Args:
         labels: names of classes.
@@ -50,6 +59,7 @@ class Survey:
     def __init__(self, labels: Labels = LABEL_OF_NAME) -> None:
         self._labels = labels
         self._folders: dict[bytes, Tallied] = {}
+        self.is_empty = True
 
     def folder(self, path: bytes) -> Tallied:
         """Returns where to count the files of a folder.
@@ -63,6 +73,18 @@ class Survey:
             if len(self._folders) < _MOST_FOLDERS:
                 self._folders[path] = found
         return found
+
+    def tally(self, files: Iterable[Found]) -> Iterator[Found]:
+        """Yields files as they are, and counts those that can be read."""
+        last, tallied = b"", self.folder(b"")
+        for file in files:
+            self.is_empty = False
+            folder = file.path.rpartition(b"/")[0]
+            if folder != last:
+                last, tallied = folder, self.folder(folder)
+            if file.code is None:
+                tallied.add(file.size_bytes)
+            yield file
 
     def note(self, notes: Notes) -> None:
         """Adds what the folders' names leave open."""

@@ -3,7 +3,7 @@
 Neither writes a file. The report of a training run is in `training_report.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,7 @@ def build_report(
     threshold_rule: str,
     model: Mapping[str, Any],
     run: Mapping[str, Any],
-    scored_before: int = 0,
-    rejected_before: int = 0,
+    known: Sequence[Mapping[str, Any]] = (),
     ignored: int = 0,
     listing: Mapping[str, Any] | None = None,
     num_resamples: int = 1000,
@@ -50,22 +49,24 @@ def build_report(
         threshold_rule: the rule behind the tally's threshold.
         model: facts about the bundle, JSON-able, among them `backbone` and `sha256`.
         run: facts about the run, JSON-able, such as run_id, engine and versions.
-        scored_before: files whose prediction is in an earlier run.
-        rejected_before: files that an earlier run rejected.
+        known: files that earlier runs have processed, counted: each with `files` of a `root`, how
+            they `matched`, and the `code` by which they were rejected, None where scored.
         ignored: names that the listing left out; none of them is a file found.
         listing: what else the listing noted, JSON-able.
         num_resamples: resamples of the intervals.
         seed: seed of the resamples.
 
     Returns:
-        counts, listing, decoding (images by grey rule and by note), threshold, threshold_rule,
-        model, run, intended_use, num_images and num_patients of the labelled rows, metrics ({}
-        without labels), confusion and interval (None without).
+        counts, known, listing, decoding (images by grey rule and by note), threshold,
+        threshold_rule, model, run, intended_use, num_images and num_patients of the labelled rows,
+        metrics ({} without labels), confusion and interval (None without).
 
     Raises:
         DataError: rows and files do not add up, or a probability is outside 0..1.
     """
     labels, probabilities = tally.labels, tally.probabilities
+    scored_before = sum(row["files"] for row in known if row["code"] is None)
+    rejected_before = sum(row["files"] for row in known if row["code"] is not None)
     accounted = probabilities.size + tally.num_rejected + scored_before + rejected_before
     if accounted != found:
         before = scored_before + rejected_before
@@ -106,6 +107,7 @@ def build_report(
     return {
         "kind": "score",
         "counts": counts,
+        "known": list(known),
         "listing": dict(listing or {}),
         "decoding": {
             "grey_rules": _by_count(tally.grey_rules),

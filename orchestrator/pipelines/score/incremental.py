@@ -5,7 +5,10 @@ the files that were found then, and an unfinished run of another night is neithe
 counted on: its images are scored here, and it can be finished by itself.
 """
 
+import json
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ import pyarrow as pa
 
 from orchestrator.config.specs import ScoreSpec
 from orchestrator.data.decode.images import DECODER_VERSION
-from orchestrator.data.known.index import KnownIndex
-from orchestrator.data.known.index_build import build_index, find_runs, known_writer, leave_out
+from orchestrator.data.known.index import KnownIndex, OpenIndex
+from orchestrator.data.known.index_build import digest_limits, update_index
+from orchestrator.data.known.known_files import KnownFiles, iter_known, known_writer
 from orchestrator.data.listing.inputs import Inputs, list_inputs
+from orchestrator.data.listing.listed_rows import ListedFile
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import (
     LISTED_KEY,
@@ -26,10 +31,10 @@ from orchestrator.data.manifest import (
     rewrite_manifest,
     write_listed,
 )
-from orchestrator.data.parquet import open_parquet
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import has_part, part_path, write_part
 from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import write_json
 from orchestrator.runs.lock import find_owner
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
@@ -41,18 +46,21 @@ class Work:
 
     Args:
         manifest: those to score, with their paths.
-        known: table of those left out at the listing; there may be none.
+        restored: table of those left out at the listing that are back in an earlier state; there
+            may be none.
+        left_out: the number of files left out at the listing, as `KnownFiles.counts` gives it.
         index: what earlier runs have scored, to compare contents with; None where nothing counts.
     """
 
     manifest: StoredManifest
-    known: Path
+    restored: Path
+    left_out: list[dict[str, Any]]
     index: KnownIndex | None
 
     @property
     def num_known(self) -> int:
         """Files left out at the listing."""
-        return open_parquet(self.known).metadata.num_rows if self.known.exists() else 0
+        return sum(row["files"] for row in self.left_out)
 
 
 def record_terms(spec: ScoreSpec, run: RunDir, models: list[str]) -> None:
@@ -94,23 +102,24 @@ def place_manifest(
     """
     # Paths that are to be hashed stay out of the run's own table until they are.
     path = run.listed_manifest if naming.hashes else run.manifest
-    index = KnownIndex(run.known_index)
-    known = run.listed_known
     if not path.exists():
         began_ns = time.time_ns()
         if ingested is not None:
             copy_manifest(ingested, path)
         else:
-            listed = list_inputs(spec.input, ListingOptions.of(spec))
+            known = _open_index(spec, models, run, reporter) if spec.only_new else None
+            listed = list_inputs(spec.input, ListingOptions.of(spec), known)
             for line in listed.notes.lines(names=not naming.hashes):
                 reporter.say(line)
             metadata = {**listed.metadata, LISTED_KEY: str(began_ns).encode()}
-            if spec.only_new:
-                _index_runs(spec, models, run.path, index.path, reporter)
-                _write_new(listed, metadata, path, spec.shard_rows, index, known)
-            else:
-                write_listed(listed.rows(), listed.roots, metadata, path, spec.shard_rows)
-    return Work(open_manifest_file(path), known, index if index.path.exists() else None)
+            rows = listed.rows() if known is None else _new_rows(listed, known, run)
+            write_listed(rows, listed.roots, metadata, path, spec.shard_rows)
+    index = None
+    if run.listed_index.exists():
+        stored = json.loads(run.listed_index.read_text(encoding="utf-8"))
+        if Path(stored["folder"]).is_dir():  # otherwise all that is left to do is scored
+            index = KnownIndex(Path(stored["folder"]), tuple(stored["runs"]))
+    return Work(open_manifest_file(path), run.listed_known, _load_left_out(run), index)
 
 
 def copy_manifest(source: Path, path: Path) -> None:
@@ -146,36 +155,42 @@ def _terms(spec: ScoreSpec, models: list[str]) -> dict[str, Any]:
     }
 
 
-def _index_runs(
-    spec: ScoreSpec, models: list[str], own: Path, path: Path, reporter: Reporter
-) -> None:
-    finished, unfinished = find_runs(
-        Path(str(spec.out_root)), _terms(spec, models), spec.limits.model_dump()
-    )
+def _open_index(spec: ScoreSpec, models: list[str], run: RunDir, reporter: Reporter) -> KnownFiles:
+    """Returns what is known, and stores for the run's workers which index that is."""
+    root = Path(str(spec.out_root))
+    files, state, unfinished = update_index(root, _terms(spec, models), reporter)
     for folder in unfinished:
-        if folder != own and (owner := find_owner(folder)):
+        if folder.absolute() == run.path:
+            continue
+        if owner := find_owner(folder):
             reporter.say(f"{folder} does not count: it is at work ({owner})")
-        elif folder != own:
+        else:
             reporter.say(
                 f"{folder} is unfinished and does not count: its images are scored here. To finish "
                 f"it by itself: orchestrator score --resume {folder}"
             )
-    for folder in build_index(path, finished):
-        reporter.say(f"{folder} cannot be read and does not count: its images are scored here")
+    keys = [earlier.key for earlier in state.runs]
+    if keys:
+        write_json(run.listed_index, {"folder": os.fsdecode(files.folder), "runs": keys})
+    limits = digest_limits(spec.limits.model_dump())
+    return KnownFiles(OpenIndex(files, state, frozenset(keys), limits))
 
 
-def _write_new(
-    listed: Inputs,
-    metadata: dict[bytes, bytes],
-    path: Path,
-    shard_rows: int,
-    index: KnownIndex,
-    known: Path,
-) -> None:
-    """Writes the table of known files and the manifest of the others; the manifest comes last."""
+def _new_rows(listed: Inputs, known: KnownFiles, run: RunDir) -> Iterator[ListedFile]:
+    """Yields the files to score; what is stored of the others is there before the manifest is."""
+    with known_writer(run.listed_known) as add:
+        yield from known.leave_out(listed.rows(), listed.roots, add)
+    write_json(run.listed_counts, known.counts())
 
-    def remaining() -> Any:
-        with known_writer(known) as add:
-            yield from leave_out(listed.rows(), listed.roots, index, add)
 
-    write_listed(remaining(), listed.roots, metadata, path, shard_rows)
+def _load_left_out(run: RunDir) -> list[dict[str, Any]]:
+    if run.listed_counts.exists():
+        counts: list[dict[str, Any]] = json.loads(run.listed_counts.read_text(encoding="utf-8"))
+        return counts
+    # A run that an earlier version has listed has a row of each file.
+    found: dict[Any, dict[str, Any]] = {}
+    for row in iter_known(run.listed_known):
+        names = {"root": row["root"], "code": row["code"], "files": 0}
+        first = {"first_root": row["root"], "first": row["path"]}
+        found.setdefault((row["root"], row["code"]), names | first)["files"] += 1
+    return list(found.values())

@@ -227,6 +227,7 @@ def _score_run(
         roots = source.roots if isinstance(source, FileSource) else ()
         inputs = [os.fsdecode(root) for root in roots] or spec.input
         reads = [Path(place) for place in (*inputs, *(spec.model or ())) if "://" not in place]
+        reads += [work.index.folder] if work.index else []
         with open_session(resources, reads=reads, writes=[run.path]) as session:
             _score_shards(spec, run, source, work, members, session, naming, reporter)
     # Imported here, since the first image need not wait for it; mostly done by `_import_ahead`.

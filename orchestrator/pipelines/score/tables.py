@@ -1,6 +1,7 @@
 """The tables and the report of a scoring run, made of its committed shards one at a time."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from orchestrator.config.specs import ScoreSpec
 from orchestrator.data import schema
-from orchestrator.data.known.index_build import iter_known, known_writer
+from orchestrator.data.known.known_files import iter_known, known_writer
 from orchestrator.data.listing.notes import Notes
 from orchestrator.data.manifest import StoredManifest, rewrite_manifest
 from orchestrator.data.parquet import open_writer, write_parquet
@@ -50,16 +51,19 @@ def finish_tables(
     """
     predictions = schema.predictions_schema(len(members.bundles))
     tally = Tally(members.threshold.value)
-    before = {"scored_before": 0, "rejected_before": 0}
+    before: Counter[tuple[int, str, str | None]] = Counter()  # root, how it matched, code there
     rejections = Rejections()
     known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
     writer = open_writer(run.rejected, schema.REJECTED)
     with writer as add_rejected, known_table as add_known:
-        for row in iter_known(work.known):
-            named = naming.apply(row)
-            before["scored_before" if row["code"] is None else "rejected_before"] += 1
-            rejections.add([named] if row["code"] is not None else [])
-            add_known(named)
+        for left_out in work.left_out:
+            before[left_out["root"], "file", left_out["code"]] += left_out["files"]
+            if left_out["code"] is not None:
+                first = {"root": left_out["first_root"], "path": left_out["first"]}
+                path = naming.apply(first)["path"]
+                rejections.add_counted(left_out["code"], left_out["files"], path)
+        for row in iter_known(work.restored):
+            add_known(naming.apply(row))
         for shard, table in enumerate(_checked_shards(run, work.manifest)):
             rejected = pc.is_valid(table.column("code"))
             known = pc.is_valid(table.column("known_run"))
@@ -71,17 +75,17 @@ def finish_tables(
                 add_rejected.write_table(bad)
                 rejections.add(bad.select(["code", "path", "message"]).to_pylist())
             for row in table.filter(known).to_pylist():
-                before["scored_before"] += 1
+                before[row["root"], "content", None] += 1
                 add_known(_known_by_content(row))
             tally.add(scored, bad)
         if not work.manifest.num_shards:  # readers of a data set want one file at least
             write_parquet(run.predictions / "part-00000.parquet", predictions.empty_table())
     found = work.manifest.num_rows + work.num_known
     report = _write_report(spec, run, tally, found, before, work.manifest.notes, members)
-    if found and not report["counts"]["scored"] + before["scored_before"]:
+    if found and not report["counts"]["scored"] + report["counts"]["scored_before"]:
+        told = f"{run.rejected} lists" if tally.num_rejected else "earlier runs have told"
         raise DataError(
-            f"none of the {found:,} files found could be scored, as "
-            f"{run.rejected if tally.num_rejected else run.known} lists; "
+            f"none of the {found:,} files found could be scored, as {told}; "
             f"{rejections.describe(found)}"
         )
     check_rejected(tally.num_rejected, found, spec.max_rejected_fraction, run.rejected)
@@ -130,7 +134,7 @@ def _write_report(
     run: RunDir,
     tally: Tally,
     found: int,
-    before: dict[str, int],
+    before: Mapping[tuple[int, str, str | None], int],
     notes: Notes,
     members: Members,
 ) -> dict[str, Any]:
@@ -144,7 +148,10 @@ def _write_report(
         seed=spec.seed,
         ignored=notes.num_ignored,
         listing={} if spec.hash_paths else notes.as_dict(),
-        **before,
+        known=[
+            {"root": root, "matched": matched, "code": code, "files": files}
+            for (root, matched, code), files in before.items()
+        ],
     )
     write_json(run.report_json, report)
     write_text(run.report_html, render_html(report, tally))

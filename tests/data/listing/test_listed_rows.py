@@ -18,8 +18,10 @@ def listed(path: str, label=None, split=None, line=None) -> ListedFile:
 
 def kept(*rows) -> list[str]:
     database = store_rows(rows)
-    dropped = drop_other_names(database)
+    forgotten: list[bytes] = []
+    dropped = drop_other_names(database, lambda root, raw, size: forgotten.append(raw))
     paths = [row.path for row in read_rows(database)]
+    assert {row.path for row, _ in rows} - set(paths) == {raw.decode() for raw in forgotten}
     assert dropped == len(rows) - len(paths)
     return paths
 

@@ -202,6 +202,10 @@ def test_chunked_tables_and_float32_threshold():
     assert report["counts"]["called"] == {"NORMAL": 0, "PNEUMONIA": 2}
 
 
+def known(files, code=None, root=0):
+    return {"root": root, "matched": "file", "code": code, "files": files}
+
+
 def test_rows_that_do_not_add_up_are_refused():
     tally = Tally(0.5)
     tally.add(predictions([0, 1], [0.1, 0.9]), rejected(["damaged"]))
@@ -209,7 +213,7 @@ def test_rows_that_do_not_add_up_are_refused():
     with pytest.raises(DataError, match="2 scored and 1 rejected rows for 4 files"):
         build_report(tally, found=4, **fixed)
     with pytest.raises(DataError, match="rows and 3 known from earlier runs for 4 files"):
-        build_report(tally, found=4, scored_before=2, rejected_before=1, **fixed)
+        build_report(tally, found=4, known=[known(2), known(1, "damaged")], **fixed)
 
 
 def test_files_known_from_earlier_runs_are_counted_and_shown():
@@ -220,10 +224,11 @@ def test_files_known_from_earlier_runs_are_counted_and_shown():
         threshold_rule="fixed",
         model=MODEL,
         run=RUN,
-        scored_before=5,
-        rejected_before=2,
+        known=[known(4), known(1, root=1), known(2, "damaged")],
     )
     assert report["counts"]["scored_before"] == 5
+    assert report["counts"]["rejected_before"] == 2
+    assert report["known"][1] == {"root": 1, "matched": "file", "code": None, "files": 1}
     page = render_html(report, tally)
     assert "Known from earlier runs" in page
     assert "5 scored, 2 rejected there" in page

@@ -16,7 +16,12 @@ import orchestrator.pipelines.score.score as scoring
 from orchestrator import read_predictions
 from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import Resources, ScoreSpec
+from orchestrator.data.known.known_files import known_writer
+from orchestrator.data.known.prune import prune_runs
+from orchestrator.data.manifest import write_listed
+from orchestrator.data.pseudonym import FileNaming
 from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.pipelines.score.incremental import place_manifest
 from orchestrator.pipelines.score.score import open_ingested_input, score
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
@@ -56,7 +61,7 @@ def table(path: Path) -> list[dict[str, Any]]:
 
 
 def fates(run: Path) -> dict[str, str]:
-    """Every file of a run and what happened to it; fails where one has two rows."""
+    """Every file that has a row in a run and what happened to it; fails where one has two."""
     found: dict[str, str] = {}
     rows = [(row["path"], "scored") for row in table(run / "predictions")]
     rows += [(row["path"], row["code"]) for row in table(run / "rejected.parquet")]
@@ -73,6 +78,9 @@ def counts(result: Any) -> dict[str, int]:
     names = ("found", "scored", "rejected", "scored_before", "rejected_before")
     kept = {name: result.report["counts"][name] for name in names}
     assert kept["found"] == sum(kept[name] for name in names[1:])
+    known = result.report["known"]
+    assert kept["scored_before"] == sum(row["files"] for row in known if row["code"] is None)
+    assert kept["rejected_before"] == sum(row["files"] for row in known if row["code"])
     return kept
 
 
@@ -105,11 +113,12 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
         "found": 10, "scored": 0, "rejected": 0, "scored_before": 9, "rejected_before": 1
     }  # fmt: skip
     assert (second.run / "_SUCCESS").exists()
-    assert set(fates(second.run).values()) == {f"file in {first.run.name}"}
-    assert table(second.run / "predictions") == []
-    shown = "\n".join(score_summary(second))
-    assert "nothing scored: no image is new" in shown
-    assert "known.parquet" in shown
+    assert fates(second.run) == {}  # what is as it was has no row
+    assert second.report["known"] == [
+        {"root": 0, "matched": "file", "code": None, "files": 9},
+        {"root": 0, "matched": "file", "code": "not_an_image", "files": 1},
+    ]
+    assert "nothing scored: no image is new" in score_summary(second)
     assert "Known from earlier runs" in (second.run / "report.html").read_text()
 
     images = sorted(phantoms.rglob("*.jpeg"))
@@ -123,10 +132,8 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
     assert counts(third) == {
         "found": 11, "scored": 3, "rejected": 0, "scored_before": 8, "rejected_before": 0
     }  # fmt: skip
-    by_file, by_content = f"file in {first.run.name}", f"content in {first.run.name}"
     assert fates(third.run) == {
-        **{f"{number}.jpeg": by_file for number in (0, 4, 5, 6, 7, 8)},
-        **dict.fromkeys(("copy.jpeg", "2.jpeg"), by_content),
+        **dict.fromkeys(("copy.jpeg", "2.jpeg"), f"content in {first.run.name}"),
         **dict.fromkeys(("new.jpeg", "1.jpeg", "bad.jpeg"), "scored"),
     }
     earlier = {row["row"]: row for row in table(first.run / "predictions")}
@@ -137,8 +144,14 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
         patch.setattr(scoring, "open_session", forbid)
         fourth = night.run()
     assert counts(fourth)["scored_before"] == 11
-    assert fates(fourth.run)["copy.jpeg"] == by_file
-    assert fates(fourth.run)["new.jpeg"] == f"file in {third.run.name}"
+    assert fates(fourth.run) == {}
+    night.add("2.jpeg", images[2].read_bytes())  # as it was on the first night
+    night.add("1.jpeg", images[1].read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "open_session", forbid)
+        fifth = night.run()
+    assert counts(fifth)["scored_before"] == 11
+    assert fates(fifth.run) == dict.fromkeys(("1.jpeg", "2.jpeg"), f"restored in {first.run.name}")
 
     latest = read_predictions(night.root, latest=True).set_index("path")
     # Other terms: nothing counts. Without only_new nothing is left out.
@@ -154,6 +167,47 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
     assert latest["sha256"].tolist() == again["sha256"].tolist()
     np.testing.assert_allclose(latest["probability"], again["probability"], atol=1e-4)
     assert set(latest["run_id"]) == {first.run.name, third.run.name}
+
+
+def test_pruned_runs_stay_known_and_a_run_removed_by_hand_is_scored_again(
+    night: Night, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = night.run(), night.run()
+    prune_runs(night.root, 1, Recorder(), lambda *_: None)
+    assert (first.run.exists(), second.run.exists()) == (False, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "open_session", forbid)
+        third = night.run()
+    assert (counts(third)["scored_before"], counts(third)["rejected_before"]) == (9, 1)
+    images = sorted(phantoms.rglob("*.jpeg"))
+    night.add("copy.jpeg", images[0].read_bytes())
+    night.add("new.jpeg", images[20].read_bytes())
+    fourth = night.run()
+    assert counts(fourth)["scored"] == 1
+    assert fates(fourth.run) == {
+        "copy.jpeg": f"content in {first.run.name}",
+        "new.jpeg": "scored",
+    }
+    assert set(read_predictions(night.root, latest=True)["path"]) == {"new.jpeg"}
+    shutil.rmtree(fourth.run)
+    fifth = night.run()
+    assert fates(fifth.run)["new.jpeg"] == "scored"
+    assert counts(fifth)["scored_before"] == 10
+
+
+def test_a_run_that_an_earlier_version_has_listed_goes_on_with_its_table(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    write_listed((), (b"/in",), {}, run.manifest, 4)
+    with known_writer(run.listed_known) as add:
+        for path, code in (("a", None), ("b", "damaged"), ("c", None), ("d", "damaged")):
+            add({"root": 0, "path": path, "matched": "file", "run": "r1", "code": code})
+    spec = ScoreSpec(input=str(tmp_path), model="m", out_root=str(tmp_path), only_new=True)
+    work = place_manifest(spec, run, ["0"], None, FileNaming(), Recorder())
+    assert (work.num_known, work.index) == (4, None)
+    assert [(row["code"], row["files"], row["first"]) for row in work.left_out] == [
+        (None, 2, "a"),
+        ("damaged", 2, "b"),
+    ]
 
 
 def test_an_unfinished_run_does_not_count_and_can_be_finished_by_itself(
@@ -241,7 +295,8 @@ def test_what_an_earlier_night_rejected_is_no_success_alone(night: Night) -> Non
     for path in night.inbox.iterdir():
         if path.name != "bad.jpeg":
             path.unlink()
-    with pytest.raises(DataError, match=r"none of the 1 files found.*1 of 1: not_an_image; the f"):
+    nothing = r"none of the 1 files found.* as earlier runs have told; 1 of 1: not_an_image; the f"
+    with pytest.raises(DataError, match=nothing + "irst is bad.jpeg"):
         night.run()
     night.add("good.jpeg", b"no picture either")
     with pytest.raises(DataError, match=r"none of the 2 files found .*; 2 of 2: not_an"):
