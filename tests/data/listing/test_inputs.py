@@ -146,3 +146,15 @@ def test_a_full_temporary_folder_is_one_clear_error(
     monkeypatch.setattr(inputs.sqlite3, "connect", connect_small)
     with pytest.raises(ClusterError, match="temporary folder: database or disk is full; free"):
         list_inputs([tmp_path])
+
+
+def test_other_names_of_a_file_are_not_counted_in_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "NORMAL").mkdir()
+    (tmp_path / "virus").mkdir()
+    (tmp_path / "NORMAL" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "NORMAL" / "b.jpg").hardlink_to(tmp_path / "NORMAL" / "a.jpg")
+    (tmp_path / "virus" / "c.jpg").write_bytes(b"y")
+    (tmp_path / "virus" / "d.jpg").symlink_to("c.jpg")
+    notes = list_inputs([tmp_path]).notes
+    assert (notes.num_labelled, notes.unknown) == (1, {"virus": 1})
+    assert notes.ignored == {"other names of a listed file": 2}
