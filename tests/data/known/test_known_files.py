@@ -141,3 +141,13 @@ def test_a_table_of_rows_is_written_as_it_grows(tmp_path: Path) -> None:
         assert not path.exists()
     assert Counter(row["matched"] for row in iter_known(path)) == {"content": 5000}
     assert list(iter_known(tmp_path / "none.parquet")) == []
+
+
+def test_a_hidden_file_that_is_known_stands_for_none_of_its_links(tmp_path: Path) -> None:
+    source, root = tmp_path / "in", tmp_path / "runs"
+    touch(source, **{".hidden/f": "six"})
+    make_run(root / "r1", source / ".hidden")  # the user named the folder itself
+    for name in ("f", "f2"):
+        (source / name).symlink_to(".hidden/f")
+    known, _, new, _ = night(source, root)
+    assert (new, total(known)) == (["f"], 0)

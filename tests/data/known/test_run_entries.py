@@ -79,6 +79,8 @@ def test_only_finished_runs_on_the_same_terms_count(tmp_path: Path) -> None:
     assert (finished, unfinished) == ([], [root / "open"])
     assert set(look_up(index_of(root), source).values()) == {None}
     assert find_runs(tmp_path / "nowhere", TERMS) == ([], [])
+    make_run(root / "before", source, terms=TERMS | {"engine": "auto"})
+    assert [run.folder for run in find_runs(root, TERMS)[0]] == [root / "before"]
 
 
 @pytest.mark.parametrize(

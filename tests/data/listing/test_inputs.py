@@ -194,3 +194,15 @@ def test_a_share_that_vanishes_while_it_is_listed_ends_the_listing(
         assert list_inputs([share]).num_rows == 5
     finally:
         (share / "0").chmod(0o700)
+
+
+def test_other_names_of_a_file_are_not_counted_in_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "NORMAL").mkdir()
+    (tmp_path / "virus").mkdir()
+    (tmp_path / "NORMAL" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "NORMAL" / "b.jpg").hardlink_to(tmp_path / "NORMAL" / "a.jpg")
+    (tmp_path / "virus" / "c.jpg").write_bytes(b"y")
+    (tmp_path / "virus" / "d.jpg").symlink_to("c.jpg")
+    notes = list_inputs([tmp_path]).notes
+    assert (notes.num_labelled, notes.unknown) == (1, {"virus": 1})
+    assert notes.ignored == {"other names of a listed file": 2}
