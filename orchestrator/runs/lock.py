@@ -90,8 +90,8 @@ def _take(folder: Path, token: str, wait: Wait | None) -> None:
             taken = _claim(folder, token)
         except OSError as error:
             raise ClusterError(
-                f"cannot lock {folder}: {error.strerror or error}; name a folder that this user "
-                "can write to"
+                f"cannot lock {folder}: {error.strerror or error}; free space or choose another "
+                "output folder, then run the same command again"
             ) from error
         if taken is None:
             break
@@ -157,8 +157,8 @@ def _claim(folder: Path, token: str) -> tuple[Path, Owner | None] | None:
 def _link(own: Path, record: str, token: str) -> bool:
     """Makes a file of the chain, whole; returns False where it is there already."""
     temporary = own.with_name(f".tmp-{token}")
-    temporary.write_text(record, encoding="utf-8")
     try:
+        temporary.write_text(record, encoding="utf-8")
         os.link(temporary, own)
     except FileExistsError:
         return False

@@ -204,7 +204,7 @@ def test_without_hard_links_a_file_is_made_by_its_name_alone(
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert ": Not a directory; name a folder" in refusal(tmp_path / "file" / "run")
+    assert ": Not a directory; free space or choose another" in refusal(tmp_path / "file" / "run")
 
 
 def test_a_wait_tells_who_is_waited_for_and_gets_the_folder(
