@@ -103,8 +103,8 @@ MAY_WRITE = {
     "jobs/local_head_supervisor.py": "a lock",
     "model/fit.py": "a temporary folder, which Ray Train copies",
     "pipelines/train/head_loop.py": "the same folder",
-    "pipelines/tune/data.py": "a lock",
     "runs/atomic.py": "what all others write by",
+    "runs/lock.py": "a link, which one process alone can make",
 }
 _WRITES = {"write_text", "write_bytes", "touch", "rename", "replace", "hardlink_to", "symlink_to"}
 _COPIES = {"copy", "copy2", "copyfile", "copytree", "move", "rename", "replace", "link"}

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.errors import ClusterError, LockedError
+from orchestrator.runs.folders import make_folder
 from orchestrator.runs.machine import Machine, Process, this_process
 from orchestrator.runs.wait import Wait
 
@@ -132,7 +133,7 @@ def find_owner(folder: Path) -> Owner | None:
 def _claim(folder: Path, token: str) -> tuple[Path, Owner | None] | None:
     """Takes a folder; returns the file and the record of who holds it where somebody does."""
     while True:
-        (folder / LOCK_NAME).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / LOCK_NAME)
         seen = _numbers(folder)
         last = max(seen, default=0)
         if last:
@@ -158,7 +159,10 @@ def _link(own: Path, record: str, token: str) -> bool:
     """Makes a file of the chain, whole; returns False where it is there already."""
     temporary = own.with_name(f".tmp-{token}")
     try:
-        temporary.write_text(record, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as handle:
+            handle.write(record)
+            handle.flush()
+            os.fsync(handle.fileno())  # a record without content would hold the folder for good
         os.link(temporary, own)
     except FileExistsError:
         return False

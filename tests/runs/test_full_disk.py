@@ -22,8 +22,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def check_line(error: ClusterError, world: World) -> None:
     line = str(error)
     assert re.fullmatch(
-        r"cannot write \S+: No space left on device; free space or choose another output folder, "
-        "then run the same command again to continue",
+        r"cannot (write|lock) \S+: No space left on device; free space or choose another output "
+        "folder, then run the same command again( to continue)?",
         line,
     ), line
     assert str(world.folder) in line or "cannot write runs" in line
