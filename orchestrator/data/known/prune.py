@@ -21,6 +21,7 @@ from orchestrator.errors import ClusterError, DataError, OrchestratorError
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import digest, write_json
 from orchestrator.runs.folders import sync_folder
+from orchestrator.runs.lock import hold
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.runs_root import IndexFiles, RunsRoot
 
@@ -38,8 +39,7 @@ def prune_runs(
 ) -> list[Path]:
     """Removes the oldest finished scoring runs directly under a folder.
 
-    Other kinds of run, unfinished runs and runs that cannot be read stay. Nobody else may write to
-    the folder meanwhile.
+    Other kinds of run, unfinished runs and runs that cannot be read stay.
 
     Args:
         root: folder of run folders.
@@ -53,10 +53,19 @@ def prune_runs(
 
     Raises:
         DataError: no such folder, or an index is lost that alone knew of removed runs.
+        LockedError: a night is at work in the folder.
         ClusterError: the file system refused a write.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name a folder of runs")
+    with hold(root.absolute()):
+        return _prune(root, keep, reporter, announce)
+
+
+def _prune(
+    root: Path, keep: int, reporter: Reporter, announce: Callable[[list[Path], int], None]
+) -> list[Path]:
+    """Removes runs in a folder that is held."""
     place = RunsRoot(root)
     for folder in place.half_removed():
         _remove(folder, folder)

@@ -9,8 +9,9 @@ import pytest
 
 from orchestrator.data.known.index import Origin
 from orchestrator.data.known.prune import prune_runs
-from orchestrator.errors import ClusterError, DataError
+from orchestrator.errors import ClusterError, DataError, LockedError
 from orchestrator.runs.atomic import digest
+from orchestrator.runs.lock import hold
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.runs_root import RunsRoot
 from orchestrator.runs.states import Status
@@ -69,6 +70,16 @@ def test_the_newest_stay_and_what_the_others_scored_stays_known(tmp_path: Path) 
         assert prune(root, 2) == ([f"r{number - 2}"], 2)
     assert all_known(root, source, range(1, 20))
     assert sorted(path.name for path in root.iterdir()) == ["_known", "r18", "r19"]
+
+
+def test_nothing_goes_while_a_night_is_at_work(tmp_path: Path) -> None:
+    source, root = tmp_path / "in", tmp_path / "runs"
+    touch(source, a="one")
+    for name in ("r1", "r2"):
+        make_run(root / name, source)
+    with hold(root), pytest.raises(LockedError, match="runs is held by process"):
+        prune_runs(root, 1, Recorder(), lambda going, kept: None)
+    assert (root / "r1").is_dir()
 
 
 def test_unfinished_runs_and_those_of_other_commands_stay(tmp_path: Path) -> None:

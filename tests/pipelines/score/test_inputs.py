@@ -88,7 +88,7 @@ def test_results_of_earlier_nights_below_the_input_are_never_input(
         "ignored 4 names: results of this program (3), .git (1); --include-hidden reads hidden and "
         "system files"
     )
-    assert result.report["listing"]["ignored"] == {"results of this program": 2, ".git": 1}
+    assert result.report["listing"]["ignored"] == {"results of this program": 3, ".git": 1}
     assert "ignored, no input" in "\n".join(score_summary(result))
     assert "names that are no input" in (result.run / "report.html").read_text()
 
