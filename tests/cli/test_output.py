@@ -79,6 +79,7 @@ def test_a_fault_of_the_program_and_what_was_noted_on_it(
     code, _, err = call(capsys, monkeypatch)
     assert code == 5
     check(err, num_lines=2)
+    monkeypatch.setattr(cli, "ignore_signals", lambda: None)  # this process goes on
     stop = KeyboardInterrupt()
     stop.add_note(f"what is done is kept in {NAME}")
     monkeypatch.setattr(cli, "app", fail(stop))
