@@ -71,8 +71,7 @@ class Ignoring:
             is_folder: whether it is a folder, not a link to one.
         """
         if is_folder and name == LOCK_NAME.encode():
-            self.counts[OUTPUTS] += 1
-            return True
+            return True  # not counted: that of this very run is there while it lists
         if self._include_hidden:
             return False
         reason = _reason(name, is_folder)
