@@ -187,6 +187,9 @@ def _release(folder: Path, token: str) -> None:
         if owner is not None and owner.token == token:
             for number in numbers:
                 _file(folder, number).unlink(missing_ok=True)
+            # Of claimers that were killed; one that is at work finds its own gone and begins anew.
+            for temporary in (folder / LOCK_NAME).glob(".tmp-*"):
+                temporary.unlink(missing_ok=True)
             (folder / LOCK_NAME).rmdir()
 
 
