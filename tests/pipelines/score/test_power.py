@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator import read_predictions
 from orchestrator.config.specs import Resources, ScoreSpec
-from orchestrator.data.shard_files import part_path, read_part, write_part
+from orchestrator.data.shard_files import has_part, part_path, read_part, write_part
 from orchestrator.pipelines.score import incremental
 from orchestrator.pipelines.score import score as scoring
 from orchestrator.runs.run_dir import RunDir
@@ -35,8 +35,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def score_shards(spec: ScoreSpec, run: RunDir, *_: Any) -> None:
         for number, table in enumerate(shards):
-            if not part_path(run.shards, number).exists():
-                write_part(part_path(run.shards, number), table)
+            path = part_path(run.shards, number)
+            if not has_part(path, run.load_uuid()):
+                write_part(path, table, run.load_uuid())
 
     monkeypatch.setattr(scoring, "open_session", lambda *_, **__: _Nothing())
     monkeypatch.setattr(scoring, "_score_shards", score_shards)
