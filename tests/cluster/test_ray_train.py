@@ -61,6 +61,7 @@ def test_an_error_of_one_worker_ends_all_and_arrives_as_it_was(
     assert len(list(tmp_path.glob("[01]"))) == num_workers
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     found = run_training(
         count_to_three,

@@ -56,6 +56,7 @@ def num_committed(run: Path) -> int:
     return len(list((run / "_shards").glob("part-*")))
 
 
+@pytest.mark.slow
 def test_files_that_crash_or_hang_cost_only_themselves(
     trained: SimpleNamespace, phantoms: Path, tmp_path: Path
 ) -> None:

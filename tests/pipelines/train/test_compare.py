@@ -76,6 +76,7 @@ def test_the_split_is_said_once_and_the_table_shows_all(compared: SimpleNamespac
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_cut_short_comparison_repeats_only_what_is_missing(compared: SimpleNamespace) -> None:
     out = compared.folder
     with pytest.raises(SpecError, match="holds a finished run"):

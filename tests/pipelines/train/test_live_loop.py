@@ -145,6 +145,7 @@ def test_live_training_releases_a_bundle_of_its_best_epoch(undisturbed: SimpleNa
     assert (info.test_time_views, info.threshold.rule) == (3, "youden-shifted")
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_worker_ends_with_the_same_weights(
     undisturbed: SimpleNamespace,
     phantoms: Path,

@@ -62,6 +62,7 @@ def assert_same_search(ours: list[Trial], theirs: list[Trial]) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     spec = build_spec("random", 5)
     undisturbed = search(tmp_path / "whole", spec)
@@ -175,6 +176,7 @@ def test_a_process_lost_between_two_trials_is_neither_ones_failure(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_a_search_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
     spec = build_spec("random", 50).model_copy(update={"epochs": 10_000, "patience": 10_000})
     ledger = search(tmp_path, TuneSpec.model_validate(spec.model_dump() | {"time_budget": "8s"}))
