@@ -48,8 +48,7 @@ def build(options: argparse.Namespace) -> Any:
     network = build_network(build_backbone(options.backbone, "none", options.size), 0.2)
     if options.precision != "f32":
         set_policy(network, options.precision)
-    compile_model(network, lr=0.001, alpha=0.257, gamma=2.0, seed=0)
-    return network
+    return compile_model(network, lr=0.001, alpha=0.257, gamma=2.0, seed=0)
 
 
 def time_fit_auto(options: argparse.Namespace, store: MemoryStore) -> float:
@@ -84,7 +83,7 @@ def time_live(options: argparse.Namespace, store: MemoryStore) -> float:
     make_step = open_steps(size, options.threads)
     network = build(options)
     rows = np.arange(len(store.labels))
-    step = make_step(network, options.batch, len(rows))
+    step = make_step(network, options.batch, len(rows), 0)
     batches = ImageBatches(
         store, rows, store.labels, options.batch, 0, options.augmentation, rank, size
     )
@@ -105,8 +104,8 @@ def time_cached(options: argparse.Namespace, store: MemoryStore) -> float:
     engine = keras_engine(build_backbone(options.backbone, "none", options.size))
     features = engine.predict(store.images)[None]
     head = build_head(features.shape[-1], 0.2)
-    compile_model(head, lr=0.001, alpha=0.257, gamma=2.0, seed=0)
-    step = KerasStep(head, options.batch)
+    model = compile_model(head, lr=0.001, alpha=0.257, gamma=2.0, seed=0)
+    step = KerasStep(model, options.batch)
     batches = ArrayBatches(features, store.labels, options.batch, 0)
     step.train_epoch(batches.epoch(0))
     started = time.perf_counter()

@@ -100,7 +100,7 @@ def time_live(options: argparse.Namespace) -> dict[str, float]:
     make_step = open_steps(1, options.threads)
     network = _network(options, {"lr": 0.001, "alpha": 0.3, "gamma": 2.0, "dropout": 0.2})
     store, count = _store(options), BATCH * options.live_steps
-    step = make_step(network, BATCH, count)
+    step = make_step(network, BATCH, count, 0)
     rows = np.arange(count)
     batches = ImageBatches(store, rows, store.labels[rows], BATCH, 0, "paper")
     step.train_epoch(batches.epoch(0))
@@ -129,8 +129,8 @@ def time_tuner_cached(options: argparse.Namespace) -> dict[str, float]:
 
     def build(settings: dict[str, float]) -> Any:
         head = build_head(width, settings["dropout"])
-        compile_model(head, seed=0, **{k: v for k, v in settings.items() if k != "dropout"})
-        return head
+        rest = {name: value for name, value in settings.items() if name != "dropout"}
+        return compile_model(head, seed=0, **rest)
 
     val = features.take(np.arange(cut, len(labels)))[0]
     ends = _run_tuner(
@@ -219,8 +219,7 @@ def _network(options: argparse.Namespace, settings: dict[str, float]) -> Any:
     network = build_network(
         build_backbone(options.backbone, "none", options.size), settings["dropout"]
     )
-    compile_model(network, seed=0, **{k: v for k, v in settings.items() if k != "dropout"})
-    return network
+    return compile_model(network, seed=0, **{k: v for k, v in settings.items() if k != "dropout"})
 
 
 def _store(options: argparse.Namespace) -> MemoryStore:

@@ -140,7 +140,8 @@ def stub_work(module: Any, name: str, patch: pytest.MonkeyPatch, place: int) -> 
 
 def longer_training(**changed: Any) -> TrainSpec:
     given = {"data": "data", "out": "bundle_unfinished", "epochs": 5000, "patience": 5000}
-    return TrainSpec(**(given | {"lr": 0.003} | SMALL | changed))
+    # One view was the default then.
+    return TrainSpec(**(given | {"lr": 0.003, "views": 1} | SMALL | changed))
 
 
 def test_an_unfinished_training_goes_on(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

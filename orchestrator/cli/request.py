@@ -87,7 +87,7 @@ def resolve(
     on_cluster = {name: flags.pop(name) for name in Resources.model_fields if name in flags}
     if not row.on_gpus:
         on_cluster["gpus_per_worker"] = 0
-    spec = build_spec(row.spec, flags, job)
+    spec = build_spec(row.spec, flags, job, stored=resume is not None)
     folder = resume.absolute() if resume else None
     return Request(kind, spec, build_resources(on_cluster, job), config, folder, as_json)
 

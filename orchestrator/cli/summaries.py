@@ -13,6 +13,7 @@ from orchestrator.errors import printable
 from orchestrator.evaluation.wording import (
     METRIC_TITLES,
     NO_FIGURE,
+    describe_rule,
     format_difference,
     format_difference_range,
     format_figure,
@@ -159,7 +160,8 @@ def compare_summary(result: Any) -> list[str]:
             "with 95% intervals"
         )
         parts += text_table(title, _TABLE_IV, _table_iv_rows(rows, report["paper"]))
-    parts += report["notes"]
+    rule = describe_rule(report["recipe"]["threshold"])
+    parts += [f"threshold: {rule}; the paper's is 0.5", *report["notes"]]
     if report["focal_minus_bce"]:
         worth = [
             (entry["backbone"], *(_difference(entry["metrics"][key]) for key in _WORTH))

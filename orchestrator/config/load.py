@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from orchestrator.config.addresses import hide_secrets, is_address
-from orchestrator.config.fields import PathMarker
+from orchestrator.config.fields import STORED, PathMarker
 from orchestrator.config.job import Job
 from orchestrator.config.specs import SPECS, DecodeLimits, Resources
 from orchestrator.config.yaml_file import load_yaml
@@ -53,13 +53,16 @@ def load_job(path: Path) -> Job:
     return job.model_copy(update={"args": args})
 
 
-def build_spec(form: type[FormT], flags: Mapping[str, Any], job: Job | None = None) -> FormT:
+def build_spec(
+    form: type[FormT], flags: Mapping[str, Any], job: Job | None = None, *, stored: bool = False
+) -> FormT:
     """Returns a checked spec from a job's `args` and the flags that were given; a flag wins.
 
     Args:
         form: the spec's class.
         flags: flag name (underscores) to value; None means not given.
         job: the job file, when one was named.
+        stored: it is the spec of a run, perhaps by an earlier version, that is gone on with.
 
     Raises:
         SpecError: an unknown key, a wrong type or a value out of range.
@@ -73,7 +76,8 @@ def build_spec(form: type[FormT], flags: Mapping[str, Any], job: Job | None = No
     if nested and "limits" in form.model_fields:
         given = {k: v for k, v in given.items() if k not in nested}
         given["limits"] = {**(args.get("limits") or {}), **nested}
-    return _validated(form, {**args, **given}, job.name if job else "command line")
+    source = job.name if job else "command line"
+    return _validated(form, {**args, **given}, source, STORED if stored else None)
 
 
 def build_resources(flags: Mapping[str, Any], job: Job | None = None) -> Resources:
@@ -137,10 +141,12 @@ def _path_fields(form: type[BaseModel]) -> list[str]:
     return found
 
 
-def _validated(form: type[FormT], values: dict[str, Any], source: str) -> FormT:
+def _validated(
+    form: type[FormT], values: dict[str, Any], source: str, context: str | None = None
+) -> FormT:
     """Builds a form; turns pydantic's report into one line."""
     try:
-        return form.model_validate(values)
+        return form.model_validate(values, context=context)
     except ValidationError as error:
         parts: dict[str, list[str]] = {}  # what is wrong -> every way to fix it
         for item in error.errors(include_url=False):

@@ -21,6 +21,7 @@ from orchestrator.config.fields import (
     SCORING,
     SEARCH,
     SPACE,
+    STORED,
     TRAINING,
     Alpha,
     Augmentation,
@@ -47,6 +48,8 @@ from orchestrator.config.fields import (
     Seed,
     ShardRows,
     Span,
+    ThresholdRule,
+    TrainingObjective,
     Views,
     Weights,
     flag,
@@ -108,7 +111,7 @@ class _TrainingForm(ListingForm):
     ]
     out: RunFolder = None
     image_size: ImageSize = 150
-    views: Views = 1
+    views: Views = 4
     epochs: Annotated[int, flag("Maximum number of epochs.", TRAINING, ge=1, le=10_000)] = 100
     batch_size: Annotated[
         int, flag("Images per training step, over all workers.", TRAINING, ge=1, le=8192)
@@ -116,6 +119,11 @@ class _TrainingForm(ListingForm):
     patience: Annotated[
         int, flag("Epochs without improvement before training stops.", TRAINING, ge=1)
     ] = 8
+    threshold: ThresholdRule = "youden"
+    calibration: Annotated[
+        Literal["platt", "none"],
+        flag("Probability calibration on validation images; none: the network's own.", MODEL),
+    ] = "platt"
     seed: Annotated[Seed, flag("Random seed for splits, views, order and weights.", TRAINING)] = 0
     merge_val: Annotated[
         bool, flag("Add the images of a val folder to the training images.", DATA)
@@ -128,6 +136,20 @@ class _TrainingForm(ListingForm):
     patient_key_file: PatientKeyFile = None
     limits: DecodeLimits = DecodeLimits()
     overwrite: Overwrite = False
+
+    @model_validator(mode="after")
+    def _something_to_augment(self, info: ValidationInfo) -> Self:
+        if info.context == STORED:
+            return self
+        asked = "augmentation" in self.model_fields_set
+        recipe = getattr(self, "augmentation", "none") if asked else "none"
+        chosen = (getattr(self, "features", "cached"), getattr(self, "finetune", "none"))
+        if recipe != "none" and self.views == 1 and chosen == ("cached", "none"):
+            raise ValueError(
+                f"augmentation {recipe} has no view to augment: the only one is the plain image; "
+                "give --views 2 or more, --features live, or --augmentation none"
+            )
+        return self
 
 
 class TrainSpec(_TrainingForm):
@@ -142,16 +164,18 @@ class TrainSpec(_TrainingForm):
     features: Features = "cached"
     augmentation: Augmentation = "paper"
     objective: Annotated[
-        Objective, flag("Validation metric that selects the best epoch.", TRAINING)
+        TrainingObjective,
+        flag(
+            "Validation metric that selects the best epoch and ends training: auroc, auprc, "
+            "log_loss or val_loss.",
+            TRAINING,
+            metavar="<metric>",
+        ),
     ] = "auroc"
     lr: HeadRate = 0.001
     alpha: Alpha = "auto"
     gamma: Gamma = 2.0
     dropout: Dropout = 0.2
-    threshold: Annotated[
-        Literal["youden", "youden-shifted"],
-        flag("Threshold rule; youden-shifted also uses altered validation images.", MODEL),
-    ] = "youden"
     test_time_views: Annotated[
         Literal[1, 3],
         flag("Views averaged per scored image; 3: plain, zoomed in, zoomed out.", MODEL),
@@ -189,9 +213,9 @@ class FindLrSpec(TrainSpec):
     # What the learning rate of a head does not depend on.
     UNUSED: ClassVar[frozenset[str]] = frozenset(
         {
-            *("epochs", "patience", "features", "objective", "lr", "threshold", "test_time_views"),
-            *("precision", "finetune", "finetune_epochs", "finetune_lr", "finetune_warmup"),
-            *("weight_decay", "ema", "mlflow"),
+            *("epochs", "patience", "features", "objective", "lr", "threshold", "calibration"),
+            *("test_time_views", "precision", "mlflow", "weight_decay", "ema"),
+            *("finetune", "finetune_epochs", "finetune_lr", "finetune_warmup"),
         }
     )
 
@@ -344,7 +368,6 @@ class TuneSpec(_TrainingForm):
         flag("Type of the cached features; float16 halves the space.", TRAINING),
     ] = "float32"
     augmentation: Augmentation = "paper"
-    views: Views = 4
     epochs: Annotated[
         int, flag("Maximum number of epochs per trial.", TRAINING, ge=1, le=10_000)
     ] = 20

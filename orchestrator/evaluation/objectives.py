@@ -1,6 +1,7 @@
-"""By which validation figure an epoch or a configuration is chosen; never by the focal loss.
+"""By which validation figure an epoch or a configuration is chosen.
 
-The scale of focal loss moves with alpha and gamma, so that it cannot compare configurations.
+A configuration is never chosen by the focal loss: its scale moves with alpha and gamma. The best
+epoch of one training may be, as in the paper.
 """
 
 from typing import Any
@@ -14,13 +15,15 @@ from orchestrator.evaluation.calibration import fit_calibration
 
 Array = npt.NDArray[Any]
 
-# Objective -> its name in the history of a training, and which way is better.
+# What a search may choose by -> its name in the history of a training, and which way is better.
 OBJECTIVES = {
     "auroc": ("val_auroc", "max"),
     "auprc": ("val_auprc", "max"),
     # After calibration: alpha and gamma shift the probabilities themselves.
     "log_loss": ("val_calibrated_log_loss", "min"),
 }
+# What one training may choose its best epoch by.
+TRAINING_OBJECTIVES = OBJECTIVES | {"val_loss": ("val_loss", "min")}
 _CLOSEST = 1e-7  # to 0 and 1, which float32 reaches: a logit must be finite
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.config.fields import SHIFTED
+
 INTENDED_USE = (
     "Research use only. Not a diagnostic device: its output must not guide the care of a patient."
 )
@@ -21,6 +23,14 @@ METRIC_TITLES = {
 }
 _SYNONYMS = {"recall": "sensitivity", "precision": "ppv"}
 NO_FIGURE = "–"
+_RULES = {
+    "youden": "highest sensitivity + specificity (Youden's index) on validation images",
+    "youden-smoothed": "highest sensitivity + specificity (Youden's index) of the smoothed "
+    "distributions of validation images",
+    "accuracy": "highest accuracy on validation images",
+    "f1": "highest F1 on validation images",
+    "fixed": "given by the user",
+}
 
 
 def metric_title(name: str) -> str:
@@ -78,3 +88,18 @@ def excludes_zero(interval: Mapping[str, Any]) -> bool:
     """
     low, high = interval["low"], interval["high"]
     return low is not None and (low > 0 or high < 0)
+
+
+def describe_rule(rule: str) -> str:
+    """Returns a threshold rule in words.
+
+    Args:
+        rule: as `choose_threshold` gives it.
+    """
+    if rule.endswith(SHIFTED):
+        return f"{describe_rule(rule.removesuffix(SHIFTED))} and shifted copies of them"
+    name, _, floor = rule.partition("@")
+    if name in ("sensitivity", "specificity") and floor:
+        other = "specificity" if name == "sensitivity" else "sensitivity"
+        return f"highest {other} with a {name} of at least {floor} on validation images"
+    return _RULES.get(rule, rule)

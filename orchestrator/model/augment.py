@@ -36,8 +36,9 @@ _CHUNK = 32  # images at a time, to bound memory
 def build_augmentation() -> dict[str, "keras.layers.Layer"]:
     """Builds the layers of the paper's Table II, in the order they are applied.
 
-    Points that move in from outside the image are filled by reflection, Keras's default. Flips
-    are two layers: Keras's single one for both axes flips both or neither.
+    That order is Table II's, the flips last. Points that move in from outside the image are filled
+    by reflection, Keras's default. Flips are two layers: Keras's single one for both axes flips
+    both or neither.
 
     Returns:
         Name -> layer, for images [N, S, S, 1] with grey levels 0..255.
@@ -46,15 +47,15 @@ def build_augmentation() -> dict[str, "keras.layers.Layer"]:
 
     grey = (0, 255)
     return {
-        "flip_horizontal": keras.layers.RandomFlip("horizontal"),
-        "flip_vertical": keras.layers.RandomFlip("vertical"),
         "rotation": keras.layers.RandomRotation(ROTATION),
-        "zoom": keras.layers.RandomZoom(ZOOM),
-        "translation": keras.layers.RandomTranslation(TRANSLATION, TRANSLATION),
         # A single factor would only raise contrast in this release of Keras, against its
         # documentation; a pair is (down, up).
         "contrast": keras.layers.RandomContrast((CONTRAST, CONTRAST), value_range=grey),
+        "zoom": keras.layers.RandomZoom(ZOOM),
         "brightness": keras.layers.RandomBrightness(BRIGHTNESS, value_range=grey),
+        "translation": keras.layers.RandomTranslation(TRANSLATION, TRANSLATION),
+        "flip_horizontal": keras.layers.RandomFlip("horizontal"),
+        "flip_vertical": keras.layers.RandomFlip("vertical"),
     }
 
 
@@ -115,13 +116,13 @@ def transformations(draws: Array, size_px: int) -> dict[str, dict[str, Array]]:
     down, across = spread[:, 4] * TRANSLATION * size_px, spread[:, 5] * TRANSLATION * size_px
     zoom = 1.0 + spread[:, 3:4] * ZOOM
     values: dict[str, dict[str, Array]] = {
+        "rotation": {"rotation_matrix": _rotation_matrix(spread[:, 2] * ROTATION, size_px)},
+        "contrast": {"contrast_factor": 1.0 + spread[:, 6].reshape(count, 1, 1, 1) * CONTRAST},
+        "zoom": {"height_zoom": zoom, "width_zoom": zoom},
+        "brightness": {"rgb_delta": 255.0 * BRIGHTNESS * spread[:, 7].reshape(count, 1, 1, 1)},
+        "translation": {"translations": np.stack([across, down], axis=1)},
         "flip_horizontal": {"flips": flip_h.reshape(count, 1, 1, 1)},
         "flip_vertical": {"flips": flip_v.reshape(count, 1, 1, 1)},
-        "rotation": {"rotation_matrix": _rotation_matrix(spread[:, 2] * ROTATION, size_px)},
-        "zoom": {"height_zoom": zoom, "width_zoom": zoom},
-        "translation": {"translations": np.stack([across, down], axis=1)},
-        "contrast": {"contrast_factor": 1.0 + spread[:, 6].reshape(count, 1, 1, 1) * CONTRAST},
-        "brightness": {"rgb_delta": 255.0 * BRIGHTNESS * spread[:, 7].reshape(count, 1, 1, 1)},
     }
     return {
         name: {

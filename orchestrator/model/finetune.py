@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from orchestrator.errors import SpecError
-from orchestrator.model.network import HEAD_LAYERS, focal_loss
+from orchestrator.model.network import HEAD_LAYERS, focal_loss, logit_model, settle_dropout
 
 
 def unfreeze(network: keras.Model, part: str) -> None:
@@ -53,8 +53,10 @@ def compile_finetuning(
     alpha: float,
     gamma: float,
     seed: int,
-) -> None:
-    """Makes an unfrozen network ready for `Fit`: AdamW, warm-up and cosine decay, focal loss.
+) -> keras.Model:
+    """Returns the model by which `Fit` trains an unfrozen network; see `compile_model`.
+
+    AdamW, warm-up and cosine decay, focal loss.
 
     Args:
         network: as `unfreeze` left it.
@@ -67,6 +69,9 @@ def compile_finetuning(
         alpha: focal weight of PNEUMONIA.
         gamma: focal exponent.
         seed: of what is still random from here on.
+
+    Returns:
+        The network without its last layer, compiled.
 
     Reference:
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
@@ -87,12 +92,15 @@ def compile_finetuning(
     optimizer.exclude_from_weight_decay(
         var_list=[variable for variable in network.trainable_variables if variable.ndim < 2]
     )
-    network.compile(
+    settle_dropout(network)
+    model = logit_model(network)
+    model.compile(
         optimizer=optimizer,
         loss=focal_loss(alpha, gamma),
-        metrics=[keras.metrics.BinaryAccuracy(name="accuracy")],
+        metrics=[keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
     )
-    network.optimizer.build(network.trainable_variables)
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
 class RatedAdamW(keras.optimizers.AdamW):  # type: ignore[misc]

@@ -18,16 +18,22 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 
 from orchestrator.errors import DataError
-from orchestrator.evaluation.objectives import OBJECTIVES, average_precision, calibrated_log_loss
+from orchestrator.evaluation.objectives import (
+    TRAINING_OBJECTIVES,
+    average_precision,
+    calibrated_log_loss,
+)
 from orchestrator.model.dropout_masks import DropoutMasks
-from orchestrator.model.network import focal_loss
+from orchestrator.model.network import focal_loss, logit_model, settle_dropout
 
 Array = npt.NDArray[Any]
 PLATEAU_FACTOR = 0.3  # the paper: "decay to 30%"
 PLATEAU_PATIENCE = 1
+_LOWER = 1e-4  # share of the best validation loss by which a lower one counts
 _MEASURES = {"val_auprc": average_precision, "val_calibrated_log_loss": calibrated_log_loss}
 
 
@@ -82,24 +88,33 @@ class ArrayBatches:
             yield inputs, self.labels[chosen, None].astype(np.float32)
 
 
-def compile_model(model: keras.Model, *, lr: float, alpha: float, gamma: float, seed: int) -> None:
-    """Makes a model ready for `Fit`: Adam, focal loss, and every seed set.
+def compile_model(
+    network: keras.Model, *, lr: float, alpha: float, gamma: float, seed: int
+) -> keras.Model:
+    """Returns the model that `Fit` trains: Adam, focal loss on the logit, and every seed set.
 
     Args:
-        model: a model of `build_head` or `build_network`.
+        network: a model of `build_head` or `build_network`.
         lr: learning rate.
         alpha: focal weight of PNEUMONIA.
         gamma: focal exponent.
         seed: of what is still random from here on.
+
+    Returns:
+        The network without its last layer, as `logit_model` gives it: training it trains the
+        network.
     """
     keras.utils.set_random_seed(seed)
+    settle_dropout(network)
+    model = logit_model(network)
     model.compile(
         optimizer=keras.optimizers.Adam(lr),
         loss=focal_loss(alpha, gamma),
-        metrics=[keras.metrics.BinaryAccuracy(name="accuracy")],
+        metrics=[keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
     )
     # Built now, so that a checkpoint can be loaded before the first step.
     model.optimizer.build(model.trainable_variables)
+    return model
 
 
 class Step(Protocol):
@@ -109,7 +124,7 @@ class Step(Protocol):
         """Trains on every batch; returns mean `loss` and `accuracy` over the examples."""
 
     def predict(self, inputs: ModelInputs) -> Array:
-        """Returns probabilities, float64 [n]."""
+        """Returns logits, float64 [n]."""
 
 
 @dataclass
@@ -119,13 +134,15 @@ class KerasStep:
     Args:
         model: compiled with one metric named `accuracy`.
         batch_size: examples a prediction batch.
+        seed: of the masks of dropout.
     """
 
     model: keras.Model
     batch_size: int
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        self._masks = DropoutMasks(self.model)
+        self._masks = DropoutMasks(self.model, self.seed)
 
     def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
         """Trains on every batch; see `Step.train_epoch`."""
@@ -156,12 +173,24 @@ class KerasStep:
         return {name: total / count for name, total in sums.items()}
 
     def predict(self, inputs: ModelInputs) -> Array:
-        """Returns probabilities, float64 [n]."""
+        """Returns logits, float64 [n]."""
         found = [
             np.asarray(self.model.predict_on_batch(inputs[start : start + self.batch_size]))
             for start in range(0, len(inputs), self.batch_size)
         ]
         return np.concatenate(found).astype(np.float64)[:, 0]
+
+
+class _RelativePlateau(keras.callbacks.ReduceLROnPlateau):  # type: ignore[misc]
+    """Counts a loss as lower where it is so by a share of the best one.
+
+    Keras's difference is absolute, and focal losses are as small as it soon.
+    """
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if self.best is not None and np.isfinite(self.best):
+            self.min_delta = _LOWER * abs(self.best)
+        super().on_epoch_end(epoch, logs)
 
 
 class _KeepWeights(keras.callbacks.Callback):  # type: ignore[misc]
@@ -182,7 +211,7 @@ class FitConfig:
             with a constant rate.
         first_epoch: epochs, from 0, before this one are not chosen as the best.
         objective: the validation figure that chooses the best epoch, a key of
-            `evaluation.objectives.OBJECTIVES`.
+            `evaluation.objectives.TRAINING_OBJECTIVES`.
     """
 
     epochs: int
@@ -215,7 +244,7 @@ class Fit:
     """One training: call `run`, or `load` and then `run` to go on from a checkpoint.
 
     Args:
-        model: compiled; ends holding the weights of its best epoch.
+        model: of `compile_model`; ends holding the weights of its best epoch.
         step: what trains it.
         config: how long.
     """
@@ -226,8 +255,7 @@ class Fit:
     state: FitState = field(default_factory=FitState)
 
     def __post_init__(self) -> None:
-        # Never by the focal loss: its scale moves with alpha and gamma.
-        self._monitor, mode = OBJECTIVES[self.config.objective]
+        self._monitor, mode = TRAINING_OBJECTIVES[self.config.objective]
         self._stopper = keras.callbacks.EarlyStopping(
             monitor=self._monitor,
             mode=mode,
@@ -239,7 +267,7 @@ class Fit:
             (self._stopper, ("wait", "stopped_epoch", "best", "best_epoch"))
         ]
         if self.config.plateau:
-            plateau = keras.callbacks.ReduceLROnPlateau(
+            plateau = _RelativePlateau(
                 monitor="val_loss", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
             )
             self._kept.append((plateau, ("wait", "best", "cooldown_counter")))
@@ -324,10 +352,11 @@ class Fit:
             variable.assign(value)
 
     def _validate(self, inputs: ModelInputs, labels: Array) -> dict[str, float]:
-        probabilities = self.step.predict(inputs)
+        logits = self.step.predict(inputs)
         targets = labels[:, None].astype(np.float32)
-        losses = self.model.loss(targets, probabilities[:, None].astype(np.float32))
-        if not np.isfinite(probabilities).all():
+        losses = self.model.loss(targets, logits[:, None].astype(np.float32))
+        probabilities = expit(logits)
+        if not np.isfinite(logits).all():
             raise DataError(
                 f"the training diverged in epoch {self.state.epoch + 1}: its outputs are not "
                 "finite; lower the learning rate"

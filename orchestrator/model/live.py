@@ -110,7 +110,9 @@ def made_ahead(items: Iterator[ItemT], ahead: int = _BATCHES_AHEAD) -> Iterator[
         thread.join()
 
 
-def open_steps(num_workers: int, num_threads: int) -> "Callable[[keras.Model, int, int], Step]":
+def open_steps(
+    num_workers: int, num_threads: int
+) -> "Callable[[keras.Model, int, int, int], Step]":
     """Prepares this process to train, and returns how to make the step of a model.
 
     Call it before anything else uses the backend.
@@ -120,7 +122,7 @@ def open_steps(num_workers: int, num_threads: int) -> "Callable[[keras.Model, in
         num_threads: CPU threads this worker may compute with.
 
     Returns:
-        A function of (compiled model, rows of a global batch, rows of an epoch).
+        A function of (compiled model, rows of a global batch, rows of an epoch, seed).
 
     Raises:
         SpecError: several workers under another backend than TensorFlow.
@@ -134,12 +136,12 @@ def open_steps(num_workers: int, num_threads: int) -> "Callable[[keras.Model, in
         from orchestrator.model.multiworker import DistributedStep, join_group
 
         group = join_group(num_threads)
-        return lambda model, batch_size, num_examples: DistributedStep(
-            group, model, batch_size, num_examples
+        return lambda model, batch_size, num_examples, seed: DistributedStep(
+            group, model, batch_size, num_examples, seed
         )
     if num_workers > 1:
         raise SpecError(
             f"{num_workers} workers cannot train under the {backend} backend; set "
             "KERAS_BACKEND=tensorflow, or give --workers 1"
         )
-    return lambda model, batch_size, num_examples: KerasStep(model, batch_size)
+    return lambda model, batch_size, num_examples, seed: KerasStep(model, batch_size, seed)

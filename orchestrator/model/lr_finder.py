@@ -234,10 +234,10 @@ def find_head_rate(
     from orchestrator.model.network import build_head
 
     head = build_head(views.shape[-1], dropout, seed=seed)
-    compile_model(head, lr=LOWEST, alpha=alpha, gamma=gamma, seed=seed)
+    model = compile_model(head, lr=LOWEST, alpha=alpha, gamma=gamma, seed=seed)
     batches = ArrayBatches(views, labels, batch_size, seed)
     steps = math.ceil(views.shape[1] / batch_size)
-    return find_rate(restarting(head, batches), trial_steps=min(max(steps, 50), 200))
+    return find_rate(restarting(model, batches), trial_steps=min(max(steps, 50), 200))
 
 
 def restarting(model: "keras.Model", batches: Any) -> Begin:

@@ -98,17 +98,18 @@ class DistributedStep:
         model: compiled, with equal weights on every worker.
         batch_size: rows of a global batch.
         num_examples: rows of an epoch over all workers.
+        seed: of the masks of dropout.
     """
 
     def __init__(
-        self, group: Group, model: keras.Model, batch_size: int, num_examples: int
+        self, group: Group, model: keras.Model, batch_size: int, num_examples: int, seed: int = 0
     ) -> None:
         self._group = group
         self._model = model
         self._rows = -(-batch_size // group.size)
         self._counts = batch_counts(num_examples, batch_size)
-        self._losses = _unreduced(model.loss)
-        self._masks = DropoutMasks(model, group.rank)
+        self._losses = model.loss.call  # one value a row
+        self._masks = DropoutMasks(model, seed, group.rank)
         # Without XLA: on a CPU it makes convolutions ten times slower.
         self._train = tf.function(self._train_batch, reduce_retracing=True)
         self._predict = tf.function(self._predict_batch, reduce_retracing=True)
@@ -137,24 +138,24 @@ class DistributedStep:
         return {"loss": float(loss) / total, "accuracy": float(correct) / total}
 
     def predict(self, inputs: ModelInputs) -> Array:
-        """Returns probabilities, float64 [n], equal on every worker; each computes a slice."""
-        probabilities = np.zeros(len(inputs), np.float32)
+        """Returns logits, float64 [n], equal on every worker; each computes a slice."""
+        logits = np.zeros(len(inputs), np.float32)
         mine = worker_slice(len(inputs), self._group.rank, self._group.size)
         for start in range(mine.start, mine.stop, self._rows):
             batch = inputs[start : min(start + self._rows, mine.stop)]
             found = self._predict(self._padded(batch)).numpy()
-            probabilities[start : start + len(batch)] = found[: len(batch), 0]
+            logits[start : start + len(batch)] = found[: len(batch), 0]
         # The others' places hold zeros, so the sum puts the slices together exactly.
-        return np.asarray(self._sum([tf.constant(probabilities)])[0], np.float64)
+        return np.asarray(self._sum([tf.constant(logits)])[0], np.float64)
 
     def _train_batch(self, inputs: Any, labels: Any, weights: Any, scale: Any) -> tuple[Any, Any]:
         """One step; returns the sums of loss and of right answers over the global batch."""
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
-            probabilities = self._model(inputs, training=True)
-            loss = tf.reduce_sum(self._losses(labels, probabilities) * weights)
+            logits = self._model(inputs, training=True)
+            loss = tf.reduce_sum(self._losses(labels, logits) * weights)
             scaled = loss * scale
-        right = tf.cast((probabilities[:, 0] >= 0.5) == (labels[:, 0] >= 0.5), tf.float32)
+        right = tf.cast((logits[:, 0] > 0.0) == (labels[:, 0] >= 0.5), tf.float32)
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
         *gradients, loss, correct = self._group.sum(
             [*gradients, loss, tf.reduce_sum(right * weights)]
@@ -169,8 +170,3 @@ class DistributedStep:
         """Fills a short batch up to the one shape that the compiled step has."""
         missing = self._rows - len(rows)
         return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
-
-
-def _unreduced(loss: keras.losses.Loss) -> keras.losses.Loss:
-    """The same loss, one value a row."""
-    return type(loss).from_config({**loss.get_config(), "reduction": "none"})

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _HIDDEN_UNITS = (512, 64, 32)
 HEAD_LAYERS = (*(f"head_{units}" for units in _HIDDEN_UNITS), "logit")
+_HEAD_DROPOUT = tuple(f"dropout_{units}" for units in _HIDDEN_UNITS)
 
 
 def build_network(backbone: "keras.Model", dropout: float, *, seed: int = 0) -> "keras.Model":
@@ -121,6 +122,28 @@ def logit_model(network: "keras.Model") -> "keras.Model":
     return keras.Model(network.input, network.get_layer("logit").output, name="logit_model")
 
 
+def settle_dropout(network: "keras.Model") -> None:
+    """Turns off the dropout of a backbone up to its first layer that learns, and on after it.
+
+    A frozen layer is a fixed function of the image. Keras runs its dropout in training all the
+    same (stochastic depth in EfficientNets), so that a frozen backbone would give other features
+    each time, and never those that scoring gives.
+
+    Args:
+        network: a model of `build_network` or `build_head`, before it is compiled; changed in
+            place.
+    """
+    learns = False
+    for layer in network.layers:
+        learns = learns or bool(layer.trainable_variables)
+        if getattr(layer, "seed_generator", None) is None or layer.name in _HEAD_DROPOUT:
+            continue
+        strength = next(name for name in ("rate", "stddev") if hasattr(layer, name))
+        if not hasattr(layer, "own_strength"):
+            layer.own_strength = getattr(layer, strength)
+        setattr(layer, strength, layer.own_strength if learns else 0.0)
+
+
 def focal_alpha(alpha: float | Literal["auto"], labels: npt.ArrayLike) -> float:
     """Returns the focal weight of PNEUMONIA that a spec asks for.
 
@@ -134,10 +157,12 @@ def focal_alpha(alpha: float | Literal["auto"], labels: npt.ArrayLike) -> float:
 def focal_loss(
     alpha: float, gamma: float, *, reduction: str | None = "sum_over_batch_size"
 ) -> "keras.losses.Loss":
-    """Returns the class-balanced focal loss on probabilities.
+    """Returns the class-balanced focal loss on logits.
 
     FL(p) = -alpha_t (1 - p_t)^gamma log(p_t), where p_t is the probability given to the true
-    label and alpha_t is alpha for PNEUMONIA (label 1) and 1 - alpha for NORMAL (label 0).
+    label and alpha_t is alpha for PNEUMONIA (label 1) and 1 - alpha for NORMAL (label 0). Taken
+    from the logit by log-sigmoids, it has a gradient also where a probability would round to 0
+    or 1.
 
     Args:
         alpha: weight of PNEUMONIA, 0 < alpha < 1; the paper takes the share of NORMAL.
@@ -145,7 +170,7 @@ def focal_loss(
         reduction: as Keras takes it; None gives one loss an image.
 
     Returns:
-        A Keras loss of labels [N, 1] and probabilities [N, 1].
+        A Keras loss of labels [N, 1] and logits [N, 1].
 
     Raises:
         SpecError: alpha or gamma outside its range.
@@ -166,11 +191,14 @@ def unchecked_focal_loss(
     """Returns `focal_loss` of settings that may be variables, known only at run time."""
     import keras
 
-    class FocalLoss(keras.losses.BinaryFocalCrossentropy):  # type: ignore[misc]
+    class FocalLoss(keras.losses.Loss):  # type: ignore[misc]
         def call(self, y_true: Any, y_pred: Any) -> Any:
-            # Where a probability has rounded to its label, the gradient of (1 - p_t)^gamma is not
-            # a number for gamma 0, and not finite below 1.
-            epsilon = keras.config.epsilon()
-            return super().call(y_true, keras.ops.clip(y_pred, epsilon, 1.0 - epsilon))
+            y_true = keras.ops.cast(y_true, y_pred.dtype)
+            # With s = z for label 1 and -z for label 0: log(p_t) = log_sigmoid(s), and
+            # log(1 - p_t) = log_sigmoid(-s).
+            signed = (2.0 * y_true - 1.0) * y_pred
+            weight = y_true * alpha + (1.0 - y_true) * (1.0 - alpha)
+            focus = keras.ops.exp(gamma * keras.ops.log_sigmoid(-signed))
+            return keras.ops.mean(-weight * focus * keras.ops.log_sigmoid(signed), axis=-1)
 
-    return FocalLoss(apply_class_balancing=True, alpha=alpha, gamma=gamma, reduction=reduction)
+    return FocalLoss(reduction=reduction)

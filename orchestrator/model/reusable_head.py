@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from orchestrator.model.network import build_head_with, unchecked_focal_loss
+from orchestrator.model.network import build_head_with, logit_model, unchecked_focal_loss
 
 
 class _VariableDropout(keras.layers.Layer):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class _VariableDropout(keras.layers.Layer):  # type: ignore[misc]
 
 
 class ReusableHead:
-    """A compiled head; call `begin` before each training.
+    """A compiled head that ends in its logit; call `begin` before each training.
 
     Args:
         num_features: length of a feature vector.
@@ -47,13 +47,13 @@ class ReusableHead:
             name: keras.Variable(0.5, trainable=False, dtype="float32", name=name)
             for name in ("alpha", "gamma", "dropout")
         }
-        self.model = build_head_with(
-            num_features, lambda name: _VariableDropout(self._settings, name), seed
+        self.model = logit_model(
+            build_head_with(num_features, lambda name: _VariableDropout(self._settings, name), seed)
         )
         self.model.compile(
             optimizer=keras.optimizers.Adam(0.001),
             loss=unchecked_focal_loss(self._settings["alpha"], self._settings["gamma"]),
-            metrics=[keras.metrics.BinaryAccuracy(name="accuracy")],
+            metrics=[keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
         )
         self.model.optimizer.build(self.model.trainable_variables)
         self._first = [

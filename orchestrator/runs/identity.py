@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config.fields import decides_results
+from orchestrator.config.fields import STORED, decides_results
 from orchestrator.config.yaml_file import load_yaml
 from orchestrator.errors import SpecError
 from orchestrator.runs.atomic import digest
@@ -43,6 +43,6 @@ def holds_unfinished(run: RunDir, spec: BaseModel, others: Mapping[str, Any] = N
         return False
     try:
         args = load_yaml(run.spec, "the spec of a run").get("args")
-        return identify(type(spec).model_validate(args)) == identify(spec)
+        return identify(type(spec).model_validate(args, context=STORED)) == identify(spec)
     except (SpecError, ValidationError):
         return False

@@ -19,7 +19,7 @@ from orchestrator.runs.states import Status
 
 # Of a run's folder. Version 1 has no number, and its `spec_digest` covers every field of the spec.
 # A changed default of a field raises it, since a digest leaves out what is at its default.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def new_run_id(kind: str) -> str:

@@ -180,7 +180,7 @@ def test_disk_of_a_training_follows_from_images_views_and_network(
 def test_a_comparison_takes_the_features_of_one_backbone(folder: Path, phantoms: Path) -> None:
     args = {"data": str(phantoms), "backbones": ["VGG19", "ResNet50"], "limit": 40}
     (job,) = planned(str(write_job(folder, "c", "compare", args)))["jobs"]
-    assert amounts(job)["disk of features, while it runs"] == 2 * 40 * 2048 * 4
+    assert amounts(job)["disk of features, while it runs"] == 2 * (40 + 3 * 28) * 2048 * 4
 
 
 def test_plan_shows_the_time_limit_of_a_job_that_gives_none(folder: Path) -> None:

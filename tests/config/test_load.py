@@ -12,7 +12,7 @@ from orchestrator.config.load import (
     load_job,
     resolve_path,
 )
-from orchestrator.config.specs import SPECS, CompareSpec, Resources, ScoreSpec, TrainSpec
+from orchestrator.config.specs import SPECS, CompareSpec, Resources, ScoreSpec, TrainSpec, TuneSpec
 from orchestrator.errors import SpecError
 from tests.conftest import ROOT
 
@@ -247,3 +247,46 @@ def test_a_shipped_job_names_what_the_demo_leaves_and_nothing_outside_the_projec
         str(ROOT / "demo" / "phantoms"),
         str(ROOT / "demo" / "unseen"),
     }
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "youden",
+        "youden-smoothed",
+        "f1-shifted",
+        "sensitivity@0.95",
+        "specificity@.9-shifted",
+        "0.5",
+    ],
+)
+def test_threshold_rules(rule: str) -> None:
+    assert TrainSpec(data="x", threshold=rule).threshold == rule
+
+
+@pytest.mark.parametrize(
+    "rule", ["best", "youden-", "sensitivity", "sensitivity@1.5", "1.2", "-0.1"]
+)
+def test_what_is_no_threshold_rule_is_told_what_is(rule: str) -> None:
+    with pytest.raises(SpecError, match=r"threshold=.*expected youden, youden-smoothed, accuracy"):
+        build_spec(TrainSpec, {"data": "x", "threshold": rule})
+
+
+def test_a_number_in_a_job_file_is_a_threshold() -> None:
+    assert TrainSpec.model_validate({"data": "x", "threshold": 0.5}).threshold == "0.5"
+
+
+@pytest.mark.parametrize("form", [TrainSpec, TuneSpec])
+def test_an_augmentation_without_a_view_to_augment_is_refused(form: type[TrainSpec]) -> None:
+    asked = {"data": "x", "augmentation": "light", "views": 1}
+    with pytest.raises(SpecError, match=r"augmentation light has no view to augment.*--views 2"):
+        build_spec(form, asked)
+    build_spec(form, asked | {"features": "live"})
+    build_spec(form, {"data": "x", "views": 1})
+    build_spec(form, asked, stored=True)  # of a run that an earlier version began
+
+
+def test_a_search_never_selects_on_the_loss() -> None:
+    assert TrainSpec(data="x", objective="val_loss").objective == "val_loss"
+    with pytest.raises(SpecError, match="objective="):
+        build_spec(TuneSpec, {"data": "x", "objective": "val_loss"})

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
@@ -165,3 +166,26 @@ def test_threshold_needs_both_classes_unless_fixed():
     with pytest.raises(DataError, match="'youden' received 2 validation rows of one class"):
         choose_threshold([0, 0], [0.1, 0.2])
     assert choose_threshold([0, 0], [0.1, 0.2], "0.5") == Threshold(0.5, "fixed")
+
+
+def test_a_smoothed_threshold_follows_the_distributions_and_not_single_images() -> None:
+    rng = np.random.default_rng(0)
+    normal, ill = rng.normal(-1, 1, 400), rng.normal(1, 1, 400)
+    labels = np.repeat([0, 1], 400)
+    found = [
+        choose_threshold(labels, expit(np.concatenate([normal, ill])), rule).value
+        for rule in ("youden", "youden-smoothed")
+    ]
+    # Two equal Gaussians are farthest apart half-way between their means.
+    assert found[1] == pytest.approx(0.5, abs=0.05)
+    # One image more moves the plain rule as far as the gap to the next image, this one hardly.
+    odd = np.append(np.concatenate([normal, ill]), [2.5])
+    moved = choose_threshold(np.append(labels, 0), expit(odd), "youden-smoothed").value
+    assert moved == pytest.approx(found[1], abs=0.01)
+    constant = np.where(labels == 1, 1.0, 0.0)  # each class at one value
+    assert 0.0 < choose_threshold(labels, constant, "youden-smoothed").value < 1.0
+
+
+def test_a_smoothed_threshold_needs_both_classes() -> None:
+    with pytest.raises(DataError, match="one class"):
+        choose_threshold([1, 1], [0.2, 0.3], "youden-smoothed")

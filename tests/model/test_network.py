@@ -1,6 +1,8 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from scipy.special import expit, logit
 
 from orchestrator.errors import SpecError
 from orchestrator.model.backbones import build_backbone
@@ -102,7 +104,7 @@ def test_focal_loss_by_hand() -> None:
     probabilities = np.array([[0.9], [0.2], [0.1], [0.7]])
     alpha, gamma = 0.25, 2.0
 
-    losses = focal_loss(alpha, gamma, reduction=None)(labels, probabilities)
+    losses = focal_loss(alpha, gamma, reduction=None)(labels, logit(probabilities))
 
     expected = [
         -0.25 * 0.1**2 * np.log(0.9),
@@ -111,14 +113,56 @@ def test_focal_loss_by_hand() -> None:
         -0.75 * 0.7**2 * np.log(0.3),
     ]
     np.testing.assert_allclose(keras.ops.convert_to_numpy(losses), expected, rtol=1e-5)
-    mean = float(focal_loss(alpha, gamma)(labels, probabilities))
+    mean = float(focal_loss(alpha, gamma)(labels, logit(probabilities)))
     assert mean == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_focal_loss_with_gamma_zero_is_weighted_cross_entropy() -> None:
-    losses = focal_loss(0.5, 0.0, reduction=None)(np.array([[1.0]]), np.array([[0.3]]))
+    losses = focal_loss(0.5, 0.0, reduction=None)(np.array([[1.0]]), logit([[0.3]]))
 
     assert float(losses[0]) == pytest.approx(-0.5 * np.log(0.3), rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_focal_loss_equals_keras_own_where_probabilities_do_not_round(
+    alpha: float, gamma: float
+) -> None:
+    logits = np.linspace(-8, 8, 161, dtype=np.float32)[:, None]
+    stock = keras.losses.BinaryFocalCrossentropy(
+        apply_class_balancing=True, alpha=alpha, gamma=gamma, reduction=None, dtype="float64"
+    )
+    for label in (0.0, 1.0):
+        labels = np.full_like(logits, label)
+        ours = keras.ops.convert_to_numpy(focal_loss(alpha, gamma, reduction=None)(labels, logits))
+        theirs = keras.ops.convert_to_numpy(stock(labels, expit(logits.astype(np.float64))))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_focal_loss_and_its_gradient_are_exact_at_every_logit(gamma: float) -> None:
+    logits = np.concatenate([np.linspace(-60, 60, 241), [-16.0, 16.0]]).astype(np.float32)[:, None]
+    for label in (0.0, 1.0):
+        labels = np.full_like(logits, label)
+        z = tf.Variable(logits)
+        with tf.GradientTape() as tape:
+            losses = focal_loss(0.25, gamma, reduction=None)(labels, z)
+        found = tape.gradient(losses, z).numpy()[:, 0].astype(np.float64)
+        # In float64, with s = z for label 1 and -z for label 0: p_t = sigmoid(s).
+        sign = 2 * label - 1
+        s = sign * logits[:, 0].astype(np.float64)
+        log_p, log_q = -np.logaddexp(0, -s), -np.logaddexp(0, s)
+        weight = 0.25 if label else 0.75
+        np.testing.assert_allclose(
+            losses.numpy(), -weight * np.exp(gamma * log_q) * log_p, rtol=1e-5, atol=1e-30
+        )
+        p, q = np.exp(log_p), np.exp(log_q)
+        expected = sign * weight * np.exp(gamma * log_q) * (gamma * p * log_p - q)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-30)
+        assert np.isfinite(found).all()
+        # Where the answer is wrong there is always something to learn, in the right direction.
+        wrong = s < 0
+        assert (np.sign(found[wrong]) == -sign).all()
 
 
 def test_focal_loss_out_of_range() -> None:

@@ -27,7 +27,7 @@ def test_a_head_used_again_trains_as_a_new_one_does() -> None:
         again = trained(head.begin(**config), views, labels)
         fresh = build_head(NUM_FEATURES, config["dropout"], seed=4)
         settings = {name: value for name, value in config.items() if name != "dropout"}
-        compile_model(fresh, seed=4, **settings)
+        fresh = compile_model(fresh, seed=4, **settings)
         for ours, theirs in zip(again, trained(fresh, views, labels), strict=True):
             for one, other in zip(ours, theirs, strict=True):
                 np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
@@ -42,4 +42,4 @@ def test_an_epoch_has_as_many_steps_as_batches_and_gives_the_mean_over_the_examp
     assert int(model.optimizer.iterations) == 3
     targets, found = labels[:, None].astype(np.float32), model.predict_on_batch(views[0])
     assert logs["loss"] == pytest.approx(float(model.loss(targets, found)), rel=1e-4)
-    assert logs["accuracy"] == pytest.approx(float(np.mean((found > 0.5) == targets)), abs=1e-6)
+    assert logs["accuracy"] == pytest.approx(float(np.mean((found > 0.0) == targets)), abs=1e-6)

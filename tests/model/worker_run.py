@@ -57,13 +57,13 @@ def main(out: str, dropout: float) -> None:
     keep({"epoch": 0})
     common = {"alpha": 0.4, "gamma": 2.0, "seed": 0}
     inputs = (batches, store.take(val)[..., None], store.labels[val], keep)
-    compile_model(network, lr=0.002, **common)
-    fit = Fit(network, make_step(network, BATCH_SIZE, NUM_TRAIN), FitConfig(HEAD_EPOCHS, 9))
+    model = compile_model(network, lr=0.002, **common)
+    fit = Fit(model, make_step(model, BATCH_SIZE, NUM_TRAIN, 1), FitConfig(HEAD_EPOCHS, 9))
     history = fit.run(*inputs)
     trainable_in_head = len(network.trainable_variables)
     unfreeze(network, "all")
     steps = -(-NUM_TRAIN // BATCH_SIZE) * FINETUNE_EPOCHS
-    compile_finetuning(
+    model = compile_finetuning(
         network,
         lr=0.002,
         head_lr=0.004,
@@ -74,8 +74,8 @@ def main(out: str, dropout: float) -> None:
         **common,
     )
     config = FitConfig(FINETUNE_EPOCHS, 9, plateau=False, first_epoch=1)
-    step = make_step(network, BATCH_SIZE, NUM_TRAIN)
-    fit = Fit(network, step, config, FitState(history=history))
+    step = make_step(model, BATCH_SIZE, NUM_TRAIN, 1)
+    fit = Fit(model, step, config, FitState(history=history))
     history = fit.run(*inputs)
     keep({"epoch": "end"})
     described = {

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from orchestrator.data.labelled_rows import LabelledRows
+from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.errors import DataError
 from orchestrator.evaluation.metrics import paired_difference
 from orchestrator.evaluation.report import overlays
@@ -22,6 +23,7 @@ from orchestrator.evaluation.report.page import list_facts, render
 from orchestrator.evaluation.wording import (
     INTENDED_USE,
     NO_FIGURE,
+    describe_rule,
     excludes_zero,
     format_difference,
     format_difference_range,
@@ -308,7 +310,9 @@ def _other_data(report: Mapping[str, Any]) -> str:
     return (
         f"The paper's figures are of ImageNet weights, its own training of 5,216 images and the "
         f"official test folder of 624; this run starts from {weights} and its "
-        f"figures are of {report['num_images']:,} {report['judged_on']} images."
+        f"figures are of {report['num_images']:,} {report['judged_on']} images. The paper calls "
+        f"{CLASS_NAMES[1]} from a probability of 0.5; this run's thresholds: "
+        f"{describe_rule(report['recipe']['threshold'])}."
     )
 
 

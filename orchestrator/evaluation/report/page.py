@@ -27,14 +27,6 @@ from orchestrator.evaluation.wording import (
 
 NEGATIVE, POSITIVE = CLASS_NAMES
 _LOSSES = ("log_loss", "brier")
-_RULES = {
-    "youden": "highest sensitivity + specificity (Youden's index) on validation images",
-    "youden-shifted": "highest sensitivity + specificity (Youden's index) on validation images "
-    "and shifted copies of them",
-    "accuracy": "highest accuracy on validation images",
-    "f1": "highest F1 on validation images",
-    "fixed": "given by the user",
-}
 _RARE_PREVALENCE = 0.1
 
 
@@ -96,19 +88,6 @@ def list_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (key.replace("_", " "), _plain(value)) for key, value in facts.items() if value is not None
     ]
-
-
-def describe_rule(rule: str) -> str:
-    """Returns a threshold rule in words.
-
-    Args:
-        rule: as `choose_threshold` gives it.
-    """
-    name, _, floor = rule.partition("@")
-    if name in ("sensitivity", "specificity") and floor:
-        other = "specificity" if name == "sensitivity" else "sensitivity"
-        return f"highest {other} with a {name} of at least {floor} on validation images"
-    return _RULES.get(rule, rule)
 
 
 @functools.cache

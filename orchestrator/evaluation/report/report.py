@@ -20,12 +20,11 @@ from orchestrator.evaluation.report.page import (
     NEGATIVE,
     POSITIVE,
     build_view,
-    describe_rule,
     list_facts,
     render,
 )
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
-from orchestrator.evaluation.wording import INTENDED_USE, NO_FIGURE
+from orchestrator.evaluation.wording import INTENDED_USE, NO_FIGURE, describe_rule
 
 
 def build_report(

@@ -15,11 +15,10 @@ from orchestrator.evaluation.metrics import Evaluation
 from orchestrator.evaluation.report import plots
 from orchestrator.evaluation.report.page import (
     build_view,
-    describe_rule,
     list_facts,
     render,
 )
-from orchestrator.evaluation.wording import INTENDED_USE
+from orchestrator.evaluation.wording import INTENDED_USE, describe_rule
 
 _SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
 _FINDINGS = {
@@ -116,7 +115,7 @@ def render_training_html(
         "threshold": report["threshold"],
         "threshold chosen by": describe_rule(report["threshold_rule"]),
         "calibration": f"sigmoid({calibration['slope']:.4g} × logit + "
-        f"{calibration['intercept']:.4g}), Platt scaling on validation images",
+        f"{calibration['intercept']:.4g}), {_describe_calibration(report['recipe'])}",
     }
     return render(
         "training.html.j2",
@@ -149,6 +148,12 @@ def _section(
         "histogram": Markup(svg),
         "num_images": report[name]["num_images"],
     }
+
+
+def _describe_calibration(recipe: Mapping[str, Any]) -> str:
+    if recipe.get("calibration") == "none":
+        return "the network's own probabilities"
+    return "Platt scaling on validation images"
 
 
 def _subtitle(report: Mapping[str, Any]) -> str:

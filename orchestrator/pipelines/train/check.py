@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from orchestrator.config.fields import SHIFTED
 from orchestrator.config.specs import TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.schema import escape_path
@@ -18,9 +19,9 @@ def check_spec(spec: TrainSpec) -> TrainSpec:
     weights = check_weights(backbone, None if spec.weights == "auto" else spec.weights)
     check_size(backbone, spec.image_size)
     on_images = spec.features == "live" or spec.finetune != "none"
-    if not on_images and (spec.test_time_views > 1 or spec.threshold == "youden-shifted"):
+    if not on_images and (spec.test_time_views > 1 or spec.threshold.endswith(SHIFTED)):
         raise SpecError(
-            "--test-time-views 3 and --threshold youden-shifted need the images: add "
+            f"--test-time-views 3 and a --threshold with {SHIFTED} need the images: add "
             "--features live, or --finetune"
         )
     if spec.lr == "auto" and spec.features == "live":
@@ -28,7 +29,8 @@ def check_spec(spec: TrainSpec) -> TrainSpec:
             "--lr auto searches on cached features; give a number with --features live, or take "
             "the rate that `orchestrator find-lr` prints"
         )
-    return spec.model_copy(update={"backbone": backbone, "weights": weights})
+    views = 1 if spec.augmentation == "none" else spec.views
+    return spec.model_copy(update={"backbone": backbone, "weights": weights, "views": views})
 
 
 def check_workers(session: Session) -> None:

@@ -42,9 +42,11 @@ def train_head(worker: WorkerContext, task: ReleaseTask) -> dict[str, Any]:
     views = open_features(run.features).take(train.rows, spec.views)
     val_features = _plain_features(run, val)
     head = build_head(views.shape[-1], spec.dropout, seed=spec.seed)
-    compile_model(head, lr=training.lr, alpha=training.alpha, gamma=spec.gamma, seed=spec.seed)
+    model = compile_model(
+        head, lr=training.lr, alpha=training.alpha, gamma=spec.gamma, seed=spec.seed
+    )
     plan = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
-    fit = Fit(head, KerasStep(head, spec.batch_size), plan)
+    fit = Fit(model, KerasStep(model, spec.batch_size, spec.seed), plan)
     if worker.checkpoint is not None:
         fit.load(worker.checkpoint)
     batches = ArrayBatches(views, train.labels, spec.batch_size, spec.seed)

@@ -47,7 +47,7 @@ class _LiveRun:
     parts: dict[str, LabelledRows]
     store: ImageStore
     network: Any
-    make_step: "Callable[[Any, int, int], Step]"
+    make_step: "Callable[[Any, int, int, int], Step]"
 
 
 def train_network(
@@ -120,11 +120,13 @@ def _prepare(live: _LiveRun, stage: str, history: list[dict[str, float]]) -> "Fi
     task, network = live.task, live.network
     spec, num_train = task.spec, len(live.parts["train"])
     if stage == "head":
-        compile_model(network, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed)
+        model = compile_model(
+            network, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed
+        )
         config = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
     else:
         unfreeze(network, spec.finetune)
-        compile_finetuning(
+        model = compile_finetuning(
             network,
             lr=spec.finetune_lr,
             head_lr=task.lr,
@@ -145,8 +147,8 @@ def _prepare(live: _LiveRun, stage: str, history: list[dict[str, float]]) -> "Fi
             first_epoch=spec.finetune_epochs * 3 // 4,
             objective=spec.objective,
         )
-    step = live.make_step(network, spec.batch_size, num_train)
-    return Fit(network, step, config, FitState(history=list(history)))
+    step = live.make_step(model, spec.batch_size, num_train, spec.seed)
+    return Fit(model, step, config, FitState(history=list(history)))
 
 
 def _run(live: _LiveRun, stage: str, fit: "Fit") -> list[dict[str, float]]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from orchestrator.config.fields import SHIFTED
+from orchestrator.config.specs import TrainSpec
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.schema import CLASS_NAMES
@@ -84,7 +86,9 @@ def release(
     write_json(run.evaluating, best_epoch)
     val = parts["val"]
     val_logits = trained.logits(val)
-    calibration = fit_calibration(val_logits, val.labels)
+    calibration = Calibration(1.0, 0.0)
+    if spec.calibration == "platt":
+        calibration = fit_calibration(val_logits, val.labels)
     probabilities = {"val": calibration.apply(val_logits)}
     threshold = _choose_threshold(spec.threshold, val, trained, calibration, probabilities["val"])
     if len(parts["test"]):
@@ -99,6 +103,7 @@ def release(
         "image_size": spec.image_size,
         "num_parameters": trained.network.count_params(),
         "num_trainable": trained.num_trainable,
+        "augmentation": _describe_augmentation(spec, len(parts["train"])),
     }
     report = build_training_report(
         history=history,
@@ -159,12 +164,24 @@ def _choose_threshold(
     rule: str, val: LabelledRows, trained: Trained, calibration: Calibration, probabilities: Any
 ) -> Threshold:
     """The operating point on validation images, or on these and their shifted copies pooled."""
-    if rule != "youden-shifted" or trained.shifted_logits is None:
+    if not rule.endswith(SHIFTED) or trained.shifted_logits is None:
         return choose_threshold(val.labels, probabilities, rule)
     shifted = calibration.apply(trained.shifted_logits(val))
     pooled = np.concatenate([probabilities, shifted.ravel()])
     labels = np.tile(val.labels, 1 + len(shifted))
-    return Threshold(choose_threshold(labels, pooled, "youden").value, rule)
+    return Threshold(choose_threshold(labels, pooled, rule.removesuffix(SHIFTED)).value, rule)
+
+
+def _describe_augmentation(spec: TrainSpec, num_train: int) -> str:
+    """How many augmented images the training saw."""
+    if spec.augmentation == "none":
+        return "none"
+    if spec.features == "live" or spec.finetune != "none":
+        return f"{spec.augmentation}: another view of each of {num_train:,} images every epoch"
+    if spec.views == 1:
+        return "none: one view of each image, the plain one"
+    augmented = num_train * (spec.views - 1)
+    return f"{spec.augmentation}: {augmented:,} views beside {num_train:,} plain images"
 
 
 def _strip(task: ReleaseTask) -> str | None:

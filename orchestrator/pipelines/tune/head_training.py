@@ -88,6 +88,7 @@ class HeadTraining:
             features.places(fold.train_rows),
         )
         self._val = features.take(fold.val_rows)[0]
+        self._seed = seed
         self._head = ReusableHead(self._val.shape[-1], seed)
 
     def begin(self, config: Mapping[str, float]) -> None:
@@ -98,7 +99,7 @@ class HeadTraining:
         model = self._head.begin(**{name: config[name] for name in SEARCHED})
         plan = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
         # Small prediction batches would cost as much as the training.
-        self._fit = Fit(model, KerasStep(model, max(spec.batch_size, _PREDICTED)), plan)
+        self._fit = Fit(model, KerasStep(model, max(spec.batch_size, _PREDICTED), self._seed), plan)
 
     @property
     def done(self) -> bool:
@@ -125,7 +126,5 @@ class HeadTraining:
 
     def logits(self, rows: IntArray) -> Array:
         """Returns the logits of rows, float64 [n], in their order."""
-        from orchestrator.model.network import logit_model
-
-        found = logit_model(self._head.model).predict(self._features.take(rows)[0], verbose=0)
+        found = self._head.model.predict(self._features.take(rows)[0], verbose=0)
         return np.asarray(found, np.float64)[:, 0]

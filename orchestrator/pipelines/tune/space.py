@@ -36,6 +36,8 @@ def build_train_spec(spec: TuneSpec, config: Mapping[str, float]) -> TrainSpec:
     """Returns the training of one configuration."""
     recipe = {name: getattr(spec, name) for name in sorted(_PASSED_ON)}
     recipe |= {name: config[name] for name in SEARCHED}
+    if spec.views == 1 and spec.features == "cached":
+        recipe["augmentation"] = "none"
     if spec.finetune != "none":
         recipe["finetune_lr"] = recipe.pop("lr")
     return TrainSpec.model_validate(recipe)

@@ -112,9 +112,8 @@ def _check(spec: TuneSpec) -> TuneSpec:
             f"the grid has {count_grid(spec):,} points; expected at most {_MAX_GRID:,}: give "
             "fewer values, or --search random"
         )
-    views = 1 if spec.augmentation == "none" else spec.views
-    names = {"backbone": checked.backbone, "weights": checked.weights, "views": views}
-    return spec.model_copy(update=names)
+    names = ("backbone", "weights", "views")
+    return spec.model_copy(update={name: getattr(checked, name) for name in names})
 
 
 def _tune(spec: TuneSpec, resources: Resources, run: RunDir, reporter: Reporter) -> None:

@@ -52,7 +52,10 @@ def contender(
 
 def build(contenders: list[Contender]) -> dict:
     return build_comparison(
-        contenders, recipe={"epochs": 9}, run={"run_id": "r1", "started_at": "now"}, seed=0
+        contenders,
+        recipe={"epochs": 9, "threshold": "youden"},
+        run={"run_id": "r1", "started_at": "now"},
+        seed=0,
     )
 
 

@@ -10,9 +10,10 @@ from orchestrator.data.decode.rules import DECODE_NOTES, GREY_RULES
 from orchestrator.data.schema import PREDICTIONS, REJECTED
 from orchestrator.errors import DataError
 from orchestrator.evaluation.metrics import METRIC_NAMES
-from orchestrator.evaluation.report.page import describe_rule, list_facts
+from orchestrator.evaluation.report.page import list_facts
 from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, Tally
+from orchestrator.evaluation.wording import describe_rule
 
 MODEL = {"backbone": "EfficientNetB5", "sha256": "ab" * 32, "weights": None}
 RUN = {"run_id": "score-1", "versions": {"numpy": "2.4", "keras": "3.15"}}

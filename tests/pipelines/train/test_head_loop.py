@@ -75,7 +75,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build_task(prepared: Path, folder: Path, **changes: object) -> ReleaseTask:
     shutil.copytree(prepared, folder / "run")
-    spec = TrainSpec(data="x", backbone="tiny", weights="none", image_size=64, epochs=EPOCHS)
+    spec = TrainSpec(
+        data="x", backbone="tiny", weights="none", image_size=64, views=1, epochs=EPOCHS
+    )
     return ReleaseTask(
         TrainingTask(
             spec=spec.model_copy(update=changes),
