@@ -98,8 +98,9 @@ def time_cached(options: argparse.Namespace, store: MemoryStore) -> float:
     """The head on cached features: an epoch's images a second once the features are there."""
     from orchestrator.model.backbones import build_backbone
     from orchestrator.model.engine.keras import keras_engine
-    from orchestrator.model.fit import ArrayBatches, KerasStep, compile_model
+    from orchestrator.model.fit import ArrayBatches, compile_model
     from orchestrator.model.network import build_head
+    from orchestrator.model.steps import KerasStep
 
     engine = keras_engine(build_backbone(options.backbone, "none", options.size))
     features = engine.predict(store.images)[None]

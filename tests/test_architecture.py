@@ -153,3 +153,15 @@ def test_help_imports_neither_ray_nor_keras(command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_long_module_says_why_it_is_one() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in MODULES}
+    assert not [path for path, length in lengths.items() if length > 400]
+    long = [path for path, length in lengths.items() if length > 300]
+    unsaid = [
+        path
+        for path in long
+        if "300 lines" not in (ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]
+    assert not unsaid, "say why in the docstring, or divide it"

@@ -12,9 +12,9 @@ import pytest
 from orchestrator import read_predictions
 from orchestrator.cli.summaries import bundle_summary
 from orchestrator.config.fields import Form, decides_results, flag
+from orchestrator.config.forms import DecodeLimits
 from orchestrator.config.specs import (
     CompareSpec,
-    DecodeLimits,
     FindLrSpec,
     IngestSpec,
     Resources,

@@ -1,4 +1,7 @@
-"""`orchestrator schedule`: what is scheduled, what is due next, what has happened."""
+"""`orchestrator schedule`: what is scheduled, what is due next, what has happened.
+
+Over 300 lines: a command each, most of them declarations and help texts.
+"""
 
 import contextlib
 import os

@@ -13,8 +13,9 @@ from pydantic import (
 
 from orchestrator.config.addresses import hide_secrets, is_address
 from orchestrator.config.fields import STORED, PathMarker
+from orchestrator.config.forms import DecodeLimits
 from orchestrator.config.job import Job
-from orchestrator.config.specs import SPECS, DecodeLimits, Resources
+from orchestrator.config.specs import SPECS, Resources
 from orchestrator.config.yaml_file import load_yaml
 from orchestrator.errors import SpecError, printable
 

@@ -16,17 +16,14 @@ from orchestrator.config.fields import (
     CLUSTER,
     DATA,
     FINETUNING,
-    LIMITS,
     MODEL,
     SCORING,
     SEARCH,
     SPACE,
-    STORED,
     TRAINING,
     Alpha,
     Augmentation,
     BackboneName,
-    Count,
     Dropout,
     Duration,
     Features,
@@ -35,7 +32,6 @@ from orchestrator.config.fields import (
     Form,
     Gamma,
     HeadRate,
-    ImageSize,
     MaxRejected,
     Objective,
     Overwrite,
@@ -48,12 +44,11 @@ from orchestrator.config.fields import (
     Seed,
     ShardRows,
     Span,
-    ThresholdRule,
     TrainingObjective,
-    Views,
     Weights,
     flag,
 )
+from orchestrator.config.forms import DecodeLimits, TrainingForm
 from orchestrator.config.listing import ListingForm
 
 
@@ -83,76 +78,7 @@ class Resources(Form):
     ] = False
 
 
-class DecodeLimits(Form):
-    """Limits on one input file, None for the decoder's own (`orchestrator.data.limits.Limits`).
-
-    A file over a limit is rejected before its pixels are decoded.
-    """
-
-    max_bytes: Annotated[Count | None, flag("File size, in bytes.", LIMITS)] = None
-    max_pixels: Annotated[Count | None, flag("Width x height, in pixels.", LIMITS)] = None
-    max_frames: Annotated[Count | None, flag("Frames or pages.", LIMITS)] = None
-    max_seconds: Annotated[Positive | None, flag("CPU time of decoding, in seconds.", LIMITS)] = (
-        None
-    )
-    max_memory: Annotated[Count | None, flag("Memory of decoding, in bytes.", LIMITS)] = None
-
-
-class _TrainingForm(ListingForm):
-    """What every command that trains takes: the data, what is done with it, for how long."""
-
-    data: Annotated[
-        PathText,
-        flag(
-            "Folder of X-rays, CSV or Parquet table, or ingested data set.",
-            metavar="DATA",
-            positional=True,
-        ),
-    ]
-    out: RunFolder = None
-    image_size: ImageSize = 150
-    views: Views = 4
-    epochs: Annotated[int, flag("Maximum number of epochs.", TRAINING, ge=1, le=10_000)] = 100
-    batch_size: Annotated[
-        int, flag("Images per training step, over all workers.", TRAINING, ge=1, le=8192)
-    ] = 32
-    patience: Annotated[
-        int, flag("Epochs without improvement before training stops.", TRAINING, ge=1)
-    ] = 8
-    threshold: ThresholdRule = "youden"
-    calibration: Annotated[
-        Literal["platt", "none"],
-        flag("Probability calibration on validation images; none: the network's own.", MODEL),
-    ] = "platt"
-    seed: Annotated[Seed, flag("Random seed for splits, views, order and weights.", TRAINING)] = 0
-    merge_val: Annotated[
-        bool, flag("Add the images of a val folder to the training images.", DATA)
-    ] = False
-    allow_leakage: Annotated[
-        bool,
-        flag("Continue even if patients or images occur in several splits.", DATA, decides=False),
-    ] = False
-    max_rejected_fraction: MaxRejected = 0.05
-    patient_key_file: PatientKeyFile = None
-    limits: DecodeLimits = DecodeLimits()
-    overwrite: Overwrite = False
-
-    @model_validator(mode="after")
-    def _something_to_augment(self, info: ValidationInfo) -> Self:
-        if info.context == STORED:
-            return self
-        asked = "augmentation" in self.model_fields_set
-        recipe = getattr(self, "augmentation", "none") if asked else "none"
-        chosen = (getattr(self, "features", "cached"), getattr(self, "finetune", "none"))
-        if recipe != "none" and self.views == 1 and chosen == ("cached", "none"):
-            raise ValueError(
-                f"augmentation {recipe} has no view to augment: the only one is the plain image; "
-                "give --views 2 or more, --features live, or --augmentation none"
-            )
-        return self
-
-
-class TrainSpec(_TrainingForm):
+class TrainSpec(TrainingForm):
     """Train a classifier and release it as a bundle."""
 
     out: Annotated[
@@ -222,7 +148,7 @@ class FindLrSpec(TrainSpec):
     out: RunFolder = None
 
 
-class CompareSpec(_TrainingForm):
+class CompareSpec(TrainingForm):
     """Train several backbones by one recipe on one split and set them side by side."""
 
     backbones: Annotated[
@@ -357,7 +283,7 @@ class IngestSpec(ListingForm):
 SEARCHED = ("lr", "alpha", "gamma", "dropout")
 
 
-class TuneSpec(_TrainingForm):
+class TuneSpec(TrainingForm):
     """Search the settings of a training, refit the best, and release it as a bundle."""
 
     backbone: BackboneName = "EfficientNetB5"

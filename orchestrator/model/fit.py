@@ -4,11 +4,10 @@ The loop is ours and the callbacks are Keras's own. What one step does to the we
 `Step`'s business: `KerasStep` runs on one device under any backend, `multiworker.DistributedStep`
 on one or several workers under TensorFlow.
 
-Over 300 lines, since a step, its loop and what the loop saves are read together.
+Over 300 lines, since the loop and what it saves are read together.
 """
 
 import json
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -27,24 +25,13 @@ from orchestrator.evaluation.objectives import (
     average_precision,
     calibrated_log_loss,
 )
-from orchestrator.model.dropout_masks import DropoutMasks
 from orchestrator.model.network import focal_loss, logit_model, settle_dropout
+from orchestrator.model.steps import Array, ModelInputs, Step
 
-Array = npt.NDArray[Any]
 PLATEAU_FACTOR = 0.3  # the paper: "decay to 30%"
 PLATEAU_PATIENCE = 1
 _LOWER = 1e-4  # share of the best validation loss by which a lower one counts
 _MEASURES = {"val_auprc": average_precision, "val_calibrated_log_loss": calibrated_log_loss}
-
-
-class ModelInputs(Protocol):
-    """What a model takes, [n, ...]: an array, or something that loads its slices."""
-
-    def __len__(self) -> int:
-        """Number of examples."""
-
-    def __getitem__(self, rows: slice, /) -> Array:
-        """Returns consecutive examples."""
 
 
 class Batches(Protocol):
@@ -117,70 +104,6 @@ def compile_model(
     return model
 
 
-class Step(Protocol):
-    """Changes the model by one batch, and predicts with it."""
-
-    def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
-        """Trains on every batch; returns mean `loss` and `accuracy` over the examples."""
-
-    def predict(self, inputs: ModelInputs) -> Array:
-        """Returns logits, float64 [n]."""
-
-
-@dataclass
-class KerasStep:
-    """One device, any backend: Keras's own compiled step.
-
-    Args:
-        model: compiled with one metric named `accuracy`.
-        batch_size: examples a prediction batch.
-        seed: of the masks of dropout.
-    """
-
-    model: keras.Model
-    batch_size: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self._masks = DropoutMasks(self.model, self.seed)
-
-    def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
-        """Trains on every batch; see `Step.train_epoch`."""
-        self._masks.reseed()
-        if keras.backend.backend() == "tensorflow":
-            return self._train_batches(batches)
-        use_ema = self.model.optimizer.use_ema
-        with warnings.catch_warnings():
-            # Keras warns of a generator that ends; the data decide how many batches there are.
-            warnings.filterwarnings("ignore", message="Your input ran out of data")
-            # One call an epoch: it reads the figures from the device at the end, not at each step.
-            logs = self.model.fit(
-                (batch for batch in batches), verbose=0, shuffle=False, callbacks=[_KeepWeights()]
-            ).history
-        self.model.optimizer.use_ema = use_ema
-        return {name: float(logs[name][0]) for name in ("loss", "accuracy")}
-
-    def _train_batches(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
-        """Batch by batch: TensorFlow's `fit` over a generator begins one step too many at its end,
-        which changes no weight but counts for Adam and dropout, and leaves half a megabyte behind.
-        """
-        sums, count = {"loss": 0.0, "accuracy": 0.0}, 0
-        for inputs, labels in batches:
-            logs = self.model.train_on_batch(inputs, labels, return_dict=True)
-            for name in sums:
-                sums[name] += len(labels) * float(logs[name])
-            count += len(labels)
-        return {name: total / count for name, total in sums.items()}
-
-    def predict(self, inputs: ModelInputs) -> Array:
-        """Returns logits, float64 [n]."""
-        found = [
-            np.asarray(self.model.predict_on_batch(inputs[start : start + self.batch_size]))
-            for start in range(0, len(inputs), self.batch_size)
-        ]
-        return np.concatenate(found).astype(np.float64)[:, 0]
-
-
 class _RelativePlateau(keras.callbacks.ReduceLROnPlateau):  # type: ignore[misc]
     """Counts a loss as lower where it is so by a share of the best one.
 
@@ -191,13 +114,6 @@ class _RelativePlateau(keras.callbacks.ReduceLROnPlateau):  # type: ignore[misc]
         if self.best is not None and np.isfinite(self.best):
             self.min_delta = _LOWER * abs(self.best)
         super().on_epoch_end(epoch, logs)
-
-
-class _KeepWeights(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps Keras from putting averaged weights in place of the trained ones when `fit` ends."""
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.model.optimizer.use_ema = False
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from orchestrator.model.slices import batch_counts, worker_slice
 if TYPE_CHECKING:
     import keras
 
-    from orchestrator.model.fit import Array, Step
+    from orchestrator.model.steps import Array, Step
 
 ItemT = TypeVar("ItemT")
 _BATCHES_AHEAD = 4
@@ -129,7 +129,7 @@ def open_steps(
     """
     import keras
 
-    from orchestrator.model.fit import KerasStep
+    from orchestrator.model.steps import KerasStep
 
     backend = keras.backend.backend()
     if backend == "tensorflow":

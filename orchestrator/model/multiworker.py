@@ -21,8 +21,8 @@ import tensorflow as tf
 
 from orchestrator.errors import ClusterError
 from orchestrator.model.dropout_masks import DropoutMasks
-from orchestrator.model.fit import Array, ModelInputs
 from orchestrator.model.slices import batch_counts, worker_slice
+from orchestrator.model.steps import Array, ModelInputs
 
 # A worker that waits this long for another one gives up, and the run starts again.
 _TIMEOUT_S = 1800.0

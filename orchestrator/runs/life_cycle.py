@@ -4,6 +4,8 @@ Every command that makes a run goes through `open_run`, so that a command killed
 be run again. What makes it safe is the order of the writes: a folder loses its mark of success
 before its files, a finished run is cleaned up before it gets `_SUCCESS`, and a bundle's folder
 keeps the note of its run until then. One process at a time works in a run (`lock.py`).
+
+Over 300 lines, since the order of all these writes is what is promised.
 """
 
 import contextlib

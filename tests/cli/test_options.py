@@ -15,7 +15,8 @@ from orchestrator.cli import app as cli
 from orchestrator.cli.kinds import KINDS
 from orchestrator.cli.options import SpecCommand
 from orchestrator.config.fields import Span
-from orchestrator.config.specs import SPECS, DecodeLimits, IngestSpec, Resources, TrainSpec
+from orchestrator.config.forms import DecodeLimits
+from orchestrator.config.specs import SPECS, IngestSpec, Resources, TrainSpec
 from orchestrator.errors import SpecError
 from orchestrator.runs.life_cycle import open_run
 

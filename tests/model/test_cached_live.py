@@ -8,11 +8,12 @@ from orchestrator.model.augment import augment
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine.export import export_backbone
 from orchestrator.model.engine.load import load_engine
-from orchestrator.model.fit import Fit, FitConfig, KerasStep, compile_model
+from orchestrator.model.fit import Fit, FitConfig, compile_model
 from orchestrator.model.keras_file import load_keras_file
 from orchestrator.model.live import ImageBatches
 from orchestrator.model.multiworker import DistributedStep, Group
 from orchestrator.model.network import HEAD_LAYERS, build_head, build_network
+from orchestrator.model.steps import KerasStep
 
 SIZE, NUM_TRAIN, NUM_VAL, EPOCHS, BATCH, SEED = 64, 44, 20, 4, 16, 5
 SETTINGS = {"lr": 0.01, "alpha": 0.3, "gamma": 2.0, "seed": SEED}

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from orchestrator.model.finetune import compile_finetuning, unfreeze
-from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, KerasStep, compile_model
+from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, compile_model
 from orchestrator.model.keras_file import load_keras_file
 from orchestrator.model.network import build_network
+from orchestrator.model.steps import KerasStep
 
 SIZE_PX, NUM_IMAGES, BATCH = 16, 24, 8
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from orchestrator.model.backbones import build_backbone
-from orchestrator.model.fit import KerasStep, compile_model
+from orchestrator.model.fit import compile_model
 from orchestrator.model.network import HEAD_LAYERS, build_network
 from orchestrator.model.slices import batch_counts, worker_slice
+from orchestrator.model.steps import KerasStep
 from tests.model.worker_run import FINETUNE_EPOCHS, HEAD_EPOCHS
 
 pytestmark = pytest.mark.skipif(

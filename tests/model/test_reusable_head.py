@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, KerasStep, compile_model
+from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, compile_model
 from orchestrator.model.network import build_head
 from orchestrator.model.reusable_head import ReusableHead
+from orchestrator.model.steps import KerasStep
 
 NUM_FEATURES, NUM_EXAMPLES, EPOCHS = 12, 70, 3
 CONFIGS = [

@@ -7,6 +7,8 @@ after a bounded number of attempts, the others go on in a new process.
 
 The program of the processes is `decoder_process.py`. It is trusted with nothing but files: its
 memory is limited, its environment holds no secrets, and its answers are checked (`answers.py`).
+
+Over 300 lines: a pool, its processes and the blame for a lost one are one protocol.
 """
 
 import contextlib

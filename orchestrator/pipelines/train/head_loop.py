@@ -32,8 +32,9 @@ def train_head(worker: WorkerContext, task: ReleaseTask) -> dict[str, Any]:
         The training report; an empty one where fine-tuning is to follow, which starts from the
         head left in the run.
     """
-    from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, KerasStep, compile_model
+    from orchestrator.model.fit import ArrayBatches, Fit, FitConfig, compile_model
     from orchestrator.model.network import build_head
+    from orchestrator.model.steps import KerasStep
 
     training = task.training
     spec, run = training.spec, RunDir(training.run)

@@ -24,7 +24,8 @@ from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
 from orchestrator.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from orchestrator.model.fit import Fit, Step
+    from orchestrator.model.fit import Fit
+    from orchestrator.model.steps import Step
 
 _STAGE_FILE = "stage.json"
 

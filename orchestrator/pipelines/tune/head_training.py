@@ -93,7 +93,8 @@ class HeadTraining:
 
     def begin(self, config: Mapping[str, float]) -> None:
         """Begins with a configuration: lr, alpha, gamma, dropout."""
-        from orchestrator.model.fit import Fit, FitConfig, KerasStep
+        from orchestrator.model.fit import Fit, FitConfig
+        from orchestrator.model.steps import KerasStep
 
         spec = self._spec
         model = self._head.begin(**{name: config[name] for name in SEARCHED})

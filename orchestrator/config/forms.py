@@ -1,0 +1,96 @@
+"""What the forms of several commands share: limits on input files, and the data of a training."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ValidationInfo, model_validator
+
+from orchestrator.config.fields import (
+    DATA,
+    LIMITS,
+    MODEL,
+    STORED,
+    TRAINING,
+    Count,
+    Form,
+    ImageSize,
+    MaxRejected,
+    Overwrite,
+    PathText,
+    PatientKeyFile,
+    Positive,
+    RunFolder,
+    Seed,
+    ThresholdRule,
+    Views,
+    flag,
+)
+from orchestrator.config.listing import ListingForm
+
+
+class DecodeLimits(Form):
+    """Limits on one input file, None for the decoder's own (`orchestrator.data.limits.Limits`).
+
+    A file over a limit is rejected before its pixels are decoded.
+    """
+
+    max_bytes: Annotated[Count | None, flag("File size, in bytes.", LIMITS)] = None
+    max_pixels: Annotated[Count | None, flag("Width x height, in pixels.", LIMITS)] = None
+    max_frames: Annotated[Count | None, flag("Frames or pages.", LIMITS)] = None
+    max_seconds: Annotated[Positive | None, flag("CPU time of decoding, in seconds.", LIMITS)] = (
+        None
+    )
+    max_memory: Annotated[Count | None, flag("Memory of decoding, in bytes.", LIMITS)] = None
+
+
+class TrainingForm(ListingForm):
+    """What every command that trains takes: the data, what is done with it, for how long."""
+
+    data: Annotated[
+        PathText,
+        flag(
+            "Folder of X-rays, CSV or Parquet table, or ingested data set.",
+            metavar="DATA",
+            positional=True,
+        ),
+    ]
+    out: RunFolder = None
+    image_size: ImageSize = 150
+    views: Views = 4
+    epochs: Annotated[int, flag("Maximum number of epochs.", TRAINING, ge=1, le=10_000)] = 100
+    batch_size: Annotated[
+        int, flag("Images per training step, over all workers.", TRAINING, ge=1, le=8192)
+    ] = 32
+    patience: Annotated[
+        int, flag("Epochs without improvement before training stops.", TRAINING, ge=1)
+    ] = 8
+    threshold: ThresholdRule = "youden"
+    calibration: Annotated[
+        Literal["platt", "none"],
+        flag("Probability calibration on validation images; none: the network's own.", MODEL),
+    ] = "platt"
+    seed: Annotated[Seed, flag("Random seed for splits, views, order and weights.", TRAINING)] = 0
+    merge_val: Annotated[
+        bool, flag("Add the images of a val folder to the training images.", DATA)
+    ] = False
+    allow_leakage: Annotated[
+        bool,
+        flag("Continue even if patients or images occur in several splits.", DATA, decides=False),
+    ] = False
+    max_rejected_fraction: MaxRejected = 0.05
+    patient_key_file: PatientKeyFile = None
+    limits: DecodeLimits = DecodeLimits()
+    overwrite: Overwrite = False
+
+    @model_validator(mode="after")
+    def _something_to_augment(self, info: ValidationInfo) -> Self:
+        if info.context == STORED:
+            return self
+        asked = "augmentation" in self.model_fields_set
+        recipe = getattr(self, "augmentation", "none") if asked else "none"
+        chosen = (getattr(self, "features", "cached"), getattr(self, "finetune", "none"))
+        if recipe != "none" and self.views == 1 and chosen == ("cached", "none"):
+            raise ValueError(
+                f"augmentation {recipe} has no view to augment: the only one is the plain image; "
+                "give --views 2 or more, --features live, or --augmentation none"
+            )
+        return self
