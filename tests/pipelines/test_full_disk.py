@@ -63,7 +63,7 @@ def test_a_training_goes_on_once_there_is_space(
     load_info(train(spec, ONE, Recorder(), run_folder=disk / "run").bundle)
 
 
-@pytest.mark.parametrize("size", ["120k", "500k", "800k", "2400k"])
+@pytest.mark.parametrize("size", ["120k", "500k", "800k"])
 def test_a_search_goes_on_once_there_is_space(
     size: str, disk: Path, phantoms: Path, ray_cluster: None
 ) -> None:
