@@ -32,7 +32,7 @@ def test_a_line_in_the_registry_is_all_that_a_backbone_needs(
     job.write_text(f"name: a\nkind: train\nargs: {args}\n")
     shown = {size.what: size.basis for size in plan_job(job, ONE_CPU, look=True).predicted}
     assert shown["disk of the bundle, kept"].startswith("3,228,864 parameters")
-    assert "1 views x 1,024 features" in shown["disk of features, while it runs"]
+    assert "4 views x 1,024 features" in shown["disk of features, while it runs"]
     assert shown["memory of a training process"].endswith("150 x 150 x 1 B")
 
 

@@ -137,9 +137,9 @@ def test_bce_is_focal_loss_without_focus_or_balance() -> None:
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (64, 1)).astype(np.float32)
-    probabilities = rng.uniform(0.02, 0.98, (64, 1)).astype(np.float32)
-    ours = focal_loss(bce.spec.alpha, bce.spec.gamma)(labels, probabilities)
-    plain = keras.losses.BinaryCrossentropy()(labels, probabilities)
+    logits = rng.normal(0, 2, (64, 1)).astype(np.float32)
+    ours = focal_loss(bce.spec.alpha, bce.spec.gamma)(labels, logits)
+    plain = keras.losses.BinaryCrossentropy(from_logits=True)(labels, logits)
     assert 2 * float(ours) == pytest.approx(float(plain), rel=1e-5)
 
 
