@@ -46,7 +46,10 @@ class EpochViews:
 
 
 # EfficientNets have stochastic depth, which a frozen network must not run.
-@pytest.mark.parametrize(("backbone_name", "dropout"), [("tiny", 0.3), ("EfficientNetB0", 0.3)])
+@pytest.mark.parametrize(
+    ("backbone_name", "dropout"),
+    [("tiny", 0.3), pytest.param("EfficientNetB0", 0.3, marks=pytest.mark.slow)],
+)
 def test_cached_and_live_training_of_a_frozen_network_give_the_same_head(
     backbone_name: str, dropout: float, tmp_path: Path
 ) -> None:
