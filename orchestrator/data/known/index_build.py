@@ -83,8 +83,7 @@ def find_runs(root: Path, terms: Mapping[str, Any]) -> tuple[list[EarlierRun], l
             raise  # passed over, all its images would be scored again
         except (OrchestratorError, OSError):
             continue  # no run's folder
-        # Earlier versions recorded `auto` in place of the engine that it meant.
-        if status.get("terms") not in (terms, {**terms, "engine": "auto"}):
+        if terms not in terms_served(status.get("terms") or {}):
             continue
         if run.success.exists():
             ended, limits = str(status.get("succeeded_at")), digest_limits(status.get("limits"))
@@ -92,6 +91,18 @@ def find_runs(root: Path, terms: Mapping[str, Any]) -> tuple[list[EarlierRun], l
         else:
             unfinished.append(folder)
     return sorted(finished, key=lambda run: (run.ended, run.folder)), unfinished
+
+
+def terms_served(recorded: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the terms on which a run counts: its own, but for an engine that it does not name.
+
+    Earlier versions recorded `auto` in place of the engine that it meant.
+
+    Args:
+        recorded: `terms` of the run's status.
+    """
+    engines = ("openvino", "keras") if recorded.get("engine") == "auto" else ()
+    return [dict(recorded), *({**recorded, "engine": engine} for engine in engines)]
 
 
 def digest_limits(limits: Mapping[str, Any] | None) -> str:

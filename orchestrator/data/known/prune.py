@@ -15,7 +15,12 @@ import numpy as np
 
 from orchestrator.data.known import segments as seg
 from orchestrator.data.known.index import IndexState
-from orchestrator.data.known.index_build import EarlierRun, digest_limits, update_index
+from orchestrator.data.known.index_build import (
+    EarlierRun,
+    digest_limits,
+    terms_served,
+    update_index,
+)
 from orchestrator.data.known.segments import open_segment
 from orchestrator.errors import ClusterError, DataError, OrchestratorError
 from orchestrator.progress import Reporter
@@ -72,7 +77,8 @@ def _prune(
     finished = _find_finished(root)
     old = finished[:-keep]
     indexes: list[tuple[IndexFiles, IndexState]] = []
-    for terms in {digest(found.terms): found.terms for found in old if found.terms}.values():
+    served = [terms for found in old if found.terms for terms in terms_served(found.terms)]
+    for terms in {digest(terms): terms for terms in served}.values():
         files, state, _ = update_index(root, terms, reporter)
         indexes.append((files, state))
     indexed = {run.key for _, state in indexes for run in state.runs}

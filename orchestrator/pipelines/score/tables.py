@@ -83,9 +83,9 @@ def finish_tables(
     found = work.manifest.num_rows + work.num_known
     report = _write_report(spec, run, tally, found, before, work.manifest.notes, members)
     if found and not report["counts"]["scored"] + report["counts"]["scored_before"]:
-        told = f"{run.rejected} lists" if tally.num_rejected else "earlier runs have told"
+        where = f"{run.rejected} lists them" if tally.num_rejected else "earlier runs rejected them"
         raise DataError(
-            f"none of the {found:,} files found could be scored, as {told}; "
+            f"none of the {found:,} files found could be scored ({where}); "
             f"{rejections.describe(found)}"
         )
     check_rejected(tally.num_rejected, found, spec.max_rejected_fraction, run.rejected)

@@ -72,6 +72,22 @@ def test_the_newest_stay_and_what_the_others_scored_stays_known(tmp_path: Path) 
     assert sorted(path.name for path in root.iterdir()) == ["_known", "r18", "r19"]
 
 
+@pytest.mark.parametrize("is_indexed", [False, True])
+def test_a_run_that_recorded_no_engine_stays_known_to_later_nights(
+    is_indexed: bool, tmp_path: Path
+) -> None:
+    source, other, root = tmp_path / "in", tmp_path / "other", tmp_path / "runs"
+    touch(source, a="one")
+    touch(other, b="two")
+    make_run(root / "r1", source, terms=TERMS | {"engine": "auto"})
+    make_run(root / "r2", other)
+    if is_indexed:
+        assert look_up(index_of(root), source)["a"] is not None
+    prune_runs(root, 1, Recorder(), lambda going, kept: None)
+    assert not (root / "r1").exists()
+    assert look_up(index_of(root), source)["a"] is not None
+
+
 def test_nothing_goes_while_a_night_is_at_work(tmp_path: Path) -> None:
     source, root = tmp_path / "in", tmp_path / "runs"
     touch(source, a="one")

@@ -276,7 +276,7 @@ def test_a_listing_that_finds_rejected_things_alone_needs_no_ray(
         (night.inbox / f"{number}").symlink_to("/etc/hostname")
     monkeypatch.setattr(scoring, "open_session", forbid)
     nothing = (
-        r"none of the 6 files found could be scored, as .*rejected\.parquet lists; 6 of 6: "
+        r"none of the 6 files found could be scored \(.*rejected\.parquet lists them\); 6 of 6: "
         r"link_outside_root; the first is 0: A link out of the input folder"
     )
     for nights in (1, 2):  # a run in which nothing was scored does not count

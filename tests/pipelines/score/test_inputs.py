@@ -131,7 +131,7 @@ def test_a_run_that_scores_nothing_is_no_success(
         (folder / f"{number}.txt").write_text("Dear colleague")
     (folder / "empty.png").touch()
     nothing = (
-        r"none of the 4 files found could be scored, as .*rejected\.parquet lists; 3 of 4: "
+        r"none of the 4 files found could be scored \(.*rejected\.parquet lists them\); 3 of 4: "
         r"not_an_image, empty_file 1; the first is 0\.txt: .*Expected JPEG"
     )
     with pytest.raises(DataError, match=nothing):
