@@ -5,7 +5,10 @@ write one into a folder that is another's by then.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,16 +34,8 @@ def read_part(path: Path) -> pa.Table:
         DataError: it is not an Arrow file.
         ClusterError: the system does not give it.
     """
-    try:
-        with pa.memory_map(os.fsencode(path)) as mapped:
-            return pa.ipc.open_file(mapped).read_all().replace_schema_metadata()
-    except (OSError, pa.ArrowInvalid) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise ClusterError(
-                f"cannot read {path}: {os.strerror(error.errno)}; bring its storage back, then run "
-                "the same command again"
-            ) from error
-        raise DataError(f"cannot read {path}: remove it and run the command again") from error
+    with _opened(path) as part:
+        return part.read_all().replace_schema_metadata()
 
 
 def has_part(path: Path, owner: str) -> bool:
@@ -52,15 +47,30 @@ def has_part(path: Path, owner: str) -> bool:
 
     Raises:
         DataError: not an Arrow file.
+        ClusterError: the system does not give it.
     """
     try:
+        with _opened(path) as part:
+            return bool((part.schema.metadata or {}).get(_OWNER, b"") == owner.encode())
+    except ClusterError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return False
+        raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Yields the open file of a shard."""
+    try:
         with pa.memory_map(os.fsencode(path)) as mapped:
-            metadata = pa.ipc.open_file(mapped).schema.metadata or {}
-    except FileNotFoundError:
-        return False
+            yield pa.ipc.open_file(mapped)
     except (OSError, pa.ArrowInvalid) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ClusterError(
+                f"cannot read {path}: {os.strerror(error.errno)}; bring its storage back, then run "
+                "the same command again"
+            ) from error
         raise DataError(f"cannot read {path}: remove it and run the command again") from error
-    return bool(metadata.get(_OWNER, b"") == owner.encode())
 
 
 def check_parts(folder: Path, num_shards: int, owner: str) -> None:
