@@ -1,8 +1,8 @@
 """A process that is killed at its n-th change of the file system, in this process."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -15,26 +15,37 @@ class Killed(BaseException):
     """What the killed code sees in place of its end."""
 
 
-@contextmanager
-def killed_at(number: int) -> Iterator[Callable[[], bool]]:
+def killed_at(number: int) -> AbstractContextManager[Callable[[], bool]]:
     """Raises `Killed` in place of the n-th change, counted from 1, and of every later one.
+
+    Returns:
+        A context that yields whether it came to that.
+    """
+    return failing_at(number, CHANGES, Killed)
+
+
+@contextmanager
+def failing_at(
+    number: int, names: Iterable[str], make_error: Callable[[], BaseException]
+) -> Iterator[Callable[[], bool]]:
+    """Has the n-th call of some functions of `os`, counted from 1, and every later one fail.
 
     Yields:
         Whether it came to that.
     """
     count = 0
 
-    def guard(change: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(function: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
             count += 1
             if count >= number:
-                raise Killed
-            return change(*args, **kwargs)
+                raise make_error()
+            return function(*args, **kwargs)
 
         return guarded
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in CHANGES:
+        for name in names:
             patch.setattr(os, name, guard(getattr(os, name)))
         yield lambda: count >= number

@@ -50,7 +50,10 @@ from orchestrator.errors import DataError, SpecError
 SPLIT_COLUMN_KEY = b"orchestrator.split_column"
 
 _SYSTEM_ROOT = b"/"
-_EXPECTED = "expected chest X-rays; `orchestrator score` takes --allow-empty"
+_EXPECTED = (
+    "expected chest X-rays: check the path, and that its share is mounted (`orchestrator score "
+    "--allow-empty` accepts an empty input)"
+)
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 Row = tuple[ListedFile, bytes | None]  # with `Found.same_as`
