@@ -50,7 +50,7 @@ def test_each_folder_must_give_a_file(tmp_path: Path) -> None:
     touch(tmp_path / "beside", "b.jpg")
     full = [tmp_path / "full", tmp_path / "broken", tmp_path / "beside" / "b.jpg"]
     assert list_inputs(full).num_rows == 3
-    with pytest.raises(DataError, match=r"^the folder \S*/empty holds no files; .*--allow-empty` ac"):
+    with pytest.raises(DataError, match=r"^the folder \S*/empty holds no files; .*--allow-empty`"):
         list_inputs([*full, tmp_path / "empty"])
     with pytest.raises(DataError, match=r"/hidden, \S*/empty holds no files;"):
         list_inputs([tmp_path / "hidden", *full, tmp_path / "empty"])
