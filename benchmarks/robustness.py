@@ -1,0 +1,175 @@
+"""How classifiers hold on images unlike those they were trained on: cohorts, and shifted copies.
+
+A cohort is a family of file names: in the public pediatric data set the NORMAL images come as
+`IM-...` and as `NORMAL2-IM-...`, from two sources. PNEUMONIA images, which have no such families,
+are parted patient by patient, a part to each cohort. Of each cohort, and of shifted copies of a
+sample of it, the table gives AUROC, and sensitivity and specificity at the bundle's own threshold.
+
+Two recipes are trained without each cohort in turn and judged on it (an hour and more for two):
+
+    python -m benchmarks.robustness DATA --recipe jobs/train-offline.yaml --recipe other.yaml
+
+or bundles are judged as they are, which says little about images that they were trained on:
+
+    python -m benchmarks.robustness DATA --bundle models/a --bundle models/b
+"""
+
+import argparse
+import csv
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FAMILIES = r"^(NORMAL2-IM|IM)-"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The images of a labelled folder.
+
+    Args:
+        paths: [N].
+        labels: int8 [N], 0 NORMAL, 1 PNEUMONIA.
+        patients: [N], ids.
+        cohorts: [N], names.
+    """
+
+    paths: Sequence[Path]
+    labels: np.ndarray
+    patients: Sequence[str]
+    cohorts: np.ndarray
+
+    @property
+    def names(self) -> list[str]:
+        """The cohorts."""
+        return sorted(set(self.cohorts))
+
+
+def find_images(data: Path, families: str) -> Labelled:
+    """Lists a folder that has NORMAL and PNEUMONIA folders anywhere under it."""
+    from orchestrator.data.listing.inputs import list_inputs
+
+    found = [row for row in list_inputs([data]).rows() if row.label is not None]
+    paths = [data / row.path for row in found]
+    matches = [re.match(families, path.name) for path in paths]
+    names = sorted({match[1] for match in matches if match})
+    if len(names) < 2:
+        sys.exit(
+            f"the names of {len(paths)} images match {len(names)} families; expected 2 or more"
+        )
+    patients = [row.patient_id or path.name for row, path in zip(found, paths, strict=True)]
+    parts = [int(hashlib.sha256(patient.encode()).hexdigest(), 16) for patient in patients]
+    cohorts = [
+        match[1] if match else names[part % len(names)]
+        for match, part in zip(matches, parts, strict=True)
+    ]
+    labels = np.array([row.label for row in found], np.int8)
+    return Labelled(paths, labels, patients, np.array(cohorts))
+
+
+def train_without(images: Labelled, cohort: str, recipe: Path, out: Path) -> Path:
+    """Trains a recipe on all cohorts but one; returns the bundle, one that is there already too."""
+    bundle = out / f"{recipe.stem}-without-{cohort}"
+    table = out / f"without-{cohort}.csv"
+    if not (bundle / "bundle.json").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        with table.open("w", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(["path", "label", "patient_id", "split"])
+            rows = zip(images.paths, images.labels, images.patients, images.cohorts, strict=True)
+            for path, label, patient, of in rows:
+                split = "test" if of == cohort else "train"
+                writer.writerow([path.absolute(), ("NORMAL", "PNEUMONIA")[label], patient, split])
+        command = [sys.executable, "-m", "orchestrator", "train", table, "-c", recipe]
+        subprocess.run([*command, "--out", bundle], check=True)
+    return bundle
+
+
+def decode_all(paths: Sequence[Path], size_px: int) -> np.ndarray:
+    """Decodes images as the product does, uint8 [N, S, S]."""
+    from orchestrator.data.decode.images import decode
+    from orchestrator.data.limits import Limits
+
+    return np.stack([decode(path.read_bytes(), size_px, Limits()).pixels for path in paths])
+
+
+def judge(bundle: Path, images: Labelled, cohort: str, sample: int) -> dict[str, dict[str, float]]:
+    """Returns AUROC, sensitivity and specificity on a cohort and on shifted copies, by name."""
+    from sklearn.metrics import roc_auc_score
+
+    from orchestrator.data.shifts import SHIFTS
+    from orchestrator.evaluation.calibration import call_labels
+    from orchestrator.model.bundle import load_info
+    from orchestrator.model.engine.load import load_engine
+
+    info, engine = load_info(bundle), load_engine(bundle)
+    mine = np.flatnonzero(images.cohorts == cohort)
+    pixels = decode_all([images.paths[i] for i in mine], info.size_px)
+    labels = images.labels[mine]
+    drawn = np.sort(np.random.default_rng(0).permutation(len(mine))[:sample])
+
+    def figures(grey: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        starts = range(0, len(grey), engine.batch_size)
+        logits = [engine.logits(grey[start : start + engine.batch_size]) for start in starts]
+        probabilities = info.calibration.apply(np.concatenate(logits))
+        called = call_labels(probabilities, info.threshold.value)
+        return {
+            "AUROC": float(roc_auc_score(truth, probabilities)),
+            "sensitivity": float(called[truth == 1].mean()),
+            "specificity": float(1 - called[truth == 0].mean()),
+        }
+
+    found = {"plain": figures(pixels, labels)}
+    for name, shift in SHIFTS.items():
+        found[name] = figures(shift(pixels[drawn]), labels[drawn])
+    return found
+
+
+def print_table(names: Sequence[str], rows: dict[tuple[str, str], list[dict[str, float]]]) -> None:
+    """Prints one row a cohort and shift, the bundles side by side, and the worst of each."""
+    kinds = ("AUROC", "sensitivity", "specificity")
+    print("| cohort | images | " + " | ".join(f"{n} {k}" for n in names for k in kinds) + " |")
+    print("|---" * (2 + len(kinds) * len(names)) + "|")
+    for (cohort, shift), found in rows.items():
+        cells = [f"{one[kind]:.3f}" for one in found for kind in kinds]
+        print(f"| {cohort} | {shift} | " + " | ".join(cells) + " |")
+    for title, wanted in (("plain images", True), ("shifted copies", False)):
+        for place, name in enumerate(names):
+            chosen = [v[place] for (_, shift), v in rows.items() if (shift == "plain") == wanted]
+            worst = {kind: min(one[kind] for one in chosen) for kind in kinds}
+            shown = ", ".join(f"{kind} {worst[kind]:.3f}" for kind in kinds)
+            print(f"worst of {title}, {name}: {shown}")
+
+
+def main() -> None:
+    """Judges two bundles, or two recipes without each cohort."""
+    here = Path(__file__).parent.parent
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    public = here.parent / "shared" / "data" / "kermany224" / "train"
+    parser.add_argument("data", type=Path, nargs="?", default=public)
+    parser.add_argument("--recipe", type=Path, action="append", default=[])
+    parser.add_argument("--bundle", type=Path, action="append", default=[])
+    parser.add_argument("--families", default=FAMILIES)
+    parser.add_argument("--sample", type=int, default=600, help="images of a cohort to shift")
+    parser.add_argument("--out", type=Path, default=here / "runs" / "robustness")
+    options: Any = parser.parse_args()
+    recipes = options.recipe or ([] if options.bundle else [here / "jobs" / "train-offline.yaml"])
+    images = find_images(options.data, options.families)
+    rows: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for cohort in images.names:
+        trained = [train_without(images, cohort, recipe, options.out) for recipe in recipes]
+        for bundle in [*trained, *options.bundle]:
+            for shift, found in judge(bundle, images, cohort, options.sample).items():
+                rows.setdefault((cohort, shift), []).append(found)
+    print_table([path.stem for path in [*recipes, *options.bundle]], rows)
+
+
+if __name__ == "__main__":
+    main()
