@@ -7,22 +7,30 @@ import numpy as np
 
 
 class DropoutMasks:
-    """Makes the masks of dropout a function of seed, layer name, steps done and worker alone.
+    """Makes the masks of dropout a function of seed, layer name and steps done alone.
 
-    So they differ between workers, a resumed run draws what an undisturbed one does, and a head on
-    cached features draws what it would within the whole network. The seeds that layers are built
-    with do not count: those of a backbone read from a file are other ones in every process.
+    So a resumed run draws what an undisturbed one does, a head on cached features draws what it
+    would within the whole network, and several workers can draw the masks of a global batch (see
+    `multiworker.py`). The seeds that layers are built with do not count: those of a backbone read
+    from a file are other ones in every process.
 
     Args:
         model: compiled.
         seed: of the run, >= 0.
-        rank: this worker's number.
+        rank: this worker's number; counts only for layers that add noise of another kind.
     """
 
     def __init__(self, model: keras.Model, seed: int, rank: int = 0) -> None:
         self._model = model
         self._states = [
-            (layer.seed_generator.state, [seed, zlib.crc32(layer.name.encode()), rank])
+            (
+                layer.seed_generator.state,
+                [
+                    seed,
+                    zlib.crc32(layer.name.encode()),
+                    0 if type(layer) is keras.layers.Dropout else rank,
+                ],
+            )
             for layer in model.layers
             if getattr(layer, "seed_generator", None) is not None
         ]

@@ -11,7 +11,7 @@ start from equal weights and apply equal sums, so their weights stay equal, bit 
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,8 @@ class DistributedStep:
     """Trains with global batches whose rows are shared out among the workers.
 
     The loss of a global batch is the mean over its rows, whatever their number: padded rows weigh
-    nothing. So N workers take the steps of one, and the last short batch is weighted exactly.
+    nothing. Each worker draws the dropout of the global batch and takes its rows of it. So N
+    workers take the steps of one, and the last short batch is weighted exactly.
 
     Args:
         group: the workers.
@@ -109,6 +110,11 @@ class DistributedStep:
         self._rows = -(-batch_size // group.size)
         self._counts = batch_counts(num_examples, batch_size)
         self._losses = model.loss.call  # one value a row
+        self._start = tf.Variable(0)  # of this worker's rows in the global batch
+        if group.size > 1:
+            for layer in model.layers:
+                if type(layer) is keras.layers.Dropout:
+                    layer.call = _share_of(layer, batch_size, self._rows, self._start)
         self._masks = DropoutMasks(model, seed, group.rank)
         # Without XLA: on a CPU it makes convolutions ten times slower.
         self._train = tf.function(self._train_batch, reduce_retracing=True)
@@ -127,6 +133,7 @@ class DistributedStep:
         for count, (inputs, labels) in zip(self._counts, batches, strict=True):
             weights = np.zeros(self._rows, np.float32)
             weights[: len(inputs)] = 1.0
+            self._start.assign(worker_slice(count, self._group.rank, self._group.size).start)
             # Sums stay tensors until the epoch ends: reading one waits for the device.
             sums.append(
                 self._train(
@@ -170,3 +177,32 @@ class DistributedStep:
         """Fills a short batch up to the one shape that the compiled step has."""
         missing = self._rows - len(rows)
         return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
+
+
+def _share_of(
+    layer: keras.layers.Dropout, batch_size: int, rows: int, start: tf.Variable
+) -> Callable[..., Any]:
+    """Returns the call of a dropout layer that takes this worker's rows of a global batch's mask.
+
+    Args:
+        layer: the layer; keeps its own seed and rate.
+        batch_size: rows of a global batch.
+        rows: rows of the inputs.
+        start: int32 scalar, where the inputs begin in the global batch.
+    """
+    drop = keras.layers.Dropout.call
+
+    def call(inputs: Any, training: bool = False) -> Any:
+        if not training or layer.rate == 0:
+            return inputs
+        sides = [*inputs.shape[1:]]
+        if layer.noise_shape is not None:
+            sides = [
+                1 if noise == 1 else side
+                for noise, side in zip(layer.noise_shape[1:], sides, strict=True)
+            ]
+        whole = drop(layer, tf.ones([batch_size, *sides], inputs.dtype), training=True)
+        padded = tf.concat([whole, tf.zeros([rows, *sides], inputs.dtype)], axis=0)
+        return inputs * padded[start : start + rows]
+
+    return call

@@ -1,4 +1,4 @@
-"""One worker of a live training without Ray: `python -m tests.model.worker_run OUT.npz DROPOUT`.
+"""One worker of a live training without Ray: `python -m tests.model.worker_run OUT.npz ...`.
 
 Its group comes from TF_CONFIG, as in a real run.
 """
@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 
-SIZE_PX = 32
 NUM_TRAIN, NUM_VAL = 45, 21  # no batch of 8 divides 45, no two workers share 21 evenly
 BATCH_SIZE = 8
 HEAD_EPOCHS, FINETUNE_EPOCHS = 2, 4
@@ -18,10 +17,10 @@ HEAD_EPOCHS, FINETUNE_EPOCHS = 2, 4
 class MemoryStore:
     """Images in memory behind the interface of `ImageStore`: class 1 is a little brighter."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_px: int) -> None:
         rng = np.random.default_rng(7)
         self.labels = rng.integers(0, 2, NUM_TRAIN + NUM_VAL).astype(np.int8)
-        noise = rng.normal(110, 40, (NUM_TRAIN + NUM_VAL, SIZE_PX, SIZE_PX))
+        noise = rng.normal(110, 40, (NUM_TRAIN + NUM_VAL, size_px, size_px))
         bright = 14 * self.labels + rng.normal(0, 6, len(self.labels))
         self.images = np.clip(noise + bright[:, None, None], 0, 255).astype(np.uint8)
 
@@ -29,7 +28,7 @@ class MemoryStore:
         return self.images[rows]
 
 
-def main(out: str, dropout: float) -> None:
+def main(out: str, dropout: float, backbone: str, size_px: int) -> None:
     described = json.loads(os.environ.get("TF_CONFIG", "{}"))
     size = len(described.get("cluster", {}).get("worker", [0]))
     rank = described.get("task", {}).get("index", 0)
@@ -41,12 +40,12 @@ def main(out: str, dropout: float) -> None:
     from orchestrator.model.network import build_network
 
     make_step = open_steps(size, 1)
-    store = MemoryStore()
+    store = MemoryStore(size_px)
     rows = np.arange(NUM_TRAIN + NUM_VAL)
     train, val = rows[:NUM_TRAIN], rows[NUM_TRAIN:]
     batches = ImageBatches(store, train, store.labels[train], BATCH_SIZE, 3, "light", rank, size)
     network = build_network(
-        build_backbone("tiny", "none", SIZE_PX, seed=1), dropout=dropout, seed=1
+        build_backbone(backbone, "none", size_px, seed=1), dropout=dropout, seed=1
     )
     saved = {}
 
@@ -87,4 +86,4 @@ def main(out: str, dropout: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], float(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
