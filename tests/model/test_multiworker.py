@@ -114,7 +114,9 @@ def test_averaged_weights_are_what_is_kept(runs: SimpleNamespace) -> None:
 @pytest.mark.slow
 def test_two_workers_train_an_efficientnet_as_one_does(tmp_path: Path) -> None:
     """Its stochastic depth is off while it is frozen, and drawn alike where it is fine-tuned."""
-    one, two = (run_workers(tmp_path, size, 0.2, "EfficientNetB0", 64)[0] for size in (1, 2))
+    one, again, two = (run_workers(tmp_path, n, 0.2, "EfficientNetB0", 64)[0] for n in (1, 1, 2))
+    for name, array in one.weights.items():
+        np.testing.assert_array_equal(again.weights[name], array, err_msg=name)
     for ours, theirs in zip(one.history, two.history, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
     for name, array in one.weights.items():
