@@ -122,15 +122,6 @@ class TrainSpec(TrainingForm):
     ema: Annotated[
         float, flag("EMA decay of the weights; 0 disables it.", FINETUNING, ge=0, lt=1)
     ] = 0.0
-    finetune_share: Annotated[
-        float,
-        flag(
-            "Share of the fine-tuned weights in the released ones; the rest is from before.",
-            FINETUNING,
-            gt=0,
-            le=1,
-        ),
-    ] = 1.0
     finetune_members: Annotated[
         int, flag("Fine-tunings whose logits the bundle averages.", FINETUNING, ge=1, le=10)
     ] = 1
@@ -154,7 +145,7 @@ class FindLrSpec(TrainSpec):
             *("epochs", "patience", "features", "objective", "lr", "threshold", "calibration"),
             *("test_time_views", "precision", "mlflow", "weight_decay", "ema"),
             *("finetune", "finetune_epochs", "finetune_lr", "finetune_warmup"),
-            *("finetune_share", "finetune_members"),
+            "finetune_members",
         }
     )
 

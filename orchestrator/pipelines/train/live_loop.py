@@ -131,21 +131,13 @@ def _train_stages(
         if stage == "head":
             write_head(run, network, history)
         else:
-            _keep_tuned(live, stage, start)
+            _keep_tuned(live, stage)
     return history, best_epoch
 
 
-def _keep_tuned(live: _LiveRun, stage: str, start: list[Any]) -> None:
-    """Keeps what one fine-tuning gives the bundle: its weights, or some way there from the start.
-
-    Reference:
-        Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022 (WiSE-FT).
-    """
-    share = live.task.spec.finetune_share
-    weights = [
-        before + share * (after - before) if share < 1 else after
-        for before, after in zip(start, live.network.get_weights(), strict=True)
-    ]
+def _keep_tuned(live: _LiveRun, stage: str) -> None:
+    """Keeps what one fine-tuning gives the bundle."""
+    weights = live.network.get_weights()
     with (
         atomic_path(RunDir(live.task.run).tuned / f"{stage}.npz") as temporary,
         temporary.open("wb") as handle,

@@ -46,7 +46,6 @@ def live_spec(phantoms: Path, folder: Path) -> TrainSpec:
         finetune_epochs=FINETUNE_EPOCHS,
         finetune_lr=0.003,
         finetune_members=MEMBERS,
-        finetune_share=0.9,
         ema=0.8,
         test_time_views=3,
         threshold="youden-shifted",
@@ -228,7 +227,7 @@ def test_fine_tuning_starts_from_the_head_trained_on_cached_features(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     change = {"features": "cached", "views": 2, "finetune": "top:1", "test_time_views": 1}
-    change |= {"finetune_members": 1, "finetune_share": 1.0}
+    change |= {"finetune_members": 1}
     spec = live_spec(phantoms, tmp_path).model_copy(update=change)
     recorder = Recorder()
 
