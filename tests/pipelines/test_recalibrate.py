@@ -46,15 +46,14 @@ def done(trained: SimpleNamespace, phantoms: Path, tmp_path_factory: pytest.Temp
     def fail(*args: Any, **fields: Any) -> None:
         raise ClusterError("no space")
 
-    for name in ("copy_bundle", "score"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(recalibration, name, fail)
-            if name == "copy_bundle":
-                with pytest.raises(ClusterError, match="no space"):
-                    run(trained, phantoms, out)
-                assert not (out / "bundle.json").exists()
-            else:  # goes on without scoring again
-                return run(trained, phantoms, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recalibration, "copy_bundle", fail)
+        with pytest.raises(ClusterError, match="no space"):
+            run(trained, phantoms, out)
+    assert not (out / "bundle.json").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recalibration, "score", fail)  # goes on without scoring again
+        return run(trained, phantoms, out)
 
 
 def test_the_network_stays_and_the_operating_point_is_new(
@@ -186,7 +185,7 @@ def test_what_cannot_be_recalibrated_is_told_before_anything_is_scored(
     with pytest.raises(SpecError, match="holds a bundle; name another or add --overwrite"):
         run(trained, phantoms, taken)
     (taken / "openvino.bin").write_bytes(b"")
-    with pytest.raises(BundleError, match="differs from what bundle.json records"):
+    with pytest.raises(BundleError, match="differs from what bundle"):
         run(trained, phantoms, tmp_path / "new3", model=str(taken))
 
 
@@ -201,7 +200,7 @@ def test_a_network_that_changes_while_it_is_copied_is_refused(
         (parent / "openvino.bin").write_bytes(b"another")
 
     monkeypatch.setattr(recalibration, "score", score)
-    with pytest.raises(BundleError, match="openvino.bin was changed meanwhile"):
+    with pytest.raises(BundleError, match=r"openvino\.bin was changed meanwhile"):
         run(trained, phantoms, tmp_path / "new", model=str(parent))
     assert not (tmp_path / "new" / "bundle.json").exists()
     assert json.loads((tmp_path / "new-run" / "status.json").read_text())["exit_code"] == 4
