@@ -46,7 +46,7 @@ def _chosen_on(info: "BundleInfo") -> str:
         return "The curve was fitted on validation images."
     patients = "" if found.num_patients is None else f" of {found.num_patients:,} patients"
     counts = ", ".join(f"{number:,} {name}" for name, number in found.counts.items())
-    fitted = "Curve and threshold were" if found.calibration == "platt" else "The threshold was"
+    fitted = "curve and threshold were" if found.calibration == "platt" else "the threshold was"
     bounds = format_range(found.threshold.as_dict())
     return (
         f"**Recalibrated** on {found.date}: {fitted} chosen on "

@@ -117,7 +117,7 @@ def test_page_and_card_say_what_was_done_and_name_no_file(
     assert "Warning:" in page
     assert "A floor of 0.950 needs PNEUMONIA images of 59 different patients" in page
     assert f"the network is that of the bundle `{done.info.parent}`" in card
-    assert "Curve and threshold were chosen on 160 labelled images" in card
+    assert "curve and threshold were chosen on 160 labelled images" in card
     for text in (page, card, (done.bundle / "bundle.json").read_text()):
         assert str(phantoms) not in text
         assert str(trained.folder) not in text
@@ -161,7 +161,7 @@ def test_unlabelled_images_count_for_nothing_and_a_calibration_may_stay(
     bounds = found.report["threshold_interval"]
     assert bounds["low"] < found.report["threshold"] < bounds["high"]
     assert (
-        "The threshold was chosen on 200 labelled images"
+        "the threshold was chosen on 200 labelled images"
         in (found.bundle / "README.md").read_text()
     )
 
