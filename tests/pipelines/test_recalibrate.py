@@ -24,7 +24,7 @@ from tests.conftest import Recorder
 
 pytestmark = pytest.mark.ray
 ONE = Resources(workers=1)
-RULE = "sensitivity@0.95"
+RULE = "sensitivity@0.97"
 NETWORK = ("model.keras", "openvino.xml", "openvino.bin")
 
 
@@ -96,14 +96,15 @@ def test_the_figures_after_are_those_of_held_out_patients(
         assert after[name]["value"] == outside[name]
         assert after[name]["low"] <= after[name]["value"] <= after[name]["high"]
     assert after["auroc"] == before["auroc"]
-    assert (before["log_loss"]["value"], after["log_loss"]["value"]) == (own["log_loss"], loss)
+    assert before["log_loss"]["value"] == pytest.approx(own["log_loss"])
+    assert after["log_loss"]["value"] == pytest.approx(loss)
     assert done.info.metrics["recalibration"].metrics["recall"].value == outside["recall"]
 
 
 def test_images_of_the_training_and_a_floor_that_cannot_be_held_are_warned_of(done: Any) -> None:
     assert len(done.report["warnings"]) == 2
     assert "images that the model was trained on" in done.report["warnings"][0]
-    assert "it needs PNEUMONIA images of 59 patients, and there are" in done.report["warnings"][1]
+    assert "it needs PNEUMONIA images of 99 patients, and there are" in done.report["warnings"][1]
     assert [line for line in done.said if line.startswith("warning: too few images")]
     shown = "\n".join(recalibrate_summary(done))
     assert "warning: these are the images" in shown
@@ -115,7 +116,7 @@ def test_page_and_card_say_what_was_done_and_name_no_file(
 ) -> None:
     page, card = ((done.bundle / name).read_text() for name in ("report.html", "README.md"))
     assert "Warning:" in page
-    assert "A floor of 0.950 needs PNEUMONIA images of 59 different patients" in page
+    assert "A floor of 0.970 needs PNEUMONIA images of 99 different patients" in page
     assert f"the network is that of the bundle `{done.info.parent}`" in card
     assert "curve and threshold were chosen on 160 labelled images" in card
     for text in (page, card, (done.bundle / "bundle.json").read_text()):
