@@ -17,6 +17,7 @@ from orchestrator.config.specs import (
     CompareSpec,
     FindLrSpec,
     IngestSpec,
+    RecalibrateSpec,
     Resources,
     ScoreSpec,
     TrainSpec,
@@ -202,6 +203,7 @@ FORMS: dict[type[Form], dict[str, Any]] = {
     CompareSpec: {"data": "x", "loss": "bce"},
     TuneSpec: {"data": "x", "lr": "0.001:0.1", "time_budget": "30m"},
     ScoreSpec: {"input": ["x", "y"], "limits": {"max_pixels": 9}},
+    RecalibrateSpec: {"model": "m", "data": "x"},
     IngestSpec: {"input": "x", "out": "y"},
 }
 

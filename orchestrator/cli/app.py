@@ -21,6 +21,7 @@ from orchestrator.cli import (
     inspect,
     jobs,
     plan,
+    recalibrate,
     runs,
     schedule,
     score,
@@ -45,6 +46,7 @@ app.add_typer(train.app)
 app.add_typer(tune.app)
 app.add_typer(compare.app)
 app.add_typer(score.app)
+app.add_typer(recalibrate.app)
 app.add_typer(ingest.app)
 app.add_typer(inspect.app)
 app.add_typer(jobs.submit_app)

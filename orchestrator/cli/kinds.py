@@ -14,6 +14,7 @@ from orchestrator.config.specs import (
     CompareSpec,
     FindLrSpec,
     IngestSpec,
+    RecalibrateSpec,
     Resources,
     ScoreSpec,
     TrainSpec,
@@ -68,6 +69,14 @@ def _score(spec: ScoreSpec, resources: Resources, reporter: Reporter, run: Path 
     return score(spec, resources, reporter, run_folder=run)
 
 
+def _recalibrate(
+    spec: RecalibrateSpec, resources: Resources, reporter: Reporter, run: Path | None
+) -> Any:
+    from orchestrator.pipelines.recalibrate import recalibrate
+
+    return recalibrate(spec, resources, reporter, run_folder=run)
+
+
 def _ingest(spec: IngestSpec, resources: Resources, reporter: Reporter, _: Path | None) -> Any:
     from orchestrator.pipelines.prepare.ingest import ingest
 
@@ -80,5 +89,6 @@ KINDS: dict[str, RunKind] = {
     "compare": RunKind(SPECS["compare"], _compare),
     "find-lr": RunKind(SPECS["find-lr"], _find_lr),
     "score": RunKind(SPECS["score"], _score),
+    "recalibrate": RunKind(SPECS["recalibrate"], _recalibrate),
     "ingest": RunKind(IngestSpec, _ingest, on_gpus=False),  # no kind of job file
 }

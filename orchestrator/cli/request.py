@@ -70,7 +70,7 @@ def resolve(
     from orchestrator.runs.run_dir import RunDir
 
     row = KINDS[kind]
-    has_input = bool({"data", "input"} & set(given))
+    has_input = any(name in given and f.is_required() for name, f in row.spec.model_fields.items())
     if resume is not None:
         if config is not None or has_input:
             raise SpecError("--resume takes its spec from the run; leave out -c and the data")

@@ -63,6 +63,9 @@ def score_summary(result: Any) -> list[str]:
         parts.append("nothing scored: no image is new")
     if report["metrics"]:
         parts += metrics_table("Metrics", report["metrics"])
+    if own := report.get("overridden_threshold"):
+        given = f"{report['threshold']:.4f}, given for this run"
+        parts.append(f"threshold    {given}; the model's own is {own['value']:.4f}")
     parts.append(f"predictions  {result.run / 'predictions'}")
     if counts["rejected"]:
         parts.append(f"rejected     {result.run / 'rejected.parquet'}")
@@ -85,6 +88,31 @@ def train_summary(result: Any) -> list[str]:
             parts += metrics_table(split.capitalize(), report[split]["metrics"])
     parts += [f"bundle  {result.bundle}", f"report  {result.bundle / 'report.html'}"]
     return parts
+
+
+def recalibrate_summary(result: Any) -> list[str]:
+    """Returns the figures before and after, the warnings and the paths of a recalibration.
+
+    Args:
+        result: a `RecalibrateResult`.
+    """
+    report = result.report
+    before, after = report["before"]["metrics"], report["after"]["metrics"]
+    rows = [
+        (metric_title(name), *(_figure_range(of[name]) for of in (before, after)))
+        for name in report["shown"]
+    ]
+    bounds = format_range(report["threshold_interval"])
+    chosen = f"{report['threshold']:.4f}" + (f", 95% interval {bounds}" if bounds else "")
+    title = f"{report['num_images']:,} labelled images, with 95% intervals"
+    return [
+        *text_table(title, ("", "the bundle's", "recalibrated"), rows),
+        f"threshold  {chosen} ({report['threshold_rule']}); "
+        f"the bundle's is {report['parent']['threshold']:.4f}",
+        *(f"warning: {line}" for line in report["warnings"]),
+        f"bundle  {result.bundle}",
+        f"report  {result.bundle / 'report.html'}",
+    ]
 
 
 def tune_summary(result: Any) -> list[str]:
@@ -201,6 +229,11 @@ def _difference(interval: Mapping[str, Any]) -> str:
     return f"{format_difference(interval['value'])} [{bounds}]" if bounds else NO_FIGURE
 
 
+def _figure_range(interval: Mapping[str, Any]) -> str:
+    """A figure and its bounds in one cell."""
+    return f"{format_figure(interval['value'])}  {format_range(interval):>13}"
+
+
 def _cost(value: float | None) -> str:
     return NO_FIGURE if value is None else f"{value:,.1f}"
 
@@ -232,6 +265,9 @@ def bundle_summary(folder: Path, info: Any) -> list[str]:
         ("intended use", info.intended_use),
         ("sha256", info.sha256),
     ]
+    if (recalibrated := info.recalibration) is not None:
+        rows.append(("recalibrated", f"{recalibrated.date}, {recalibrated.num_images:,} images"))
+        rows.append(("parent", str(info.parent)))
     parts = text_table(str(folder), ("", ""), rows)
     for split, figures in info.metrics.items():
         metrics = {name: figure.as_dict() for name, figure in figures.metrics.items()}

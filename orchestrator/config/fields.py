@@ -148,6 +148,28 @@ ThresholdRule = Annotated[
     ),
 ]
 
+
+def _refuse_rule(value: Any) -> Any:
+    """Refuses a rule where a number alone makes sense, and says what takes one."""
+    if isinstance(value, str) and re.match("[a-z]", value):
+        raise ValueError(
+            "expected a number from 0 to 1; a rule needs labelled images: `orchestrator "
+            f"recalibrate BUNDLE LABELLED --threshold {value}` makes a bundle with that threshold"
+        )
+    return value
+
+
+GivenThreshold = Annotated[
+    Annotated[float, Field(ge=0, le=1)] | None,
+    BeforeValidator(_refuse_rule),
+    flag(
+        "Probability from which on PNEUMONIA is called, in place of the model's own threshold.",
+        SCORING,
+        default="the model's own",
+    ),
+]
+Calibrated = Literal["platt", "none"]
+
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

@@ -1,6 +1,6 @@
 """What the forms of several commands share: limits on input files, and the data of a training."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import ValidationInfo, model_validator
 
@@ -10,6 +10,7 @@ from orchestrator.config.fields import (
     MODEL,
     STORED,
     TRAINING,
+    Calibrated,
     Count,
     Form,
     ImageSize,
@@ -65,7 +66,7 @@ class TrainingForm(ListingForm):
     ] = 8
     threshold: ThresholdRule = "youden"
     calibration: Annotated[
-        Literal["platt", "none"],
+        Calibrated,
         flag("Probability calibration on validation images; none: the network's own.", MODEL),
     ] = "platt"
     seed: Annotated[Seed, flag("Random seed for splits, views, order and weights.", TRAINING)] = 0

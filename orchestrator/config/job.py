@@ -12,7 +12,7 @@ from orchestrator.errors import SpecError
 
 DEFAULT_TIMEOUT = timedelta(hours=24)
 
-Kind = Literal["train", "tune", "compare", "find-lr", "score"]
+Kind = Literal["train", "tune", "compare", "find-lr", "score", "recalibrate"]
 
 
 class Schedule(Form):

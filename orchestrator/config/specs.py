@@ -19,11 +19,13 @@ from orchestrator.config.fields import (
     MODEL,
     SCORING,
     SEARCH,
+    SHIFTED,
     SPACE,
     TRAINING,
     Alpha,
     Augmentation,
     BackboneName,
+    Calibrated,
     Dropout,
     Duration,
     Features,
@@ -31,6 +33,7 @@ from orchestrator.config.fields import (
     FinetuneEpochs,
     Form,
     Gamma,
+    GivenThreshold,
     HeadRate,
     MaxRejected,
     Objective,
@@ -44,6 +47,7 @@ from orchestrator.config.fields import (
     Seed,
     ShardRows,
     Span,
+    ThresholdRule,
     TrainingObjective,
     Weights,
     flag,
@@ -238,6 +242,7 @@ class ScoreSpec(ListingForm):
     precision: Annotated[Literal["f32", "bf16", "f16"], flag("Inference precision.", SCORING)] = (
         "f32"
     )
+    threshold: GivenThreshold = None
     max_rejected_fraction: MaxRejected = 1.0
     allow_empty: Annotated[
         bool, flag("Accept an input that holds no files.", DATA, decides=False)
@@ -257,6 +262,49 @@ class ScoreSpec(ListingForm):
                 "only_new needs out_root, the folder of the earlier runs; give --out-root"
             )
         return self
+
+
+class RecalibrateSpec(ListingForm):
+    """Choose calibration and threshold of a bundle anew, on labelled images of one site."""
+
+    model: Annotated[PathText, flag("Model bundle.", metavar="BUNDLE", positional=True)]
+    data: Annotated[
+        PathText,
+        flag(
+            "Labelled images: folder, CSV or Parquet table, or ingested data set.",
+            metavar="LABELLED",
+            positional=True,
+        ),
+    ]
+    out: Annotated[
+        PathText | None,
+        flag("Folder for the new bundle.", default="a new folder in models/", decides=False),
+    ] = None
+    threshold: ThresholdRule = "youden"
+    calibration: Annotated[
+        Calibrated,
+        flag("Probability calibration on the images; none: the bundle's own stays.", MODEL),
+    ] = "platt"
+    seed: Annotated[Seed, flag("Random seed for folds and confidence intervals.", SCORING)] = 0
+    max_rejected_fraction: MaxRejected = 0.05
+    patient_key_file: PatientKeyFile = None
+    limits: DecodeLimits = DecodeLimits()
+    overwrite: Overwrite = False
+
+    @field_validator("threshold")
+    @classmethod
+    def _needs_no_pixels(cls, value: str) -> str:
+        if value.endswith(SHIFTED):
+            plain = value.removesuffix(SHIFTED)
+            raise ValueError(f"altered copies of images are made in training alone; give {plain}")
+        return value
+
+    def scoring(self) -> ScoreSpec:
+        """Returns the scoring of the images, which the recalibration rests on."""
+        own = {"model", "out", "threshold"}
+        shared = set(ScoreSpec.model_fields) & set(type(self).model_fields) - own
+        given = {name: getattr(self, name) for name in shared}
+        return ScoreSpec(input=(self.data,), model=(self.model,), **given)
 
 
 class IngestSpec(ListingForm):
@@ -352,4 +400,5 @@ SPECS: dict[str, type[Form]] = {
     "compare": CompareSpec,
     "find-lr": FindLrSpec,
     "score": ScoreSpec,
+    "recalibrate": RecalibrateSpec,
 }

@@ -79,7 +79,7 @@ def split_rows(table: pa.Table, *, seed: int, merge_val: bool) -> Split:
     given = pc.fill_null(table.column("split"), "").to_numpy(zero_copy_only=False)
     given = np.where(usable, given, "")
     found = set(given.tolist()) - {""}
-    _check_classes(table, usable)
+    check_classes(table, usable)
 
     names = np.full(table.num_rows, "", dtype=object)
     if not found:
@@ -290,7 +290,13 @@ def fill_groups(counts: IntArray, target: IntArray) -> npt.NDArray[np.bool_]:
     return taken
 
 
-def _check_classes(table: pa.Table, usable: npt.NDArray[np.bool_]) -> None:
+def check_classes(table: pa.Table, usable: npt.NDArray[np.bool_]) -> None:
+    """Raises `DataError` where the usable rows of a manifest lack a class.
+
+    Args:
+        table: columns of `MANIFEST`, with the metadata of the listing.
+        usable: bool [rows], whether a row has a label and no rejection code.
+    """
     present = set(table.column("label").filter(pa.array(usable)).to_pylist())
     notes = load_notes(table.schema.metadata)
     folders = f"; there are {notes.describe_unknown()}" if notes.unknown else ""

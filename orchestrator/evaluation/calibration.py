@@ -106,7 +106,7 @@ def choose_threshold(
         Fluss, Faraggi and Reiser, Estimation of the Youden index and its associated cutoff point,
         Biometrical Journal 47, 2005, section 2.4 (kernels).
     """
-    name, floor = _parse_rule(rule)
+    name, floor = parse_rule(rule)
     if name == "number":
         return Threshold(float(np.float32(floor)), "fixed")
     label, probability = check_scored(labels, probabilities, None)
@@ -149,6 +149,28 @@ def call_labels(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArray[n
     return (np.asarray(probabilities, np.float64) >= float(threshold)).astype(np.int8)
 
 
+def parse_rule(rule: str) -> tuple[str, float]:
+    """Returns the name of a rule and its number: the floor, or the threshold itself.
+
+    Raises:
+        SpecError: an unknown rule, or a number outside 0..1.
+    """
+    if rule in _MAXIMISED:
+        return rule, 0.0
+    name, _, floor = rule.partition("@")
+    name, text = (name, floor) if name in ("sensitivity", "specificity") else ("number", rule)
+    try:
+        number = float(text)
+    except ValueError:
+        number = np.nan
+    if not 0 <= number <= 1:
+        raise SpecError(
+            f"received threshold rule {rule!r}; expected {', '.join(_MAXIMISED)}, "
+            "sensitivity@0.95 or specificity@0.95 (any floor in 0..1) or a threshold in 0..1"
+        )
+    return name, number
+
+
 def _smoothed_youden(probability: FloatArray, label: npt.NDArray[np.int8]) -> float:
     """Where the smoothed distribution functions of the classes are farthest apart."""
     scores = logit(np.clip(probability, _CLOSEST, 1 - _CLOSEST))
@@ -178,24 +200,6 @@ def _between(low: float, high: float) -> float:
     if low < middle <= high:
         return middle
     return high if high > low or high == 0 else float(np.nextafter(np.float32(low), np.float32(2)))
-
-
-def _parse_rule(rule: str) -> tuple[str, float]:
-    """Splits a rule into its name and its number (the floor, or the threshold itself)."""
-    if rule in _MAXIMISED:
-        return rule, 0.0
-    name, _, floor = rule.partition("@")
-    name, text = (name, floor) if name in ("sensitivity", "specificity") else ("number", rule)
-    try:
-        number = float(text)
-    except ValueError:
-        number = np.nan
-    if not 0 <= number <= 1:
-        raise SpecError(
-            f"received threshold rule {rule!r}; expected {', '.join(_MAXIMISED)}, "
-            "sensitivity@0.95 or specificity@0.95 (any floor in 0..1) or a threshold in 0..1"
-        )
-    return name, number
 
 
 def _require_both(label: npt.NDArray[np.int8], purpose: str) -> None:

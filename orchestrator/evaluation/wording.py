@@ -90,16 +90,17 @@ def excludes_zero(interval: Mapping[str, Any]) -> bool:
     return low is not None and (low > 0 or high < 0)
 
 
-def describe_rule(rule: str) -> str:
+def describe_rule(rule: str, images: str = "validation images") -> str:
     """Returns a threshold rule in words.
 
     Args:
         rule: as `choose_threshold` gives it.
+        images: those by which the threshold was chosen.
     """
     if rule.endswith(SHIFTED):
-        return f"{describe_rule(rule.removesuffix(SHIFTED))} and shifted copies of them"
+        return f"{describe_rule(rule.removesuffix(SHIFTED), images)} and shifted copies of them"
     name, _, floor = rule.partition("@")
     if name in ("sensitivity", "specificity") and floor:
         other = "specificity" if name == "sensitivity" else "sensitivity"
-        return f"highest {other} with a {name} of at least {floor} on validation images"
-    return _RULES.get(rule, rule)
+        return f"highest {other} with a {name} of at least {floor} on {images}"
+    return _RULES.get(rule, rule).replace("validation images", images)

@@ -13,7 +13,7 @@ from orchestrator.cluster.address import find_address
 from orchestrator.cluster.session import query_nodes
 from orchestrator.config.job import Job
 from orchestrator.config.load import build_spec, load_job
-from orchestrator.config.specs import SPECS
+from orchestrator.config.specs import SPECS, RecalibrateSpec, ScoreSpec
 from orchestrator.config.workers import Session, count_cpus, plan_workers
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
@@ -162,7 +162,9 @@ def backbones_of(spec: Any) -> tuple[str, ...]:
 
 def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
     """Lists the input and estimates; what cannot be seen from here is a note."""
-    scores = plan.job is not None and plan.job.kind == "score"
+    if isinstance(spec, RecalibrateSpec):
+        spec = spec.scoring()
+    scores = isinstance(spec, ScoreSpec)
     sources = spec.input if scores else [spec.data]
     try:
         plan.found = InputFacts.of(sources, ListingOptions.of(spec))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator import __version__
+from orchestrator.config.fields import Calibrated
 from orchestrator.errors import BundleError, describe_newer
 from orchestrator.evaluation.figures import Calibration, Interval, Threshold
 from orchestrator.evaluation.wording import INTENDED_USE
@@ -69,6 +70,19 @@ class TrainingData(_Form):
     counts: dict[str, dict[str, int]]
 
 
+class Recalibration(_Form):
+    """The images by which a bundle's calibration and threshold were chosen after its training."""
+
+    date: str  # ISO 8601, UTC
+    num_images: Annotated[int, Field(ge=0)]
+    num_patients: Annotated[int, Field(ge=0)] | None = None
+    counts: dict[str, int]  # images by class
+    rule: str
+    calibration: Calibrated
+    threshold: Interval  # over patients
+    fingerprint: str
+
+
 class BundleInfo(_Form):
     """All of `bundle.json`.
 
@@ -93,6 +107,8 @@ class BundleInfo(_Form):
     seed: int
     versions: dict[str, str]  # library -> version
     intended_use: str = INTENDED_USE
+    parent: Sha256 | None = None  # of the bundle that this one is a recalibration of
+    recalibration: Recalibration | None = None
     files: dict[str, FileEntry] = {}
     _stored: dict[str, Any] | None = None  # all of `bundle.json`, where it was read
 

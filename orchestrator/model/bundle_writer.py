@@ -1,5 +1,9 @@
-"""Writes a bundle: the released model with its calibration, threshold, metrics and model card."""
+"""Writes a bundle: the released model with its calibration, threshold, metrics and model card.
 
+Its network is a trained one, or that of another bundle.
+"""
+
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +13,11 @@ from orchestrator.runs.folders import make_folder, sync_folder
 
 if TYPE_CHECKING:
     import keras
+from orchestrator.errors import BundleError
 from orchestrator.model.bundle import (
     CARD_FILE,
     IR_FILE,
+    IR_WEIGHTS_FILE,
     MODEL_FILE,
     REQUIRED_FILES,
     BundleInfo,
@@ -45,9 +51,47 @@ def write_bundle(
         BundleError: the OpenVINO export disagrees with Keras, or a name is not a plain one.
         ClusterError: the file system refused a write.
     """
-    from orchestrator.model.card import render_card
     from orchestrator.model.engine.export import export_ir
     from orchestrator.model.views import scoring_model
+
+    texts = _begin(folder, info, extra)
+    with atomic_path(folder / MODEL_FILE) as temporary:
+        # A fresh model over the same layers: without the optimizer's state.
+        type(network)(network.input, network.output, name=network.name).save(temporary)
+    export_ir(scoring_model(network, info.test_time_views), folder / IR_FILE, num_threads)
+    return _finish(folder, info, texts)
+
+
+def copy_bundle(
+    parent: Path, folder: Path, info: BundleInfo, *, extra: Mapping[str, str] | None = None
+) -> BundleInfo:
+    """Writes a bundle with the network of another one, as `write_bundle` does.
+
+    Args:
+        parent: the other bundle.
+        folder: as for `write_bundle`.
+        info: the metadata, with the parent's `files`.
+        extra: as for `write_bundle`.
+
+    Returns:
+        The metadata as written.
+
+    Raises:
+        BundleError: the parent's network is no longer that of `info`, or a name is not a plain one.
+        ClusterError: the file system refused a write.
+    """
+    texts = _begin(folder, info, extra)
+    for name in (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE):
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(parent / name, temporary)
+        if sha256_file(folder / name) != info.files[name].sha256:
+            raise BundleError(f"{parent / name} was changed meanwhile; copy the bundle again")
+    return _finish(folder, info, texts)
+
+
+def _begin(folder: Path, info: BundleInfo, extra: Mapping[str, str] | None) -> dict[str, str]:
+    """Makes the folder no bundle until it is finished; returns its text files."""
+    from orchestrator.model.card import render_card
 
     texts = {CARD_FILE: render_card(info), **(extra or {})}
     for name in texts:
@@ -56,10 +100,11 @@ def write_bundle(
         make_folder(folder)
         (folder / INFO_FILE).unlink(missing_ok=True)
         sync_folder(folder)
-    with atomic_path(folder / MODEL_FILE) as temporary:
-        # A fresh model over the same layers: without the optimizer's state.
-        type(network)(network.input, network.output, name=network.name).save(temporary)
-    export_ir(scoring_model(network, info.test_time_views), folder / IR_FILE, num_threads)
+    return texts
+
+
+def _finish(folder: Path, info: BundleInfo, texts: Mapping[str, str]) -> BundleInfo:
+    """Writes the text files and, last, what the bundle is."""
     for name, text in texts.items():
         write_text(folder / name, text)
     names = sorted({*REQUIRED_FILES, *texts})

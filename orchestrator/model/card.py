@@ -26,8 +26,8 @@ def render_card(info: "BundleInfo") -> str:
         "## Operating point\n\n"
         f"An image is called {positive} where its calibrated probability is at least "
         f"{info.threshold.value:.4f} (chosen by: {info.threshold.rule}). Probability = "
-        f"sigmoid({info.calibration.slope:.4f} x logit + {info.calibration.intercept:.4f}); the "
-        "curve was fitted on validation images.",
+        f"sigmoid({info.calibration.slope:.4f} x logit + {info.calibration.intercept:.4f}). "
+        + _chosen_on(info),
         "## Training data\n\n" + _counts(info),
         "## How it did\n\n" + _metrics(info),
         "## Limits\n\n" + _limits(info),
@@ -37,6 +37,23 @@ def render_card(info: "BundleInfo") -> str:
         "of this for programs, with the SHA-256 of every file.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _chosen_on(info: "BundleInfo") -> str:
+    """By which images curve and threshold were chosen."""
+    found = info.recalibration
+    if found is None:
+        return "The curve was fitted on validation images."
+    patients = "" if found.num_patients is None else f" of {found.num_patients:,} patients"
+    counts = ", ".join(f"{number:,} {name}" for name, number in found.counts.items())
+    fitted = "curve and threshold were" if found.calibration == "platt" else "the threshold was"
+    bounds = format_range(found.threshold.as_dict())
+    return (
+        f"**Recalibrated** on {found.date}: {fitted} chosen on "
+        f"{found.num_images:,} labelled images{patients} ({counts}), and not on those of the "
+        f"training; the network is that of the bundle `{info.parent}`."
+        + (f" On other patients as many the threshold would lie in {bounds}." if bounds else "")
+    )
 
 
 def _facts(info: "BundleInfo") -> str:
@@ -90,19 +107,23 @@ def _figure(figure: "Interval | None") -> str:
 
 def _limits(info: "BundleInfo") -> str:
     """What the figures above do not show."""
-    tested = "test" in info.metrics
+    chosen = "Threshold and calibration were chosen on validation images, so figures there are " + (
+        "slightly hopeful; those of the test set are not."
+        if "test" in info.metrics
+        else "hopeful, and no test set was given."
+    )
+    if info.recalibration is not None:
+        chosen = (
+            "Figures are of the images of the recalibration, each called by a threshold that was "
+            "chosen on other patients."
+        )
     return "\n".join(
         [
             "- Figures hold for images like those it was trained on. Another hospital, machine, "
             "age group or view can lower them: measure on your own labelled images first.",
             "- It tells two classes apart and knows no other finding; an image that is not a "
             "frontal chest X-ray gets a probability too.",
-            "- Threshold and calibration were chosen on validation images, so figures there are "
-            + (
-                "slightly hopeful; those of the test set are not."
-                if tested
-                else "hopeful, and no test set was given."
-            ),
+            f"- {chosen}",
             "- Labels are those of the data set; their errors are in every figure.",
         ]
     )

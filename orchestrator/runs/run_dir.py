@@ -258,6 +258,11 @@ class RunDir:
         return RunDir(self.path / "refit")
 
     @property
+    def scored(self) -> "RunDir":
+        """The scoring run of a recalibration."""
+        return RunDir(self.path / "scored")
+
+    @property
     def bundle(self) -> Path:
         """The bundle that a search releases."""
         return self.path / "model"

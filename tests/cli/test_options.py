@@ -252,6 +252,7 @@ def leave_unfinished(kind: str, spec: Any) -> Path:
 def test_a_run_is_continued_by_its_own_command_and_refused_by_others(kind: str, ask: Ask) -> None:
     data = str(Path.cwd())
     required = {"input": [data]} if kind == "score" else {"data": data}
+    required |= {"model": data} if kind == "recalibrate" else {}
     spec = SPECS[kind].model_validate(required | {"seed": 5})
     folder = leave_unfinished(kind, spec)
     asked = ask(kind, "--resume", f"runs/{kind}", "--workers", "1")

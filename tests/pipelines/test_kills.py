@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compare": ("--backbones", "tiny", *SHORT),
     "tune": ("--backbone", "tiny", *SHORT, "--trials", "2", "--views", "1"),
     "score": ("--workers", "1"),
+    "recalibrate": ("--workers", "1"),
     "ingest": ("--image-size", "32", "--workers", "1"),
 }
 
@@ -31,13 +32,14 @@ def words(command: str, data: Path, out: Path, model: Path) -> list[object]:
     """The command line; `ingest` names its folder by place."""
     place = [out] if command == "ingest" else ["--out", out]
     extra = ["--model", model] if command == "score" else []
-    return [command, data, *place, *extra, *COMMANDS[command]]
+    first = [model] if command == "recalibrate" else []
+    return [command, *first, data, *place, *extra, *COMMANDS[command]]
 
 
 def tables(command: str, out: Path) -> dict[str, Any]:
     """What a command leaves, less times, names of runs and what training rounds."""
     run = RunDir(out)
-    if command == "train":
+    if command in ("train", "recalibrate"):
         return {name: path.exists() for name in ("bundle.json",) for path in [out / name]}
     found: dict[str, Any] = {"success": run.success.exists()}
     for path in sorted(out.rglob("*.parquet")):

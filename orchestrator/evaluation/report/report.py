@@ -32,6 +32,7 @@ def build_report(
     *,
     found: int,
     threshold_rule: str,
+    overridden: Mapping[str, Any] | None = None,
     model: Mapping[str, Any],
     run: Mapping[str, Any],
     known: Sequence[Mapping[str, Any]] = (),
@@ -46,6 +47,7 @@ def build_report(
         tally: the rows of this run.
         found: files found; each must be in the tally or have been processed before.
         threshold_rule: the rule behind the tally's threshold.
+        overridden: value and rule of the model's own threshold where another one was given.
         model: facts about the bundle, JSON-able, among them `backbone` and `sha256`.
         run: facts about the run, JSON-able, such as run_id, engine and versions.
         known: files that earlier runs have processed, counted: each with `files` of a `root`, how
@@ -57,8 +59,9 @@ def build_report(
 
     Returns:
         counts, known, listing, decoding (images by grey rule and by note), threshold,
-        threshold_rule, model, run, intended_use, num_images and num_patients of the labelled rows,
-        metrics ({} without labels), confusion and interval (None without).
+        threshold_rule, overridden_threshold (None where it is the model's own), model, run,
+        intended_use, num_images and num_patients of the labelled rows, metrics ({} without labels),
+        confusion and interval (None without).
 
     Raises:
         DataError: rows and files do not add up, or a probability is outside 0..1.
@@ -115,6 +118,7 @@ def build_report(
         **evaluation,
         "threshold": tally.threshold,
         "threshold_rule": threshold_rule,
+        "overridden_threshold": None if overridden is None else dict(overridden),
         "model": dict(model),
         "run": dict(run),
         "intended_use": INTENDED_USE,
@@ -134,6 +138,8 @@ def render_html(report: Mapping[str, Any], tally: Tally) -> str:
     labels, probabilities = tally.labels, tally.probabilities
     labelled = labels != UNLABELLED
     has_labels = report["confusion"] is not None
+    recalibrated = "recalibrated" in report["model"]
+    images = "labelled images of one site" if recalibrated else "validation images"
     view = (
         build_view(report, labels[labelled], probabilities[labelled], "score")
         if has_labels
@@ -154,7 +160,7 @@ def render_html(report: Mapping[str, Any], tally: Tally) -> str:
             {
                 **report["model"],
                 "threshold": report["threshold"],
-                "threshold chosen by": describe_rule(report["threshold_rule"]),
+                "threshold chosen by": describe_rule(report["threshold_rule"], images),
             }
         ),
         run_facts=list_facts(report["run"]),

@@ -242,8 +242,12 @@ def _describe(dataset: IngestedSource, manifest: Manifest, max_rejected_fraction
 
 
 def fingerprint(rows: pa.Table) -> str:
-    """Returns a SHA-256 over the content and label of every decoded row, whatever their order."""
-    valid = rows.filter(pc.is_null(rows.column("code")))
+    """Returns a SHA-256 over the content and label of every decoded row, whatever their order.
+
+    Args:
+        rows: columns `sha256` and `label`, and `code` where some were not decoded.
+    """
+    valid = rows.filter(pc.is_null(rows["code"])) if "code" in rows.column_names else rows
     pairs = sorted(
         zip(valid["sha256"].to_pylist(), valid["label"].to_pylist(), strict=True), key=str
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
+from orchestrator.evaluation.calibration import choose_threshold
 from orchestrator.evaluation.figures import Calibration, Threshold
 from orchestrator.model.bundle import BundleInfo, load_info
 from orchestrator.model.bundle_folder import newest_bundle
@@ -18,10 +19,12 @@ class Members:
     Args:
         bundles: their folders, links resolved: a run goes on with what it began with.
         infos: what each says of itself.
+        given: threshold in place of their own, or None.
     """
 
     bundles: tuple[Path, ...]
     infos: tuple[BundleInfo, ...]
+    given: float | None = None
 
     @property
     def size_px(self) -> int:
@@ -40,6 +43,13 @@ class Members:
 
     @property
     def threshold(self) -> Threshold:
+        """The threshold that was given, or the bundles' own."""
+        if self.given is None:
+            return self.own_threshold
+        return choose_threshold((), (), str(self.given))
+
+    @property
+    def own_threshold(self) -> Threshold:
         """The bundle's threshold; of several the mean.
 
         With the mean, what all members call PNEUMONIA the ensemble calls PNEUMONIA, and what all
@@ -59,6 +69,7 @@ class Members:
                 "sha256": info.sha256,
                 "image_size": info.size_px,
                 "weights": info.weights,
+                **_recalibration(info),
             }
         shown = {
             f"probability_{number}": f"{info.backbone}, {info.weights} weights, {info.sha256}"
@@ -68,8 +79,20 @@ class Members:
         return {"backbone": backbones, "sha256": self.hashes, "image_size": self.size_px, **shown}
 
 
-def load_members(named: Sequence[str] | None) -> Members:
+def _recalibration(info: BundleInfo) -> dict[str, str]:
+    """What a report says of a recalibration, nothing where there was none."""
+    found = info.recalibration
+    if found is None:
+        return {}
+    return {"recalibrated": f"{found.date}, on {found.num_images:,} labelled images"}
+
+
+def load_members(named: Sequence[str] | None, threshold: float | None = None) -> Members:
     """Returns the named bundles, or the newest one under `models/`, every hash verified.
+
+    Args:
+        named: their folders.
+        threshold: to call PNEUMONIA by, in place of their own.
 
     Raises:
         SpecError: none there, one named twice, or image sizes that differ.
@@ -77,7 +100,7 @@ def load_members(named: Sequence[str] | None) -> Members:
     """
     folders = [Path(name) for name in named] if named else [newest_bundle(Path("models"))]
     bundles = tuple(folder.resolve() for folder in folders)
-    members = Members(bundles, tuple(map(load_info, folders)))
+    members = Members(bundles, tuple(map(load_info, folders)), threshold)
     if len(set(members.hashes)) < len(bundles):
         raise SpecError("one model is named twice; name each --model once")
     sizes = {info.size_px for info in members.infos}

@@ -152,6 +152,8 @@ def _terms(spec: ScoreSpec, models: list[str]) -> dict[str, Any]:
         "engine": spec.engine,
         "precision": spec.precision,
         "decoder": DECODER_VERSION,
+        # Runs of earlier versions have no such key, and none was given there.
+        **({} if spec.threshold is None else {"threshold": spec.threshold}),
     }
 
 

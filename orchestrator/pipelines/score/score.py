@@ -83,7 +83,7 @@ def score(
         ClusterError: a worker or the disk failed; the same command with `--out` goes on later.
         LockedError: another process works in the run, or with `only_new` in `out_root`.
     """
-    members = load_members(spec.model)
+    members = load_members(spec.model, spec.threshold)
     check_inputs(spec.input)
     ingested = open_ingested_input(spec, members.size_px)
     folder, target = _place_run(spec, run_folder)

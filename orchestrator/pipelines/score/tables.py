@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ def _write_report(
         tally,
         found=found,
         threshold_rule=members.threshold.rule,
+        overridden=None if members.given is None else asdict(members.own_threshold),
         model=members.facts(),
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
         seed=spec.seed,

@@ -71,11 +71,24 @@ def test_report_counts_the_confusion_of_the_table(scored: Any) -> None:
     )
 
 
-def test_a_second_run_gives_the_same_tables(
+def test_a_second_run_gives_the_same_tables_and_a_given_threshold_other_calls(
     scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
 ) -> None:
-    again = run_score(trained, phantoms, tmp_path / "again", shard_rows=50)
-    assert predictions(again.run) == predictions(scored.run)
+    middle = sorted(row["probability"] for row in predictions(scored.run))[80]
+    again = run_score(trained, phantoms, tmp_path / "again", shard_rows=50, threshold=middle)
+    found, expected = predictions(again.run), predictions(scored.run)
+    called, before = ([row.pop("predicted") for row in rows] for rows in (found, expected))
+    assert found == expected
+    assert called == [int(row["probability"] >= middle) for row in found]
+    assert called != before
+    assert (again.report["threshold"], again.report["threshold_rule"]) == (middle, "fixed")
+    own = {"value": scored.report["threshold"], "rule": scored.report["threshold_rule"]}
+    assert again.report["overridden_threshold"] == own
+    assert scored.report["overridden_threshold"] is None
+    assert "was given for this run" in (again.run / "report.html").read_text()
+    assert "was given for this run" not in (scored.run / "report.html").read_text()
+    said = f"threshold    {middle:.4f}, given for this run; the model's own is {own['value']:.4f}"
+    assert said in score_summary(again)
 
 
 def test_flat_table_and_ingested_inputs_score_alike_and_bad_files_are_rejected(

@@ -1,0 +1,220 @@
+"""Recalibrate a bundle: a scoring run of one site's labelled images, and a decision by its logits.
+
+The network stays as it is: the new bundle has the same files of it.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.config.specs import RecalibrateSpec, Resources
+from orchestrator.data.decode.images import DECODER_VERSION
+from orchestrator.data.listing.inputs import check_inputs
+from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.parquet import open_parquet
+from orchestrator.data.schema import CLASS_NAMES
+from orchestrator.data.source import open_manifest
+from orchestrator.data.splits import check_classes, group_rows
+from orchestrator.errors import SpecError
+from orchestrator.evaluation.metrics import Evaluation, evaluate
+from orchestrator.evaluation.operating_point import (
+    HeldOut,
+    OperatingPoint,
+    choose_point,
+    count_needed,
+    cross_validate,
+    threshold_interval,
+)
+from orchestrator.evaluation.report.recalibration import (
+    build_recalibration,
+    render_recalibration_html,
+)
+from orchestrator.model.bundle import BundleInfo, Metrics, Recalibration, load_info
+from orchestrator.model.bundle_folder import INFO_FILE
+from orchestrator.model.bundle_writer import copy_bundle
+from orchestrator.pipelines.prepare.ingest import fingerprint
+from orchestrator.pipelines.score.score import score
+from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import write_json, write_text
+from orchestrator.runs.life_cycle import BundleFolder, open_run
+from orchestrator.runs.run_dir import RunDir, new_run_id
+
+_COLUMNS = ["label", "patient_id", "sha256", "logit"]
+
+
+@dataclass(frozen=True)
+class RecalibrateResult:
+    """What a recalibration made.
+
+    Args:
+        bundle: folder of the new bundle.
+        run: folder of the run, the scoring run in it.
+        report: as in `report.json`.
+    """
+
+    bundle: Path
+    run: Path
+    report: dict[str, Any]
+
+
+def recalibrate(
+    spec: RecalibrateSpec,
+    resources: Resources,
+    reporter: Reporter,
+    *,
+    run_folder: Path | None = None,
+) -> RecalibrateResult:
+    """Releases a bundle again, with calibration and threshold of one site's labelled images.
+
+    Args:
+        spec: which bundle, which images, by what rule.
+        resources: what to use of the cluster.
+        reporter: receives the progress of the scoring, and the warnings.
+        run_folder: folder of the run; the one that the bundle's folder names, or a new one under
+            `runs/` otherwise.
+
+    Returns:
+        Where the bundle, the run and the report are.
+
+    Raises:
+        SpecError: the spec cannot be met, or the output folder is taken.
+        DataError: no labels, images of one class, or of too few patients, or too many rejected.
+        BundleError: the bundle cannot be used.
+        ClusterError: a worker or the disk failed; the same command goes on later.
+    """
+    parent = Path(spec.model).resolve()
+    info = load_info(parent)
+    check_inputs([spec.data])
+    spec = spec.model_copy(update={"model": str(parent)})
+    out = Path(spec.out or Path("models", new_run_id("recalibrate"))).absolute()
+    if out.resolve() == parent:
+        raise SpecError(f"--out {out} is the bundle itself; name another folder")
+    bundle = BundleFolder(out, INFO_FILE)
+    others = {"models": [info.sha256], "decoder": DECODER_VERSION}
+    with open_run(
+        "recalibrate",
+        run_folder,
+        spec,
+        resources,
+        reporter=reporter,
+        others=others,
+        bundle=bundle,
+    ) as opened:
+        if not opened.completed:
+            _score(spec, resources, opened.run, reporter)
+            _release(spec, parent, info, opened.run, out, reporter)
+    return RecalibrateResult(out, opened.run.path, opened.load_report())
+
+
+def _score(spec: RecalibrateSpec, resources: Resources, run: RunDir, reporter: Reporter) -> None:
+    """Scores the images in a run of its own, unless that is done."""
+    if run.scored.success.exists():
+        return
+    scoring = spec.scoring()
+    manifest, _ = open_manifest(Path(spec.data), scoring.shard_rows, ListingOptions.of(spec))
+    table = manifest.table  # before hours are spent on images without labels
+    usable = pc.and_(pc.is_valid(table["label"]), pc.is_null(table["code"]))
+    check_classes(table, usable.to_numpy())
+    # What is left of an attempt that cannot be resumed is replaced.
+    given = {"out": str(run.scored.path), "overwrite": True}
+    score(scoring.model_copy(update=given), resources, reporter)
+
+
+def _release(
+    spec: RecalibrateSpec,
+    parent: Path,
+    info: BundleInfo,
+    run: RunDir,
+    out: Path,
+    reporter: Reporter,
+) -> None:
+    """Chooses the operating point by the scored images, and writes the report and the bundle."""
+    parts = sorted(run.scored.predictions.glob("*.parquet"))
+    scored = pa.concat_tables(open_parquet(part).read(columns=_COLUMNS) for part in parts)
+    found_in = fingerprint(scored)
+    rows = scored.filter(pc.is_valid(scored["label"]))
+    labels, logits = rows["label"].to_numpy(), rows["logit"].to_numpy().astype(np.float64)
+    patients, groups = np.array(rows["patient_id"].to_pylist(), object), group_rows(rows)
+    kept = info.calibration if spec.calibration == "none" else None
+    held = cross_validate(labels, logits, groups, spec.threshold, kept, seed=spec.seed)
+    point = choose_point(labels, logits, spec.threshold, kept)
+    before = evaluate(
+        labels, info.calibration.apply(logits), info.threshold.value, patients, seed=spec.seed
+    )
+    after = _evaluate_held_out(labels, held, point, patients, before)
+    interval = threshold_interval(
+        labels, point.calibration.apply(logits), groups, point.threshold, seed=spec.seed
+    )
+    counts = {name: int(np.sum(labels == label)) for label, name in enumerate(CLASS_NAMES)}
+    warnings = []
+    if found_in == info.data.fingerprint:
+        warnings.append(
+            "these are the images that the model was trained on: figures and threshold are too "
+            "hopeful; label images of another time or site"
+        )
+    report = build_recalibration(
+        parent={
+            "backbone": info.backbone,
+            "sha256": info.sha256,
+            "threshold": info.threshold.value,
+            "threshold_rule": info.threshold.rule,
+            "calibration": asdict(info.calibration),
+        },
+        before=before,
+        after=after,
+        num_folds=held.num_folds,
+        point=point,
+        threshold_interval=interval,
+        need=count_needed(labels, groups, spec.threshold),
+        counts=counts | {"no label": scored.num_rows - rows.num_rows},
+        warnings=warnings,
+        run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
+    )
+    for line in report["warnings"]:
+        reporter.say(f"warning: {line}")
+    page = render_recalibration_html(report)
+    write_json(run.report_json, report)
+    write_text(run.report_html, page)
+    measured = Metrics(
+        num_images=after.num_images, num_patients=after.num_patients, metrics=after.metrics
+    )
+    released = info.model_copy(
+        update={
+            "threshold": point.threshold,
+            "calibration": point.calibration,
+            "metrics": {"recalibration": measured},
+            "parent": info.sha256,
+            "recalibration": Recalibration(
+                num_images=measured.num_images,
+                num_patients=measured.num_patients,
+                date=datetime.now(UTC).isoformat(timespec="seconds"),
+                counts=counts,
+                rule=spec.threshold,
+                calibration=spec.calibration,
+                threshold=interval,
+                fingerprint=found_in,
+            ),
+        }
+    )
+    copy_bundle(parent, out, released, extra={"report.html": page})
+
+
+def _evaluate_held_out(
+    labels: Any, held: HeldOut, point: OperatingPoint, patients: Any, before: Evaluation
+) -> Evaluation:
+    """The figures of images that had no part in choosing.
+
+    Each fold has a threshold of its own, so calls and probabilities are measured one by one. Areas
+    under curves are those before: within a fold the order of images is the logits'.
+    """
+    seed = before.seed
+    called = evaluate(labels, held.calls.astype(np.float64), 0.5, patients, seed=seed)
+    probable = evaluate(labels, held.probabilities, 0.5, patients, seed=seed).metrics
+    areas = {name: before.metrics[name] for name in ("auroc", "auprc")}
+    losses = {name: probable[name] for name in ("log_loss", "brier")}
+    return replace(called, metrics=called.metrics | areas | losses, threshold=point.threshold.value)
