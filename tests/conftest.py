@@ -53,6 +53,23 @@ def recorder() -> Recorder:
     return Recorder()
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has scoring runs of several shards compute them in this process, as those of one shard are.
+
+    For what is said of runs, not of the cluster: listing, decoding, engine and tables are the same.
+    """
+    keep_in_process(monkeypatch)
+
+
+def keep_in_process(patch: pytest.MonkeyPatch) -> None:
+    """As the fixture `in_process`, for fixtures that last longer."""
+    import orchestrator.pipelines.score.score as scoring
+    from orchestrator.config.workers import Session
+
+    patch.setattr(scoring, "_fit_here", lambda *_: Session(1, 2.0, 0.0))
+
+
 @pytest.fixture(scope="session")
 def public_data() -> Path:
     if not PUBLIC_DATA.is_dir():

@@ -82,8 +82,8 @@ def test_a_data_set_is_read(made: Path) -> None:
     assert source.load_rows().column("code").null_count == 6
 
 
-@pytest.mark.ray
-def test_an_unfinished_scoring_goes_on(made: Path, ray_cluster: None) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_an_unfinished_scoring_goes_on(made: Path) -> None:
     run = RunDir(made / "score_unfinished")
     done = run.shards / "part-00000.arrow"
     written = done.stat().st_mtime_ns

@@ -31,6 +31,9 @@ LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 # `/ray/session_2026-01-31_02-00-00_123456_1234567/sockets/plasma_store`.
 _MAX_FOLDER_BYTES = 107 - 68
 
+# What the drivers of GPUs that Ray counts put there: NVIDIA's, that of Windows, AMD's and others'.
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri", "/dev/mxcd")
+
 
 @contextlib.contextmanager
 def open_session(
@@ -70,6 +73,20 @@ def open_session(
     finally:
         if ours:
             ray.shutdown()
+
+
+def plan_this_process(resources: Resources) -> Session | None:
+    """Returns this process as the one worker, with its CPUs; None where a cluster was asked for.
+
+    Asked for is a cluster that `RAY_ADDRESS` or `ORCHESTRATOR_CLUSTER` names, or workers of some
+    number or size, or GPUs.
+    """
+    sizes = (resources.workers, resources.cpus_per_worker)
+    named = find_address() or os.environ.get("ORCHESTRATOR_CLUSTER")
+    if sizes != (None, None) or resources.gpus_per_worker not in ("auto", 0) or named:
+        return None
+    alone = resources.model_copy(update={"workers": 1, "gpus_per_worker": 0.0})
+    return plan_workers(alone, [{"CPU": float(count_cpus())}])
 
 
 def possible_nodes() -> list[dict[str, float]]:
@@ -131,6 +148,8 @@ def gives_gpus(resources: Resources) -> bool:
 
 def count_gpus() -> int:
     """Returns how many GPUs a Ray that is started here counts."""
+    if not any(Path(device).exists() for device in _GPU_DEVICES):
+        return 0  # without Ray, which takes a second to import
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     manager = get_accelerator_manager_for_resource("GPU")

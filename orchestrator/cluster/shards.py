@@ -1,10 +1,7 @@
 """Run a stage over a manifest's shards on Ray, exactly once.
 
-A stage is a plain callable: shard number in, Arrow table out. One shard is one call and one file,
-written under a temporary name and renamed by the worker that computed it; a file under its final
-name is that shard's result, whoever wrote it. That makes a retry, a second worker on the same
-shard and a restart of the whole command all harmless, since a stage gives equal rows for equal
-shards. Which rows a table must hold is the caller's to reconcile.
+What a stage is, and what makes a second worker on the same shard harmless, is in
+`orchestrator.data.shards`.
 
 A worker that takes too long for its shard is ended and counts as one that died.
 """
@@ -14,38 +11,24 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-import pyarrow as pa
+from typing import Any
 
 from orchestrator.cluster.nodes import check_code, code_versions
 from orchestrator.cluster.room import LOOK_S, check_room, describe_room
 from orchestrator.config.workers import Session
-from orchestrator.data.shard_files import has_part, part_path, read_part, write_part
-from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.data.shards import (
+    LATE_ADVICE,
+    ShardWorker,
+    Stage,
+    describe_failure,
+    find_missing,
+)
+from orchestrator.errors import ClusterError
 from orchestrator.progress import Reporter
 from orchestrator.runs.wait import Wait
 
 _MAX_ATTEMPTS = 3
 _STARTING = -1  # in place of a shard: the first call of a worker
-# Time limit of a shard: for loading the model from slow storage, and for each image. Many times
-# what the slowest machine takes: one decoder alone may use a minute, B5 at 456 px half a second.
-_SHARD_S, _IMAGE_S, _PX_PER_S = 1800.0, 10.0, 20_000.0
-
-
-class Stage(Protocol):
-    """What a worker does with a shard."""
-
-    def __call__(self, shard: int) -> pa.Table:
-        """Returns the shard's whole result."""
-
-
-@runtime_checkable
-class LookingAhead(Protocol):
-    """A stage that can begin with a shard while it ends the one before."""
-
-    def expect(self, following: int | None) -> None:
-        """Names the shard after the next one, None where it is not known."""
 
 
 def run_shards(
@@ -75,35 +58,13 @@ def run_shards(
         ClusterError: a shard's worker died or was too slow three times, the stage failed with
             anything else, or the wait for nodes was too long.
     """
-    missing = []
-    for shard in shards:
-        path = part_path(out, shard)
-        if has_part(path, owner):
-            reporter.advance(read_part(path).num_rows)
-        else:
-            missing.append(shard)
-    if missing:
+    if missing := find_missing(shards, out, owner, reporter):
         limit_s = session.shard_timeout_s or limit_s
         _Pool(make_stage, out, owner, session, reporter, limit_s).run(missing)
 
 
-def shard_limit_s(num_images: int, size_px: int) -> float:
-    """Returns a generous time limit of one shard, s.
-
-    Args:
-        num_images: most images of a shard, each view counted.
-        size_px: their height and width, px.
-    """
-    return _SHARD_S + num_images * (_IMAGE_S + size_px**2 / _PX_PER_S)
-
-
-class _Worker:
-    """The process of a pool: builds the stage at its first shard and keeps it."""
-
-    def __init__(self, make_stage: Callable[[], Stage], out: Path, owner: str) -> None:
-        self._make_stage = make_stage
-        self._out, self._owner = out, owner
-        self._stage: Stage | None = None
+class _Worker(ShardWorker):
+    """The process of a pool."""
 
     def ready(self, code: dict[str, str]) -> int:
         """Answers once the worker has its place in the cluster, on a node with the same code."""
@@ -111,21 +72,6 @@ class _Worker:
 
         check_code(f"the node {ray.util.get_node_ip_address()}", code_versions(), code)
         return 0
-
-    def run(self, shard: int, following: int | None) -> int:
-        """Computes one shard, commits its file and returns its number of rows.
-
-        Args:
-            shard: its number.
-            following: the shard that this worker gets next.
-        """
-        if self._stage is None:
-            self._stage = self._make_stage()
-        if isinstance(self._stage, LookingAhead):
-            self._stage.expect(following)
-        table = self._stage(shard)
-        write_part(part_path(self._out, shard), table, self._owner)
-        return int(table.num_rows)
 
 
 @dataclass
@@ -236,8 +182,7 @@ class _Pool:
                 ray.kill(member.worker)
                 late.append(busy.pop(reference))
                 what = f"shard {member.shard} ran into its time limit"
-                advice = "look for storage that stalls, or allow more with --shard-timeout"
-                self._count(member.shard, what, f"{self.limit_s:,.0f} s", advice)
+                self._count(member.shard, what, f"{self.limit_s:,.0f} s", LATE_ADVICE)
         return late
 
     def _start(self) -> Any:
@@ -260,13 +205,7 @@ class _Pool:
         try:
             num_rows: int = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, OrchestratorError):
-                raise cause from None
-            raise ClusterError(
-                f"shard {shard} failed with {type(cause).__name__}; committed shards are kept: "
-                "run the same command again to continue"
-            ) from error
+            raise describe_failure(shard, error.cause) from error
         except ray.exceptions.RayError as error:
             name = "a worker" if shard == _STARTING else f"the worker of shard {shard}"
             reason = str(error).strip().splitlines()[0]

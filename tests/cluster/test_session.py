@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from orchestrator.cluster.session import (
     gives_gpus,
     node_resources,
     open_session,
+    plan_this_process,
 )
 from orchestrator.config.specs import Resources
 from orchestrator.config.workers import Session, plan_workers
@@ -60,6 +62,27 @@ def test_what_the_cluster_can_never_give_is_an_error_at_once(
 ) -> None:
     with pytest.raises(SpecError, match=message):
         plan_workers(resources, nodes)
+
+
+def test_this_process_is_enough_unless_a_cluster_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("RAY_ADDRESS", "ORCHESTRATOR_CLUSTER")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sessions, "count_cpus", lambda: 24)
+    limits = {"shard_timeout": timedelta(seconds=9), "max_wait": timedelta(seconds=8)}
+    plain = Resources(**limits)
+    assert plan_this_process(plain) == Session(1, 24.0, 0.0, 8.0, 9.0)
+    assert plan_this_process(plain.model_copy(update={"gpus_per_worker": 0})) is not None
+    for asked in ({"workers": 1}, {"cpus_per_worker": 2.0}, {"gpus_per_worker": 1.0}):
+        assert plan_this_process(Resources(**asked)) is None
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert plan_this_process(plain) is not None
+    for name in names:
+        monkeypatch.setenv(name, "somewhere")
+        assert plan_this_process(plain) is None
+        monkeypatch.delenv(name)
 
 
 @pytest.mark.ray

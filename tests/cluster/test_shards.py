@@ -12,9 +12,10 @@ import pytest
 from ray import cloudpickle
 
 from orchestrator.cluster import room, shards
-from orchestrator.cluster.shards import run_shards, shard_limit_s
+from orchestrator.cluster.shards import run_shards
 from orchestrator.config.workers import Session
 from orchestrator.data.shard_files import check_parts, has_part, part_path, read_part, write_part
+from orchestrator.data.shards import shard_limit_s
 from orchestrator.errors import ClusterError, DataError
 from tests.conftest import Recorder
 
@@ -198,12 +199,6 @@ def test_a_single_wait_for_room_ends_with_it_or_gives_up() -> None:
     room.await_room(SESSION, 2, said.append)
     with pytest.raises(ClusterError, match="has lost its last node that could hold a worker"):
         room.await_room(replace(SESSION, cpus_per_worker=99.0), 1, said.append)
-
-
-def test_the_time_limit_of_a_shard_is_generous() -> None:
-    assert shard_limit_s(256, 150) > 3600  # of some 5 s
-    assert shard_limit_s(256, 456) > 100 * 256 / 5.7
-    assert shard_limit_s(4 * 256, 456) > 100 * 4 * 256 / 5.7
 
 
 def test_a_shard_whose_worker_dies_is_computed_by_another(tmp_path: Path) -> None:

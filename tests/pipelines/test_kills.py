@@ -22,8 +22,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "find-lr": ("--backbone", "tiny", *TINY),
     "compare": ("--backbones", "tiny", *SHORT),
     "tune": ("--backbone", "tiny", *SHORT, "--trials", "2", "--views", "1"),
-    "score": ("--workers", "1"),
-    "recalibrate": ("--workers", "1"),
+    "score": (),  # in one process, without a cluster
+    "recalibrate": (),
     "ingest": ("--image-size", "32", "--workers", "1"),
 }
 

@@ -100,6 +100,7 @@ class DecoderPool:
         self._read = read
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._closed = False
 
     def submit(self, file: Any) -> Future[Any]:
         """Queues a file, from one thread at a time.
@@ -108,9 +109,13 @@ class DecoderPool:
             file: what `decode` takes.
 
         Returns:
-            The image to come, or `ImageError`, or `ClusterError` where no process can be started.
+            The image to come, or `ImageError`, or `ClusterError` where no process can be started;
+            cancelled where the pool was closed before its turn came.
         """
         task = _Task(file)
+        if self._closed:
+            task.future.cancel()
+            return task.future
         self._tasks.put(task)
         if len(self._threads) < self._num_processes:
             # A thread for each process: the kernel ends a process with the thread that started it.
@@ -120,11 +125,18 @@ class DecoderPool:
         return task.future
 
     def close(self) -> None:
-        """Ends the processes once what is queued is decoded."""
-        for _ in self._threads:
-            self._tasks.put(None)
+        """Ends the processes once what they have in hand is decoded, and cancels what is queued.
+
+        One that takes long for its file is left behind, and ends with this process. May be called
+        from any thread.
+        """
+        self._closed = True
+        with contextlib.suppress(Empty):
+            while task := self._tasks.get_nowait():
+                task.future.cancel()
+        self._tasks.put(None)  # for all threads
         for thread in self._threads:
-            thread.join()
+            thread.join(_EXIT_S)
 
     def _drive(self) -> None:
         """Keeps one process supplied with files, and replaces it when it is lost."""

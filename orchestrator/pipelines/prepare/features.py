@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.cluster.one_shot import run_calls
-from orchestrator.cluster.shards import run_shards, shard_limit_s
+from orchestrator.cluster.shards import run_shards
 from orchestrator.config.specs import TrainSpec, TuneSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.shard_files import check_parts, table_images
+from orchestrator.data.shards import shard_limit_s
 from orchestrator.data.source import IngestedSource
 from orchestrator.pipelines.prepare.feature_set import is_packed, pack_features
 from orchestrator.progress import Reporter

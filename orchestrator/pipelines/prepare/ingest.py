@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.cluster.session import open_session
-from orchestrator.cluster.shards import run_shards, shard_limit_s
+from orchestrator.cluster.shards import run_shards
 from orchestrator.config.forms import DecodeLimits
 from orchestrator.config.specs import IngestSpec, Resources, TrainSpec
 from orchestrator.config.workers import Session
@@ -30,6 +30,7 @@ from orchestrator.data.manifest import Manifest, load_manifest, open_manifest_fi
 from orchestrator.data.parquet import write_parquet
 from orchestrator.data.rejections import Rejections, check_rejected
 from orchestrator.data.shard_files import check_parts, part_path, read_part
+from orchestrator.data.shards import shard_limit_s
 from orchestrator.data.source import (
     DATASET_VERSION,
     FileSource,

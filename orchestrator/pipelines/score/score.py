@@ -8,12 +8,13 @@ import contextlib
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.session import gives_gpus, open_session
-from orchestrator.cluster.shards import Stage, run_shards, shard_limit_s
+from orchestrator.cluster.session import gives_gpus, open_session, plan_this_process
+from orchestrator.cluster.shards import run_shards
 from orchestrator.config.addresses import is_address
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.config.workers import Session
@@ -21,9 +22,11 @@ from orchestrator.data.decode.images import DECODER_VERSION
 from orchestrator.data.listing.addresses import check_address
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.manifest import StoredManifest, iter_shards
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import has_part, part_path
+from orchestrator.data.shards import Stage, run_shards_here, shard_limit_s
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
 from orchestrator.errors import DataError, SpecError
 from orchestrator.pipelines.prepare.ingest import (
@@ -222,6 +225,11 @@ def _score_run(
     owner = run.load_uuid()
     if all(has_part(part_path(run.shards, shard), owner) for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
+    elif here := _fit_here(spec, resources, source):
+        reporter.say(
+            "scoring in this process: all images fit one shard; --workers starts a cluster"
+        )
+        _score_shards(spec, run, source, work, members, here, run_shards_here, naming, reporter)
     else:
         # What is on an address is read from everywhere; a folder must be seen by every node.
         roots = source.roots if isinstance(source, FileSource) else ()
@@ -229,13 +237,19 @@ def _score_run(
         reads = [Path(place) for place in (*inputs, *(spec.model or ())) if "://" not in place]
         reads += [work.index.folder] if work.index else []
         with open_session(resources, reads=reads, writes=[run.path]) as session:
-            _score_shards(spec, run, source, work, members, session, naming, reporter)
-    # Imported here, since the first image need not wait for it; mostly done by `_import_ahead`.
+            _score_shards(spec, run, source, work, members, session, run_shards, naming, reporter)
+    # Mostly imported already, by `_import_ahead`.
     from orchestrator.pipelines.score.tables import finish_tables, write_named
 
     finish_tables(spec, run, work, members, naming)
     if work.manifest.path != run.manifest:
         write_named(work.manifest, run.manifest, naming)
+
+
+def _fit_here(spec: ScoreSpec, resources: Resources, source: Source) -> Session | None:
+    """Returns the session of a run that needs no cluster; None for any other run."""
+    alone = source.num_shards == 1 and spec.engine == "openvino"  # Keras stays in workers
+    return plan_this_process(resources) if alone else None
 
 
 def _score_shards(
@@ -245,6 +259,7 @@ def _score_shards(
     work: Work,
     members: Members,
     session: Session,
+    run_all: Callable[..., None],
     naming: FileNaming,
     reporter: Reporter,
 ) -> None:
@@ -263,9 +278,9 @@ def _score_shards(
         )
 
     # While the workers start, imports cost no time.
-    threading.Thread(target=_import_ahead, name="import", daemon=True).start()
+    threading.Thread(target=_import_ahead, args=(work.manifest,), daemon=True).start()
     reporter.begin("scoring", work.manifest.num_rows, "images")
-    run_shards(
+    run_all(
         make_stage,
         range(source.num_shards),
         run.shards,
@@ -277,8 +292,9 @@ def _score_shards(
     reporter.end()
 
 
-def _import_ahead() -> None:
-    """Imports what tables and report are made with: two seconds."""
-    import sklearn.metrics  # noqa: F401
-
+def _import_ahead(manifest: StoredManifest) -> None:
+    """Imports what tables and report are made with; a second more where they have labels."""
     import orchestrator.pipelines.score.tables  # noqa: F401
+
+    if len(next(iter_shards(manifest, ["label"]))["label"].drop_null()):
+        import sklearn.metrics  # noqa: F401

@@ -86,6 +86,10 @@ class ScoreStage:
         """Names the shard after the next one, to be decoded ahead."""
         self._following = following
 
+    def close(self) -> None:
+        """Ends the decoding processes, and a call that waits for them."""
+        self._reader.close()
+
     def __call__(self, shard: int) -> pa.Table:
         """Returns every row of the shard, in order; probability is null where it was rejected."""
         rows: list[dict[str, Any]] = []

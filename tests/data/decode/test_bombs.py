@@ -90,18 +90,24 @@ def test_no_format_takes_more_memory_than_pixels_are_counted_with(tmp_path: Path
         "dicom jpeg 2000": wrapped(twelve(grey), 12, J2K, jpeg2000(twelve(grey), 12)),
         "dicom rle": rle(twelve(grey), 12),
     }
+    for number, data in enumerate(files.values()):
+        (tmp_path / f"{number}").write_bytes(data)
+    # A process each, of one that has the decoders loaded.
     program = """
-import pathlib, sys
+import os, pathlib, sys
 from orchestrator.data.decode import dicom
 from orchestrator.data.decode.decoder_process import limit_memory
 from orchestrator.data.decode.images import Limits, decode
-limits = Limits()
-data = pathlib.Path(sys.argv[1]).read_bytes()
-limit_memory(2400 * 2000 * 30)
-decode(data, 64, limits)
+for number, name in enumerate(sys.argv[2:]):
+    data = pathlib.Path(sys.argv[1], str(number)).read_bytes()
+    child = os.fork()
+    if child == 0:
+        limit_memory(2400 * 2000 * 30)
+        decode(data, 64, Limits())
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(name)
 """
-    for name, data in files.items():
-        (tmp_path / "file").write_bytes(data)
-        command = [sys.executable, "-c", program, str(tmp_path / "file")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, f"{name}: {done.stderr[-500:]}"
+    command = [sys.executable, "-c", program, str(tmp_path), *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-500:]

@@ -17,7 +17,7 @@ import pytest
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.data.shard_files import read_part
 from orchestrator.pipelines.score.score import score
-from tests.conftest import Recorder
+from tests.conftest import Recorder, keep_in_process
 from tests.pipelines.command import DECODER, RAYLET, WORKER, start, under
 from tests.processes import is_alive
 
@@ -42,7 +42,9 @@ def undisturbed(trained: SimpleNamespace, images: Path, tmp_path_factory: Any) -
     spec = ScoreSpec(
         input=str(images), model=str(trained.bundle), out=str(out), shard_rows=SHARD_ROWS
     )
-    score(spec, Resources(), Recorder())
+    with pytest.MonkeyPatch.context() as patch:
+        keep_in_process(patch)
+        score(spec, Resources(), Recorder())
     return out
 
 

@@ -16,7 +16,7 @@ from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.errors import ClusterError
 from orchestrator.pipelines.score.score import score
 from tests.conftest import Recorder
-from tests.pipelines.command import RAYLET, WORKER, start, under
+from tests.pipelines.command import DECODER, RAYLET, WORKER, start, under
 from tests.processes import descendants, is_alive
 
 pytestmark = pytest.mark.ray
@@ -91,6 +91,7 @@ def test_with_usual_limits_such_a_file_is_rejected_in_time(
     assert time.monotonic() - began < 75  # 60 s, and the start of the worker
 
 
+@pytest.mark.usefixtures("in_process")  # its second half, which has no cluster to lose
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
@@ -101,7 +102,7 @@ def test_a_signal_stops_the_run_and_the_same_command_goes_on(
     copy_images(phantoms, tmp_path / "in", 40)
     run = tmp_path / "run"
     words = ["score", tmp_path / "in", "--model", trained.bundle, "--out", run, "--shard-rows", 4]
-    command = start(*words, decode_s=0.5)
+    command = start(*words, decode_s=0.25)
     wait_until(lambda: num_committed(run) >= 2, command)
     family = descendants(command.pid)
     command.send_signal(number)
@@ -132,6 +133,27 @@ def test_a_signal_stops_the_run_and_the_same_command_goes_on(
     assert seen
     assert all(seen)
     assert len(rows_of(run / "predictions")) == 40
+
+
+def test_a_signal_stops_a_run_without_a_cluster_and_its_decoders_at_once(
+    trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    copy_images(phantoms, tmp_path / "in", 40)
+    run = tmp_path / "run"
+    words = ["score", tmp_path / "in", "--model", trained.bundle, "--out", run]
+    command = start(*words, decode_s=0.5)
+    wait_until(lambda: bool(under(command, DECODER)), command)
+    decoders = under(command, DECODER)
+    assert not under(command, RAYLET)
+    command.send_signal(signal.SIGINT)
+    _, said = command.communicate(timeout=20)  # without the other images' ten seconds
+    assert command.returncode == 130, said
+    assert f"stopped; what is done is kept in {run}: --out {run} goes on" in said
+    assert "Traceback" not in said
+    assert not [pid for pid in decoders if is_alive(pid)]
+    assert json.loads((run / "status.json").read_text())["status"] == "STOPPED"
+    spec = ScoreSpec(input=str(tmp_path / "in"), model=str(trained.bundle), out=str(run))
+    assert score(spec, Resources(), Recorder()).report["counts"]["scored"] == 40
 
 
 @pytest.mark.slow
@@ -170,6 +192,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_full_disk_is_one_error_and_the_run_goes_on_with_space(
     trained: SimpleNamespace, phantoms: Path, small_disk: Path
 ) -> None:

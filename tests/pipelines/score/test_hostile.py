@@ -50,10 +50,15 @@ class Deleter(Recorder):
 
 
 def run_score(
-    trained: SimpleNamespace, source: Path, out: Path, recorder: Recorder, **fields: Any
+    trained: SimpleNamespace,
+    source: Path,
+    out: Path,
+    recorder: Recorder,
+    resources: Resources | None = None,
+    **fields: Any,
 ) -> Any:
     spec = ScoreSpec(input=str(source), model=str(trained.bundle), out=str(out), **fields)
-    return score(spec, Resources(workers=1), recorder)
+    return score(spec, resources or Resources(), recorder)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -235,7 +240,8 @@ def test_no_header_text_reaches_run_logs_or_terminal(
     for number, data in enumerate(files.values()):
         (folder / f"{number:02}.dcm").write_bytes(data)
     recorder = Recorder()
-    result = run_score(trained, folder, tmp_path / "run", recorder)
+    # By a worker, whose logs are searched too.
+    result = run_score(trained, folder, tmp_path / "run", recorder, Resources(workers=1))
     counts = result.report["counts"]
     assert counts["found"] == len(files)
     assert counts["rejected"] >= len(files) - 6

@@ -27,8 +27,8 @@ from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status
 from tests.conftest import Recorder, computes_in
 
-pytestmark = pytest.mark.ray
-ONE = Resources(workers=1)
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
+HERE = Resources()
 LONG_AGO = time.time_ns() - 3600 * 10**9
 
 
@@ -51,7 +51,7 @@ class Night:
         recorder = Recorder()
         spec = ScoreSpec(input=str(self.inbox), model=str(self.bundle), **fields)
         try:
-            return score(spec, ONE, recorder)
+            return score(spec, HERE, recorder)
         finally:
             self.said = recorder.lines
 
@@ -94,7 +94,7 @@ def night(trained: SimpleNamespace, phantoms: Path, tmp_path: Path) -> Night:
 
 
 def forbid(*_: object, **__: object) -> None:
-    raise RuntimeError("neither Ray nor a file may be touched here")
+    raise RuntimeError("no worker may be started and no file read here")
 
 
 def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
@@ -107,7 +107,7 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
     assert first.run.parent == night.root
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "open_session", forbid)  # nothing to do: Ray is not started
+        patch.setattr(scoring, "_score_shards", forbid)  # nothing to do
         second = night.run()
     assert counts(second) == {
         "found": 10, "scored": 0, "rejected": 0, "scored_before": 9, "rejected_before": 1
@@ -141,14 +141,14 @@ def test_each_night_scores_what_is_new_and_accounts_for_the_rest(
         assert earlier[row["run_row"]]["sha256"] == row["sha256"]
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "open_session", forbid)
+        patch.setattr(scoring, "_score_shards", forbid)
         fourth = night.run()
     assert counts(fourth)["scored_before"] == 11
     assert fates(fourth.run) == {}
     night.add("2.jpeg", images[2].read_bytes())  # as it was on the first night
     night.add("1.jpeg", images[1].read_bytes())
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "open_session", forbid)
+        patch.setattr(scoring, "_score_shards", forbid)
         fifth = night.run()
     assert counts(fifth)["scored_before"] == 11
     assert fates(fifth.run) == dict.fromkeys(("1.jpeg", "2.jpeg"), f"restored in {first.run.name}")
@@ -176,7 +176,7 @@ def test_pruned_runs_stay_known_and_a_run_removed_by_hand_is_scored_again(
     prune_runs(night.root, 1, Recorder(), lambda *_: None)
     assert (first.run.exists(), second.run.exists()) == (False, True)
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "open_session", forbid)
+        patch.setattr(scoring, "_score_shards", forbid)
         third = night.run()
     assert (counts(third)["scored_before"], counts(third)["rejected_before"]) == (9, 1)
     images = sorted(phantoms.rglob("*.jpeg"))
@@ -217,7 +217,7 @@ def test_an_unfinished_run_does_not_count_and_can_be_finished_by_itself(
         raise ClusterError("the power went")
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "run_shards", fail)
+        patch.setattr(scoring, "run_shards_here", fail)
         with pytest.raises(ClusterError, match="the power went"):
             night.run()
     (broken,) = night.root.iterdir()
@@ -245,7 +245,7 @@ def test_an_interrupted_night_goes_on_with_the_files_and_the_matches_it_had(
     for number in range(6):
         night.add(f"new{number}.jpeg", images[30 + number].read_bytes())
     night.add("copy.jpeg", images[0].read_bytes())
-    run_shards = scoring.run_shards
+    run_shards = scoring.run_shards_here
 
     def stop_after_one(make_stage: Any, shards: Any, *rest: Any) -> None:
         run_shards(make_stage, [0], *rest)
@@ -253,7 +253,7 @@ def test_an_interrupted_night_goes_on_with_the_files_and_the_matches_it_had(
 
     out = night.root / "tick"
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "run_shards", stop_after_one)
+        patch.setattr(scoring, "run_shards_here", stop_after_one)
         with pytest.raises(ClusterError, match="the power went"):
             night.run(out=str(out))
     night.add("later.jpeg", images[50].read_bytes())
@@ -274,7 +274,7 @@ def test_a_listing_that_finds_rejected_things_alone_needs_no_ray(
     shutil.rmtree(night.root)
     for number in range(6):
         (night.inbox / f"{number}").symlink_to("/etc/hostname")
-    monkeypatch.setattr(scoring, "open_session", forbid)
+    monkeypatch.setattr(scoring, "_score_shards", forbid)
     nothing = (
         r"none of the 6 files found could be scored \(.*rejected\.parquet lists them\); 6 of 6: "
         r"link_outside_root; the first is 0: A link out of the input folder"
@@ -309,7 +309,7 @@ def test_what_the_listing_rejects_leaves_no_name_where_paths_are_hashed(
     night = Night(trained, tmp_path)
     for number in range(2):
         (night.inbox / f"doe-{number}").symlink_to("/etc/hostname")
-    monkeypatch.setattr(scoring, "open_session", forbid)
+    monkeypatch.setattr(scoring, "_score_shards", forbid)
     with pytest.raises(DataError, match="none of the 2 files found could be scored"):
         night.run(hash_paths=True)
     (run,) = night.root.iterdir()
@@ -346,7 +346,7 @@ def test_terms_are_recorded_for_later_runs(night: Night) -> None:
 def test_the_engine_is_found_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def engine_of(run: RunDir, *, resumed: bool = False, **fields: Any) -> str:
         spec = ScoreSpec(input="x", **fields)
-        return scoring._find_engine(spec, ONE, scoring.OpenRun(run, resumed, False))
+        return scoring._find_engine(spec, HERE, scoring.OpenRun(run, resumed, False))
 
     run = RunDir(tmp_path)
     monkeypatch.setattr(scoring, "gives_gpus", lambda _: True)
@@ -375,4 +375,4 @@ def test_an_address_is_no_folder_of_runs(trained: SimpleNamespace, tmp_path: Pat
     fields = {"input": str(tmp_path), "model": str(trained.bundle)}
     spec = ScoreSpec(out_root="s3://bucket/runs", only_new=True, **fields)
     with pytest.raises(SpecError, match=r"out_root is the address s3.*give an address as --out"):
-        score(spec, ONE, Recorder())
+        score(spec, HERE, Recorder())

@@ -17,7 +17,7 @@ from tests.conftest import Recorder
 from tests.data.make_images import make_chest, write_dicom
 
 pytestmark = pytest.mark.ray
-ONE = Resources(workers=1)
+HERE = Resources()
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def run(trained: SimpleNamespace, inputs: list[Path], out: Path, **fields: Any) 
     spec = ScoreSpec(
         input=tuple(map(str, inputs)), model=str(trained.bundle), out=str(out), **fields
     )
-    result = score(spec, ONE, recorder)
+    result = score(spec, HERE, recorder)
     rows = pq.read_table(result.run / "predictions").to_pylist()
     return SimpleNamespace(
         result=result, counts=result.report["counts"], said=recorder.lines, rows=rows
@@ -79,7 +79,7 @@ def test_results_of_earlier_nights_below_the_input_are_never_input(
             out_root=str(images / "out"),
             only_new=True,
         )
-        result = score(spec, ONE, recorder)
+        result = score(spec, HERE, recorder)
         counts.append(result.report["counts"])
         (line,) = [line for line in recorder.lines if line.startswith("ignored")]
     assert [(c["found"], c["scored"], c["rejected"]) for c in counts] == [(7, 7, 0), (7, 0, 0)]
@@ -93,6 +93,7 @@ def test_results_of_earlier_nights_below_the_input_are_never_input(
     assert "names that are no input" in (result.run / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_hidden_files_are_scored_on_request_and_results_still_not(
     trained: SimpleNamespace, images: Path
 ) -> None:

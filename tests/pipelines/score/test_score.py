@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,25 +21,35 @@ from orchestrator.pipelines.score.ensemble import load_members
 from orchestrator.pipelines.score.score import score
 from tests.conftest import Recorder
 from tests.data.s3_server import serve_s3
+from tests.processes import descendants
 
 pytestmark = pytest.mark.ray
 ONE = Resources(workers=1)
+HERE = Resources()  # in this process, where the images fit one shard
 
 
 def predictions(run: Path) -> list[dict[str, Any]]:
     return pq.read_table(run / "predictions").to_pylist()
 
 
-def run_score(trained: SimpleNamespace, source: Path, out: Path, **fields: Any) -> Any:
+def run_score(
+    trained: SimpleNamespace,
+    source: Path,
+    out: Path,
+    resources: Resources = HERE,
+    **fields: Any,
+) -> Any:
     spec = ScoreSpec(input=str(source), model=str(trained.bundle), out=str(out), **fields)
-    return score(spec, ONE, Recorder())
+    return score(spec, resources, Recorder())
 
 
 @pytest.fixture(scope="module")
 def scored(
     trained: SimpleNamespace, phantoms: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
-    return run_score(trained, phantoms, tmp_path_factory.mktemp("scored") / "run", shard_rows=50)
+    """By a worker of the cluster, in four shards: what all other runs are compared to."""
+    out = tmp_path_factory.mktemp("scored") / "run"
+    return run_score(trained, phantoms, out, ONE, shard_rows=50)
 
 
 def test_every_image_has_one_row(scored: Any, phantoms: Path) -> None:
@@ -89,6 +100,37 @@ def test_a_second_run_gives_the_same_tables_and_a_given_threshold_other_calls(
     assert "was given for this run" not in (scored.run / "report.html").read_text()
     said = f"threshold    {middle:.4f}, given for this run; the model's own is {own['value']:.4f}"
     assert said in score_summary(again)
+
+
+def test_a_run_without_a_cluster_gives_the_same_tables_and_says_so(
+    scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    before = set(descendants(os.getpid()))
+    recorder = Recorder()
+    spec = ScoreSpec(input=str(phantoms), model=str(trained.bundle), out=str(tmp_path / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "open_session", lambda *_, **__: pytest.fail("a cluster"))
+        result = score(spec, HERE, recorder)
+    assert predictions(result.run) == predictions(scored.run)
+    said = "scoring in this process: all images fit one shard; --workers starts a cluster"
+    assert recorder.lines == [said]
+    assert recorder.counts == [160]
+    assert set(descendants(os.getpid())) <= before  # the decoders have ended
+
+
+def test_keras_workers_and_several_shards_keep_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "ORCHESTRATOR_CLUSTER"):
+        monkeypatch.delenv(name, raising=False)
+
+    def fits(num_shards: int, engine: str, **asked: Any) -> bool:
+        source = SimpleNamespace(num_shards=num_shards)
+        spec = ScoreSpec(input="x", engine=engine)
+        return scoring._fit_here(spec, Resources(**asked), source) is not None  # type: ignore
+
+    assert fits(1, "openvino")
+    assert not fits(2, "openvino")
+    assert not fits(1, "keras")
+    assert not fits(1, "openvino", workers=1)
 
 
 def test_flat_table_and_ingested_inputs_score_alike_and_bad_files_are_rejected(
@@ -193,7 +235,7 @@ def test_several_folders_are_one_run(
         model=str(trained.bundle),
         out=str(tmp_path / "run"),
     )
-    rows = predictions(score(spec, ONE, Recorder()).run)
+    rows = predictions(score(spec, HERE, Recorder()).run)
     found = {(("PNEUMONIA", "NORMAL")[r["root"]] + "/" + r["path"]): r["logit"] for r in rows}
     assert found == {row["path"]: row["logit"] for row in predictions(scored.run)}
 
@@ -215,9 +257,9 @@ def test_objects_of_a_store_score_like_files_and_the_run_is_copied_to_one(
         spec = ScoreSpec(
             input=bucket.address("in"), model=str(trained.bundle), out=bucket.address("out")
         )
-        result = score(spec, ONE, Recorder())
+        result = score(spec, HERE, Recorder())
         with pytest.raises(SpecError, match="is not empty; name another address"):
-            score(spec, ONE, Recorder())
+            score(spec, HERE, Recorder())
     copied = {key[4:] for key in bucket.objects if key.startswith("out/")}
     assert copied == {
         *("predictions/part-00000.parquet", "manifest.parquet", "rejected.parquet"),
@@ -251,7 +293,7 @@ def test_several_models_are_averaged_and_each_has_its_column(
     )
     models = (str(trained.bundle), str(second))
     spec = ScoreSpec(input=str(phantoms), model=models, out=str(tmp_path / "run"))
-    result = score(spec, ONE, Recorder())
+    result = score(spec, HERE, Recorder())
     threshold = (scored.report["threshold"] + 0.9) / 2
     assert result.report["threshold"] == pytest.approx(threshold)
     assert result.report["threshold_rule"] == "mean of 2 models' thresholds"
@@ -274,17 +316,17 @@ def test_a_model_that_is_replaced_while_a_run_lasts_ends_it(
     trained: SimpleNamespace, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Path(shutil.copytree(trained.bundle, tmp_path / "model"))
-    run_shards = scoring.run_shards
+    run_shards = scoring.run_shards_here
 
     def replace_and_run(*given: Any) -> None:
         info = json.loads((bundle / "bundle.json").read_text())
         (bundle / "bundle.json").write_text(json.dumps(info | {"seed": info["seed"] + 1}))
         run_shards(*given)
 
-    monkeypatch.setattr(scoring, "run_shards", replace_and_run)
+    monkeypatch.setattr(scoring, "run_shards_here", replace_and_run)
     spec = ScoreSpec(input=str(phantoms), model=str(bundle), out=str(tmp_path / "run"))
     with pytest.raises(BundleError, match=r"model holds the bundle .* and the run began with"):
-        score(spec, ONE, Recorder())
+        score(spec, HERE, Recorder())
     assert not list((tmp_path / "run" / "_shards").glob("part-*"))
 
 
