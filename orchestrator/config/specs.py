@@ -173,6 +173,16 @@ class CompareSpec(TrainingForm):
         Literal["focal", "bce"],
         flag("bce: also train with binary cross-entropy, and compare the losses.", TRAINING),
     ] = "focal"
+    seeds: Annotated[
+        int,
+        flag(
+            "Trainings of each backbone, each with another seed; 3 or more tell a difference "
+            "between backbones from the chance of training.",
+            TRAINING,
+            ge=1,
+            le=20,
+        ),
+    ] = 1
     limit: Annotated[
         Annotated[int, Field(ge=20)] | None,
         flag(

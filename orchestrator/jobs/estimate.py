@@ -186,7 +186,7 @@ def estimate_training(
                 f"{views:,} views x {width:,} features x 4 B, as computed and packed or copied",
             )
         )
-    weights = 4 * sum(entry.num_params for entry in entries)
+    weights = 4 * sum(entry.num_params for entry in entries) * getattr(spec, "seeds", 1)
     estimates.append(
         Estimate(
             "disk of the bundle, kept",

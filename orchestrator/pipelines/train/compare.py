@@ -2,12 +2,14 @@
 
 Each model is an ordinary training run under the comparison's folder: `runs/NAME` and its bundle
 `models/NAME`. A run that is finished is not repeated, and the images are decoded once for all.
+
+Over 300 lines, since it times the features too.
 """
 
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from orchestrator.runs.life_cycle import open_run
 from orchestrator.runs.run_dir import RunDir
 
 # Of the training recipe, what is the comparison's own affair.
-_NOT_PASSED_ON = {"data", "out", "overwrite", "backbones", "weights", "loss", "limit"}
+_NOT_PASSED_ON = {"data", "out", "overwrite", "backbones", "weights", "loss", "seeds", "limit"}
 _NOT_PASSED_ON |= {"limits", "patient_key_file"}  # the images are decoded already
 
 
@@ -130,14 +132,24 @@ def plan_cases(spec: CompareSpec) -> list[list[Case]]:
     for given in spec.backbones:
         focal = check_spec(TrainSpec(data="", backbone=given, weights=spec.weights, **recipe))
         short = Path(focal.backbone).stem
-        if short in {group[0].name for group in groups}:
-            raise SpecError(f"--backbones names {short} twice; name each backbone once")
-        group = [Case(short, "focal", focal)]
+        group = _repeats(Case(short, "focal", focal), spec.seeds)
         if spec.loss == "bce":
             bce = focal.model_copy(update={"alpha": 0.5, "gamma": 0.0})
-            group.append(Case(f"{short}-bce", "bce", bce))
+            group += _repeats(Case(f"{short}-bce", "bce", bce), spec.seeds)
+        taken = {case.name for other in groups for case in other}
+        if twice := [case.name for case in group if case.name in taken]:
+            raise SpecError(f"--backbones names {twice[0]} twice; name each backbone once")
         groups.append(group)
     return groups
+
+
+def _repeats(case: Case, num_seeds: int) -> list[Case]:
+    """The case, and its head trained anew with each further seed."""
+    cases = [case]
+    for seed in range(case.spec.seed + 1, case.spec.seed + num_seeds):
+        again = case.spec.model_copy(update={"seed": seed})
+        cases.append(Case(f"{case.name}-seed{seed}", case.loss, again))
+    return cases
 
 
 def _train_all(
@@ -226,6 +238,11 @@ def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session)
         contenders.append(
             Contender(case.spec.backbone, case.loss, report, *load_evaluated(own), cost)
         )
+    # The trainings of a model lie side by side, that of the comparison's own seed first.
+    contenders = [
+        replace(contenders[at], repeats=tuple(contenders[at + 1 : at + spec.seeds]))
+        for at in range(0, len(contenders), spec.seeds)
+    ]
     facts = {
         "run_id": run.path.name,
         "started_at": run.load_status().get("running_at"),

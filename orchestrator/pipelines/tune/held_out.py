@@ -18,7 +18,8 @@ from orchestrator.config.specs import TrainSpec, TuneSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.parquet import write_parquet
-from orchestrator.evaluation.metrics import paired_difference, point_metrics
+from orchestrator.evaluation.metrics import point_metrics
+from orchestrator.evaluation.paired import paired_difference
 from orchestrator.model.network import focal_alpha
 from orchestrator.pipelines.tune.head_training import Fold, HeadTraining, SearchTask, limit_process
 from orchestrator.progress import Reporter
@@ -59,8 +60,8 @@ def judge(
 
     Returns:
         num_images, num_patients, seeds; of `winner` and `default` config and metrics by seed; and
-        `difference`: each metric of the winner minus that of the default with its interval, for
-        the first seed.
+        `difference`: each metric of the winner minus that of the default, means over the seeds,
+        with its interval.
     """
     stored = run.held_out_json
     if not stored.exists():
@@ -141,8 +142,8 @@ def _describe(
     described["difference"] = {
         metric: paired_difference(
             labels,
-            found["winner"][0],
-            found["default"][0],
+            found["winner"],
+            found["default"],
             (0.5, 0.5),
             patients,
             metric,

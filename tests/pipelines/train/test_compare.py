@@ -1,5 +1,6 @@
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +11,12 @@ from orchestrator.cli.summaries import compare_summary
 from orchestrator.config.specs import CompareSpec, Resources
 from orchestrator.errors import SpecError
 from orchestrator.model.bundle import load_info
+from orchestrator.pipelines.train import compare as comparing
 from orchestrator.pipelines.train.compare import compare, plan_cases
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.runs.run_dir import RunDir
 from tests.conftest import Recorder
+from tests.evaluation.report.test_comparison import contender
 from tests.runs.finished import cut_short
 
 
@@ -110,6 +113,7 @@ def test_bce_trains_both_losses_on_one_pass_each_at_its_own_rate(
         out=str(tmp_path / "out"),
         backbones=("tiny",),
         loss="bce",
+        seeds=2,
         views=2,
         image_size=64,
         epochs=2,
@@ -120,6 +124,13 @@ def test_bce_trains_both_losses_on_one_pass_each_at_its_own_rate(
     (entry,) = report["focal_minus_bce"]
     assert entry["metrics"]["auroc"]["low"] <= entry["metrics"]["auroc"]["high"]
     assert sum("building" in line for line in recorder.lines) == 1
+    assert all(len(set(row["auroc_by_seed"])) == 2 for row in report["rows"])
+    assert entry["metrics"]["auroc"]["num_seeds"] == 2
+    splits = {
+        (tmp_path / "out" / "runs" / name / "splits.parquet").read_bytes()
+        for name in ("tiny", "tiny-seed1")
+    }
+    assert len(splits) == 1
     for row, name in zip(report["rows"], ("tiny", "tiny-bce"), strict=True):
         searched = json.loads((tmp_path / "out" / "runs" / name / "lr.json").read_text())
         assert row["lr"] == searched["rate"]
@@ -141,6 +152,44 @@ def test_bce_is_focal_loss_without_focus_or_balance() -> None:
     ours = focal_loss(bce.spec.alpha, bce.spec.gamma)(labels, logits)
     plain = keras.losses.BinaryCrossentropy(from_logits=True)(labels, logits)
     assert 2 * float(ours) == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_seeds_train_each_head_anew_on_the_split_and_features_of_the_first() -> None:
+    spec = CompareSpec(data="x", backbones=("tiny",), loss="bce", seeds=3, seed=7)
+    (group,) = plan_cases(spec)
+    assert [case.name for case in group] == [
+        *("tiny", "tiny-seed8", "tiny-seed9"),
+        *("tiny-bce", "tiny-bce-seed8", "tiny-bce-seed9"),
+    ]
+    assert [case.spec.seed for case in group] == [7, 8, 9] * 2
+    for case in group[1:3]:
+        assert case.spec.model_copy(update={"seed": 7}) == group[0].spec
+
+
+def test_the_seeds_of_a_model_make_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = CompareSpec(data="x", backbones=("tiny", "efficientnet-lite0"), seeds=2)
+    cases = [case for group in plan_cases(spec) for case in group]
+    run = RunDir(tmp_path)
+    made = {case.name: contender("", 1.0, number) for number, case in enumerate(cases)}
+    for case in cases:
+        folder = case.run(run)
+        folder.path.mkdir(parents=True)
+        at = datetime.now().astimezone().isoformat()
+        folder.status.write_text(json.dumps({"running_at": at, "succeeded_at": at}))
+        folder.report_json.write_text(json.dumps(made[case.name].report))
+    run.status.write_text("{}")
+    monkeypatch.setattr(
+        comparing,
+        "load_evaluated",
+        lambda own: (made[own.path.name].rows, made[own.path.name].probabilities),
+    )
+    session = SimpleNamespace(num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
+    comparing._report(spec, cases, run, session)  # type: ignore[arg-type]
+    report = json.loads(run.report_json.read_text())
+    areas = [one.report["test"]["metrics"]["auroc"]["value"] for one in made.values()]
+    assert [row["auroc_by_seed"] for row in report["rows"]] == [areas[:2], areas[2:]]
+    (entry,) = report["against_best"]
+    assert entry["auroc"]["num_seeds"] == 2
 
 
 @pytest.mark.parametrize(
