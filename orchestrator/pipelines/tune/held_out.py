@@ -28,6 +28,7 @@ from orchestrator.runs.run_dir import RunDir
 
 METRICS = ("auroc", "auprc", "log_loss")
 NUM_SEEDS = 3
+_BY_SEED = pa.list_(pa.float32())
 # Configurations by name -> calibrated probabilities on the held-out rows, float32 [seeds, n].
 Measure = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, Any]]
 
@@ -160,7 +161,7 @@ def _write_rows(final: Path, held_out: LabelledRows, found: Mapping[str, Any]) -
             "row": pa.array(held_out.rows, pa.int64()),
             "patient_id": pa.array(held_out.patients, pa.string()),
             "label": pa.array(held_out.labels, pa.int8()),
-            **{name: pa.array(rows[0], pa.float32()) for name, rows in found.items()},
+            **{name: pa.array(list(rows.T), _BY_SEED) for name, rows in found.items()},
         }
     )
     write_parquet(final, table)
