@@ -275,5 +275,7 @@ def bounded(value: float, bounds: tuple[float, float] | None) -> Interval:
     if bounds is None:
         return Interval(value, None, None, "undefined in every resample")
     if bounds[1] - bounds[0] < _NO_WIDTH:
-        return Interval(value, None, None, "none, since every resample gives the same figure")
+        return Interval(
+            value, None, None, "none, since nearly every resample gives the same figure"
+        )
     return Interval(value, *bounds)

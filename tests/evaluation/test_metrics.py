@@ -197,7 +197,7 @@ def test_no_interval_is_a_point():
     for found in (*perfect.values(), *alike.values()):
         assert found.low is None or found.low < found.high
         assert found.low is not None or found.note
-    assert perfect["auprc"].note == "none, since every resample gives the same figure"
+    assert perfect["auprc"].note == "none, since nearly every resample gives the same figure"
 
 
 def test_the_interval_of_auroc_covers_the_truth_where_samples_are_often_perfect():

@@ -183,6 +183,7 @@ def test_the_seeds_of_a_model_make_one_row(tmp_path: Path, monkeypatch: pytest.M
         "load_evaluated",
         lambda own: (made[own.path.name].rows, made[own.path.name].probabilities),
     )
+    monkeypatch.setattr(comparing, "render_comparison_html", lambda *_: "")
     session = SimpleNamespace(num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
     comparing._report(spec, cases, run, session)  # type: ignore[arg-type]
     report = json.loads(run.report_json.read_text())
