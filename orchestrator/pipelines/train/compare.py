@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.session import open_session
+from orchestrator.config.fields import STORED
 from orchestrator.config.specs import CompareSpec, Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.inputs import check_inputs
@@ -23,6 +24,8 @@ from orchestrator.evaluation.report.comparison import (
     build_comparison,
     render_comparison_html,
 )
+from orchestrator.evaluation.report.ensemble import build_ensemble
+from orchestrator.model.backbones import canonical_names
 from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
 from orchestrator.pipelines.train.check import check_run_folder, check_spec
@@ -34,7 +37,7 @@ from orchestrator.runs.life_cycle import open_run
 from orchestrator.runs.run_dir import RunDir
 
 # Of the training recipe, what is the comparison's own affair.
-_NOT_PASSED_ON = {"data", "out", "overwrite", "backbones", "weights", "loss", "limit"}
+_NOT_PASSED_ON = {"data", "out", "overwrite", "backbones", "weights", "loss", "limit", "ensemble"}
 _NOT_PASSED_ON |= {"limits", "patient_key_file"}  # the images are decoded already
 
 
@@ -127,8 +130,10 @@ def plan_cases(spec: CompareSpec) -> list[list[Case]]:
         name: value for name, value in spec.model_dump().items() if name not in _NOT_PASSED_ON
     }
     groups: list[list[Case]] = []
-    for given in spec.backbones:
-        focal = check_spec(TrainSpec(data="", backbone=given, weights=spec.weights, **recipe))
+    for backbone in canonical_names(spec.backbones):
+        given = {"data": "", "backbone": backbone, "weights": spec.weights, **recipe}
+        # What a comparison may be asked for is its own form's affair.
+        focal = check_spec(TrainSpec.model_validate(given, context=STORED))
         short = Path(focal.backbone).stem
         if short in {group[0].name for group in groups}:
             raise SpecError(f"--backbones names {short} twice; name each backbone once")
@@ -226,6 +231,10 @@ def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session)
         contenders.append(
             Contender(case.spec.backbone, case.loss, report, *load_evaluated(own), cost)
         )
+    if spec.ensemble != "none":
+        for loss in dict.fromkeys(case.loss for case in cases):
+            members = [contender for contender in contenders if contender.loss == loss]
+            contenders.append(build_ensemble(members, spec.ensemble, spec.threshold, spec.seed))
     facts = {
         "run_id": run.path.name,
         "started_at": run.load_status().get("running_at"),
