@@ -28,7 +28,7 @@ from orchestrator.evaluation.report.ensemble import build_ensemble
 from orchestrator.model.backbones import canonical_names
 from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
-from orchestrator.pipelines.train.check import check_run_folder, check_spec
+from orchestrator.pipelines.train.check import check_run_folder, check_spec, check_workers
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.pipelines.train.train import train
 from orchestrator.progress import Reporter
@@ -111,6 +111,8 @@ def _compare(
 ) -> None:
     """Trains and reports in a claimed run."""
     with open_session(resources, reads=[Path(spec.data)], writes=[run.path]) as session:
+        if spec.finetune != "none":
+            check_workers(session)
         cases = [case for group in groups for case in group]
         if not all(case.run(run).success.exists() for case in cases):
             _train_all(spec, groups, run, session, resources, reporter)
