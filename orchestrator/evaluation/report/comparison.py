@@ -43,6 +43,16 @@ COLUMNS = {
     "f1": "F1",
 }
 LOSS_TITLES = {"focal": "focal loss", "bce": "binary cross-entropy"}
+_ENSEMBLE_NOTES = {
+    "mean": (
+        "The ensemble takes the mean of the models' calibrated probabilities, with a threshold "
+        "chosen as theirs are.",
+    ),
+    "vote": (
+        f"The ensemble calls {CLASS_NAMES[1]} where half of the models or more do; its AUC is that "
+        "of the share of their votes.",
+    ),
+}
 WORTH = ("auroc", "auprc", "accuracy", "recall", "specificity", "f1", "brier")
 
 _PAPER_COLUMNS = (*COLUMNS, "validation_accuracy")
@@ -70,6 +80,7 @@ class Contender:
         probabilities: float [N] of each, calibrated, in the order of the rows.
         cost: JSON-able: features_s, images_per_s, training_s; None where not known.
         repeats: the same recipe trained with other seeds on the same split.
+        members: backbones of an ensemble; empty for a single model.
     """
 
     backbone: str
@@ -79,6 +90,7 @@ class Contender:
     probabilities: Mapping[str, npt.NDArray[Any]]
     cost: Mapping[str, Any]
     repeats: tuple["Contender", ...] = ()
+    members: tuple[str, ...] = ()
 
     @property
     def trainings(self) -> tuple["Contender", ...]:
@@ -118,14 +130,8 @@ def build_comparison(
     Raises:
         DataError: the models were not measured on the same images.
     """
+    check_same_images(contenders)
     judged_on = "test" if contenders[0].report.get("test") else "validation"
-    first = contenders[0].rows[judged_on]
-    for contender in (training for model in contenders for training in model.trainings):
-        if not np.array_equal(contender.rows[judged_on].rows, first.rows):
-            raise DataError(
-                f"{contender.title} was measured on other {judged_on} images than "
-                f"{contenders[0].title}; remove the comparison's folder and run it again"
-            )
     return {
         "kind": "compare",
         "judged_on": judged_on,
@@ -137,11 +143,23 @@ def build_comparison(
         "against_best": _against_best(contenders, judged_on, seed),
         "focal_minus_bce": _focal_minus_bce(contenders, judged_on, seed),
         "paper": PAPER,
-        "notes": paper_notes(),
+        "notes": [*_ENSEMBLE_NOTES.get(recipe.get("ensemble", "none"), ()), *paper_notes()],
         "recipe": dict(recipe),
         "run": dict(run),
         "intended_use": INTENDED_USE,
     }
+
+
+def check_same_images(contenders: Sequence[Contender]) -> None:
+    """Raises DataError unless all models were measured on the same images of every split."""
+    first = contenders[0]
+    for contender in (training for model in contenders for training in model.trainings):
+        for split, part in first.rows.items():
+            if not np.array_equal(contender.rows[split].rows, part.rows):
+                raise DataError(
+                    f"{contender.title} was measured on other {split} images than {first.title}; "
+                    "remove the comparison's folder and run it again"
+                )
 
 
 def _row(contender: Contender, judged_on: str) -> dict[str, Any]:
@@ -149,6 +167,7 @@ def _row(contender: Contender, judged_on: str) -> dict[str, Any]:
     return {
         "backbone": contender.backbone,
         "loss": contender.loss,
+        "members": list(contender.members),
         "weights": report["model"]["weights"],
         "metrics": report[judged_on]["metrics"],
         "validation_accuracy": report["validation"]["metrics"]["accuracy"],
@@ -326,12 +345,14 @@ def _view(row: Mapping[str, Any]) -> dict[str, Any]:
         "speed": NO_FIGURE if cost["images_per_s"] is None else f"{cost['images_per_s']:.1f}",
         "features": NO_FIGURE if cost["features_s"] is None else f"{cost['features_s']:.0f}",
         "training": NO_FIGURE if cost["training_s"] is None else f"{cost['training_s']:.0f}",
+        "epochs": NO_FIGURE if row["members"] else f"{row['num_epochs']} ({row['best_epoch']})",
+        "rate": NO_FIGURE if row["members"] else f"{row['lr']:.2g}",
     }
 
 
 def _other_data(report: Mapping[str, Any]) -> str:
     """Why the paper's figures are not those of the same experiment."""
-    kinds = sorted({row["weights"] for row in report["rows"]})
+    kinds = sorted({row["weights"] for row in report["rows"] if not row["members"]})
     weights = " and ".join("no weights (random)" if kind == "none" else kind for kind in kinds)
     return (
         f"The paper's figures are of ImageNet weights, its own training of 5,216 images and the "

