@@ -17,8 +17,10 @@ from orchestrator.evaluation.wording import (
     format_difference,
     format_difference_range,
     format_figure,
+    format_mean,
     format_range,
     metric_title,
+    seeds_note,
 )
 
 _TABLE_IV_METRICS = ("accuracy", "precision", "recall", "auroc", "f1")
@@ -129,10 +131,7 @@ def tune_summary(result: Any) -> list[str]:
     rows = [
         (
             metric_title(metric),
-            *(
-                format_figure(held_out[name]["metrics"][metric][0])
-                for name in ("winner", "default")
-            ),
+            *(format_mean(held_out[name]["metrics"][metric]) for name in ("winner", "default")),
             _difference(difference),
         )
         for metric, difference in held_out["difference"].items()
@@ -141,6 +140,7 @@ def tune_summary(result: Any) -> list[str]:
     parts += [
         *text_table("Winner", ("", "value"), settings),
         *text_table(unseen, ("", "winner", "default", "difference, 95% interval"), rows),
+        seeds_note(held_out["difference"]["auroc"].get("num_seeds", 1)),
     ]
     for split in ("validation", "test"):
         if report["refit"][split]:
@@ -197,6 +197,8 @@ def compare_summary(result: Any) -> list[str]:
         ]
         header = ("", *map(metric_title, _WORTH))
         parts += text_table("Focal loss minus binary cross-entropy", header, worth)
+        first = report["focal_minus_bce"][0]["metrics"]["auroc"]
+        parts.append(seeds_note(first.get("num_seeds", 1)))
     costs = [
         (
             row["backbone"] if len(losses) == 1 else f"{row['backbone']} {row['loss']}",
@@ -225,8 +227,8 @@ def _table_iv_rows(
 
 
 def _difference(interval: Mapping[str, Any]) -> str:
-    bounds = format_difference_range(interval)
-    return f"{format_difference(interval['value'])} [{bounds}]" if bounds else NO_FIGURE
+    value, bounds = format_difference(interval["value"]), format_difference_range(interval)
+    return f"{value} [{bounds}]" if bounds else value
 
 
 def _figure_range(interval: Mapping[str, Any]) -> str:
@@ -246,7 +248,8 @@ def metrics_table(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[
         if item["value"] is None:
             rows.append((shown, "undefined", item.get("note") or ""))
             continue
-        rows.append((shown, format_figure(item["value"]), format_range(item)))
+        bounds = format_range(item) or item.get("note") or ""
+        rows.append((shown, format_figure(item["value"]), bounds))
     return text_table(title, ("", "value", "95% interval"), rows)
 
 

@@ -1,4 +1,4 @@
-"""What the forms of several commands share: limits on input files, and the data of a training."""
+"""What the forms of several commands share: limits on input files, a training's data and recipe."""
 
 from typing import Annotated, Self
 
@@ -6,13 +6,21 @@ from pydantic import ValidationInfo, model_validator
 
 from orchestrator.config.fields import (
     DATA,
+    FINETUNING,
     LIMITS,
     MODEL,
     STORED,
     TRAINING,
+    Alpha,
+    Augmentation,
     Calibrated,
     Count,
+    Dropout,
+    Finetune,
+    FinetuneEpochs,
     Form,
+    Gamma,
+    HeadRate,
     ImageSize,
     MaxRejected,
     Overwrite,
@@ -95,3 +103,28 @@ class TrainingForm(ListingForm):
                 "give --views 2 or more, --features live, or --augmentation none"
             )
         return self
+
+
+class RecipeForm(TrainingForm):
+    """What `train` and `compare` take besides: augmentation, loss and head, and fine-tuning."""
+
+    augmentation: Augmentation = "paper"
+    lr: HeadRate = 0.001
+    alpha: Alpha = "auto"
+    gamma: Gamma = 2.0
+    dropout: Dropout = 0.2
+    finetune: Finetune = "none"
+    finetune_epochs: FinetuneEpochs = 15
+    finetune_lr: Annotated[
+        float, flag("Peak learning rate; it decays to 0 by a cosine.", FINETUNING, gt=0, le=1)
+    ] = 0.0003
+    finetune_warmup: Annotated[
+        float, flag("Fraction of the steps used for learning-rate warm-up.", FINETUNING, ge=0, lt=1)
+    ] = 0.1
+    weight_decay: Annotated[float, flag("AdamW weight decay.", FINETUNING, ge=0, le=1)] = 0.01
+    ema: Annotated[
+        float, flag("EMA decay of the weights; 0 disables it.", FINETUNING, ge=0, lt=1)
+    ] = 0.0
+    finetune_members: Annotated[
+        int, flag("Fine-tunings whose logits the bundle averages.", FINETUNING, ge=1, le=10)
+    ] = 1

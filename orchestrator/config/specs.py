@@ -15,26 +15,21 @@ from orchestrator.config.addresses import NoSecret
 from orchestrator.config.fields import (
     CLUSTER,
     DATA,
-    FINETUNING,
     MODEL,
     SCORING,
     SEARCH,
     SHIFTED,
     SPACE,
     TRAINING,
-    Alpha,
     Augmentation,
     BackboneName,
     Calibrated,
-    Dropout,
     Duration,
     Features,
     Finetune,
     FinetuneEpochs,
     Form,
-    Gamma,
     GivenThreshold,
-    HeadRate,
     MaxRejected,
     Objective,
     Overwrite,
@@ -52,7 +47,7 @@ from orchestrator.config.fields import (
     Weights,
     flag,
 )
-from orchestrator.config.forms import DecodeLimits, TrainingForm
+from orchestrator.config.forms import DecodeLimits, RecipeForm, TrainingForm
 from orchestrator.config.listing import ListingForm
 
 
@@ -82,7 +77,7 @@ class Resources(Form):
     ] = False
 
 
-class TrainSpec(TrainingForm):
+class TrainSpec(RecipeForm):
     """Train a classifier and release it as a bundle."""
 
     out: Annotated[
@@ -92,7 +87,6 @@ class TrainSpec(TrainingForm):
     backbone: BackboneName = "EfficientNetB5"
     weights: Weights = "auto"
     features: Features = "cached"
-    augmentation: Augmentation = "paper"
     objective: Annotated[
         TrainingObjective,
         flag(
@@ -102,10 +96,6 @@ class TrainSpec(TrainingForm):
             metavar="<metric>",
         ),
     ] = "auroc"
-    lr: HeadRate = 0.001
-    alpha: Alpha = "auto"
-    gamma: Gamma = 2.0
-    dropout: Dropout = 0.2
     test_time_views: Annotated[
         Literal[1, 3],
         flag("Views averaged per scored image; 3: plain, zoomed in, zoomed out.", MODEL),
@@ -114,21 +104,6 @@ class TrainSpec(TrainingForm):
         Literal["f32", "mixed_bfloat16"],
         flag("Precision of live training; mixed_bfloat16 is for GPUs.", TRAINING),
     ] = "f32"
-    finetune: Finetune = "none"
-    finetune_epochs: FinetuneEpochs = 15
-    finetune_lr: Annotated[
-        float, flag("Peak learning rate; it decays to 0 by a cosine.", FINETUNING, gt=0, le=1)
-    ] = 0.0003
-    finetune_warmup: Annotated[
-        float, flag("Fraction of the steps used for learning-rate warm-up.", FINETUNING, ge=0, lt=1)
-    ] = 0.1
-    weight_decay: Annotated[float, flag("AdamW weight decay.", FINETUNING, ge=0, le=1)] = 0.01
-    ema: Annotated[
-        float, flag("EMA decay of the weights; 0 disables it.", FINETUNING, ge=0, lt=1)
-    ] = 0.0
-    finetune_members: Annotated[
-        int, flag("Fine-tunings whose logits the bundle averages.", FINETUNING, ge=1, le=10)
-    ] = 1
     mlflow: Annotated[
         Annotated[str, NoSecret] | None,
         flag(
@@ -156,13 +131,13 @@ class FindLrSpec(TrainSpec):
     out: RunFolder = None
 
 
-class CompareSpec(TrainingForm):
+class CompareSpec(RecipeForm):
     """Train several backbones by one recipe on one split and set them side by side."""
 
     backbones: Annotated[
         tuple[str, ...],
         flag(
-            "Backbones, separated by commas.",
+            "Backbones, separated by commas; all: every one there is.",
             MODEL,
             metavar="<name,name,...>",
             min_length=1,
@@ -181,22 +156,39 @@ class CompareSpec(TrainingForm):
         Literal["focal", "bce"],
         flag("bce: also train with binary cross-entropy, and compare the losses.", TRAINING),
     ] = "focal"
+    seeds: Annotated[
+        int, flag("Trainings of each backbone, each with another seed.", TRAINING, ge=1, le=20)
+    ] = 1
     limit: Annotated[
         Annotated[int, Field(ge=20)] | None,
         flag(
             "Number of images to sample, keeping each patient together.", DATA, default="all images"
         ),
     ] = None
-    lr: HeadRate = 0.001
-    alpha: Alpha = "auto"
-    gamma: Gamma = 2.0
-    dropout: Dropout = 0.2
+    ensemble: Annotated[
+        Literal["none", "mean", "vote"],
+        flag("Also judge all models as one, by mean probability or majority vote.", MODEL),
+    ] = "none"
 
     @field_validator("backbones", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         """A command line gives the names in one text, separated by commas."""
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _can_be_an_ensemble(self) -> Self:
+        if self.ensemble != "none" and len(self.backbones) == 1 and self.backbones != ("all",):
+            raise ValueError(
+                f"an ensemble is of two backbones or more, received {self.backbones[0]} alone; "
+                "name more with --backbones, or leave --ensemble out"
+            )
+        if self.ensemble == "mean" and self.threshold.endswith(SHIFTED):
+            raise ValueError(
+                f"the threshold of --ensemble mean cannot be chosen by {self.threshold}: the "
+                f"altered copies are not kept; give a rule without {SHIFTED}, or --ensemble vote"
+            )
+        return self
 
 
 class ScoreSpec(ListingForm):

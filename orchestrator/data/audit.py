@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.data.decode.perceptual import NEAR_DUPLICATE_BITS
-from orchestrator.data.listing.names import unscoped_patient
+from orchestrator.data.listing.names import comparable_patients
 from orchestrator.data.schema import SPLITS
 from orchestrator.data.splits import patient_keys
 
@@ -126,16 +126,13 @@ def audit_leakage(table: pa.Table, names: pa.Array) -> Audit:
     source = used.column("patient_source")
     known = used.filter(pc.is_in(source, _KNOWN_SOURCES))
     guessed = used.filter(pc.equal(source, "filename"))
-    guessed_ids = pa.array(
-        [unscoped_patient(patient) for patient in guessed.column("patient_id").to_pylist()],
-        pa.string(),
-    )
+    numbers = comparable_patients(guessed.column("patient_id").to_pylist())
     hashes = used.column("sha256") if "sha256" in used.column_names else None
     return Audit(
         same_patient=_find_shared(known, patient_keys(known.column("patient_id"))),
         same_bytes=_find_shared(used, hashes) if hashes is not None else _none(),
         near_duplicate=_find_near(used) if "phash" in used.column_names else _none(),
-        possible=_find_shared(guessed, patient_keys(guessed_ids)),
+        possible=_find_shared(guessed, patient_keys(pa.array(numbers, pa.string()))),
         repeated=_find_repeated(used) if hashes is not None else _none(),
         num_images=used.num_rows,
         num_with_patient=used.num_rows - used.column("patient_id").null_count,

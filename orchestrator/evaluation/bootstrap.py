@@ -1,7 +1,8 @@
 """Clustered bootstrap: which rows belong together, how often each is drawn, metrics under weights.
 
 Rows are sorted by probability once; a resample is a vector of weights on the sorted rows, so that
-no resample sorts again. Checks of the input, undefined figures and intervals are in `metrics.py`.
+no resample sorts again. Checks of the input, undefined figures and intervals are in `metrics.py`,
+differences between models in `paired.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from orchestrator.errors import SpecError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -183,6 +186,35 @@ def reweigh(scored: Scored, counts: FloatArray) -> dict[str, FloatArray]:
             "log_loss": log_loss / total,
             "brier": squared / total,
         }
+
+
+def resample(
+    models: Sequence[Scored], num_resamples: int, seed: int
+) -> list[dict[str, FloatArray]]:
+    """Returns the metrics of several models on the same resamples of the same clusters.
+
+    Args:
+        models: prepared from the same rows and clusters.
+        num_resamples: at least 1.
+        seed: seed of the draws.
+
+    Returns:
+        Of each model float64 [num_resamples] by metric name; NaN where undefined.
+
+    Raises:
+        SpecError: no resample is asked for.
+    """
+    if num_resamples < 1:
+        raise SpecError(f"received {num_resamples} resamples; expected at least 1, usually 1000")
+    num_clusters, num_rows = len(models[0].sums), models[0].positive.size
+    blocks: list[list[dict[str, FloatArray]]] = [[] for _ in models]
+    for counts in draw_counts(num_clusters, num_resamples, num_rows, seed):
+        for scored, found in zip(models, blocks, strict=True):
+            found.append(reweigh(scored, counts))
+    return [
+        {name: np.concatenate([block[name] for block in found]) for name in found[0]}
+        for found in blocks
+    ]
 
 
 def percentile_bounds(replicates: FloatArray, level: float) -> tuple[float, float] | None:

@@ -1,9 +1,8 @@
 """Metrics of a two-class classifier, each with a bootstrap interval clustered by patient.
 
 The positive class is PNEUMONIA (label 1). A figure that the data cannot define is None with a note
-that says why; it is never NaN. Thresholds are chosen in `calibration.py`.
-
-Over 300 lines: figures, their intervals and their differences are computed alike.
+that says why; it is never NaN. Thresholds are chosen in `calibration.py`, and models are compared
+in `paired.py`.
 """
 
 from collections.abc import Sequence
@@ -14,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.schema import CLASS_NAMES
-from orchestrator.errors import DataError, SpecError
+from orchestrator.errors import DataError
 from orchestrator.evaluation.bootstrap import (
     FloatArray,
     Scored,
     cluster_rows,
-    draw_counts,
     is_known,
     percentile_bounds,
     prepare_rows,
+    resample,
     reweigh,
 )
 from orchestrator.evaluation.figures import Interval
@@ -42,11 +41,12 @@ METRIC_NAMES = (
     "brier",
 )
 LEVEL = 0.95
+_NO_WIDTH = 1e-12  # what rounding makes of bounds that are equal
 NEGATIVE, POSITIVE = CLASS_NAMES
 
 _NEEDS_POSITIVES = f"undefined: no image is labelled {POSITIVE}"
 _NEEDS_BOTH = "undefined: needs images of both classes, and the labels hold one class only"
-_UNDEFINED = {
+UNDEFINED = {
     "precision": f"undefined: no image was called {POSITIVE}",
     "ppv": f"undefined: no image was called {POSITIVE}",
     "npv": f"undefined: no image was called {NEGATIVE}",
@@ -122,10 +122,12 @@ def evaluate(
     """Measures predictions against labels, with 95% percentile bootstrap intervals.
 
     Whole patients are drawn where patients are known; a row without a patient id is drawn by
-    itself. Resamples in which a figure is undefined do not count. A proportion that is exactly 0
-    or 1 gives a bootstrap interval of no width, which would hide that the sample is finite: its
-    open end is then the exact binomial bound over the patients (or images) it rests on, and
-    `note` says so.
+    itself. Resamples in which a figure is undefined do not count. Where all resamples give the
+    same figure, the bootstrap interval has no width, which would hide that the sample is finite. A
+    proportion of exactly 0 or 1 then has the exact binomial bound over the patients (or images) it
+    rests on as its open end. So has AUROC, over pairs of patients of either class of which no two
+    share a patient: an AUROC of 1 means that every such pair is in order, and they are independent.
+    Other figures have no interval then. `note` says which it is.
 
     Args:
         labels: int [N], 0 NORMAL, 1 PNEUMONIA; rows without a label are left out beforehand.
@@ -145,12 +147,14 @@ def evaluate(
     Reference:
         Field and Welsh, Bootstrapping clustered data, JRSS B 69, 2007.
         Clopper and Pearson, Biometrika 26, 1934 (the exact bound).
+        Obuchowski and Lieber, Confidence bounds when the estimated ROC area is 1.0, Academic
+        Radiology 9, 2002. Hoeffding, JASA 58, 1963, section 5 (AUROC as a mean over such pairs).
     """
     label, probability = check_scored(labels, probabilities, groups)
     clusters = cluster_rows(groups, label.size)
     scored = prepare_rows(label, probability, threshold, clusters)
     values = _point(scored)
-    replicates = _resample([scored], num_resamples, seed)[0]
+    replicates = resample([scored], num_resamples, seed)[0]
     support = scored.sums[:, :4] > 0
     metrics = {
         name: _interval(name, values[name], replicates[name], support) for name in METRIC_NAMES
@@ -186,56 +190,6 @@ def point_metrics(
     """
     label, probability = check_scored(labels, probabilities, None)
     return _point(prepare_rows(label, probability, threshold, np.zeros(label.size, np.int64)))
-
-
-def paired_difference(
-    labels: npt.ArrayLike,
-    prob_a: npt.ArrayLike,
-    prob_b: npt.ArrayLike,
-    thresholds: tuple[float, float],
-    groups: Sequence[Any] | npt.NDArray[Any] | None,
-    metric: str = "auroc",
-    *,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Returns a metric of model A minus that of model B on the same images.
-
-    Both are measured on the same resamples, so what they share (hard images, few patients)
-    cancels; an interval that leaves out 0 is evidence of a difference.
-
-    Args:
-        labels: int [N], 0 NORMAL, 1 PNEUMONIA.
-        prob_a: float [N], probabilities of model A.
-        prob_b: float [N], probabilities of model B.
-        thresholds: thresholds of A and of B.
-        groups: [N] patient ids, as `evaluate` takes them.
-        metric: one of `METRIC_NAMES`.
-        num_resamples: resamples of the bootstrap, at least 1.
-        seed: seed of the resamples.
-
-    Returns:
-        The difference and its 95% percentile interval; all None with a note where undefined.
-
-    Raises:
-        SpecError: an unknown metric.
-        DataError: as `evaluate`.
-    """
-    if metric not in METRIC_NAMES:
-        raise SpecError(f"metric {metric!r} is not known; choose one of {', '.join(METRIC_NAMES)}")
-    pair = []
-    for probabilities, threshold in zip((prob_a, prob_b), thresholds, strict=True):
-        label, probability = check_scored(labels, probabilities, groups)
-        clusters = cluster_rows(groups, label.size)
-        pair.append(prepare_rows(label, probability, threshold, clusters))
-    first, second = (_point(scored)[metric] for scored in pair)
-    if first is None or second is None:
-        return Interval(None, None, None, _UNDEFINED[metric])
-    drawn_a, drawn_b = _resample(pair, num_resamples, seed)
-    bounds = percentile_bounds(drawn_a[metric] - drawn_b[metric], LEVEL)
-    if bounds is None or len(pair[0].sums) < 2:
-        return Interval(first - second, None, None, "too few patients or images to resample")
-    return Interval(first - second, *bounds)
 
 
 def check_scored(
@@ -283,37 +237,45 @@ def _point(scored: Scored) -> dict[str, float | None]:
     return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in values.items()}
 
 
-def _resample(models: list[Scored], num_resamples: int, seed: int) -> list[dict[str, FloatArray]]:
-    """Metrics of each model on the same resamples, [num_resamples] each."""
-    if num_resamples < 1:
-        raise SpecError(f"received {num_resamples} resamples; expected at least 1, usually 1000")
-    num_clusters, num_rows = len(models[0].sums), models[0].positive.size
-    blocks: list[list[dict[str, FloatArray]]] = [[] for _ in models]
-    for counts in draw_counts(num_clusters, num_resamples, num_rows, seed):
-        for scored, found in zip(models, blocks, strict=True):
-            found.append(reweigh(scored, counts))
-    return [
-        {name: np.concatenate([block[name] for block in found]) for name in METRIC_NAMES}
-        for found in blocks
-    ]
-
-
 def _interval(
     name: str, value: float | None, replicates: FloatArray, support: npt.NDArray[np.bool_]
 ) -> Interval:
     """One metric with its bounds; `support` [G, 4] says which clusters hold which cells."""
     if value is None:
-        return Interval(None, None, None, _UNDEFINED[name])
+        return Interval(None, None, None, UNDEFINED[name])
     if len(support) < 2:
         return Interval(value, None, None, "one patient or image cannot be resampled")
-    if name in _DENOMINATOR and value in (0.0, 1.0):
-        num_units = int(support[:, _DENOMINATOR[name]].any(axis=1).sum())
+    num_units, units = _count_units(name, support)
+    if num_units and value in (0.0, 1.0):
         reach = ((1 - LEVEL) / 2) ** (1 / num_units)
         low, high = (reach, 1.0) if value == 1.0 else (0.0, 1 - reach)
-        return Interval(value, low, high, f"exact bound over {num_units} patients or images")
-    bounds = percentile_bounds(replicates, LEVEL)
-    return (
-        Interval(value, *bounds)
-        if bounds
-        else Interval(value, None, None, "undefined in every resample")
-    )
+        return Interval(value, low, high, f"exact bound over {num_units} {units}")
+    return bounded(value, percentile_bounds(replicates, LEVEL))
+
+
+def _count_units(name: str, support: npt.NDArray[np.bool_]) -> tuple[int, str]:
+    """How many independent patients or images, or pairs of them, a figure rests on; 0: untold."""
+    if name in _DENOMINATOR:
+        return int(support[:, _DENOMINATOR[name]].any(axis=1).sum()), "patients or images"
+    if name != "auroc":
+        return 0, ""
+    negatives, positives = support[:, :2].any(axis=1), support[:, 2:].any(axis=1)
+    # A patient with images of both classes makes one pair only.
+    num_pairs = min(negatives.sum(), positives.sum(), len(support) // 2)
+    return int(num_pairs), "pairs of patients or images"
+
+
+def bounded(value: float, bounds: tuple[float, float] | None) -> Interval:
+    """Returns a figure with its bounds, without them where they are none or say nothing.
+
+    Args:
+        value: the figure.
+        bounds: low and high; None where no resample defines the figure.
+    """
+    if bounds is None:
+        return Interval(value, None, None, "undefined in every resample")
+    if bounds[1] - bounds[0] < _NO_WIDTH:
+        return Interval(
+            value, None, None, "none, since nearly every resample gives the same figure"
+        )
+    return Interval(value, *bounds)

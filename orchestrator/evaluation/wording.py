@@ -1,6 +1,6 @@
 """How figures are named and written: the same on every page, in every table and model card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.fields import SHIFTED
@@ -53,6 +53,12 @@ def format_figure(value: float | None) -> str:
     return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
+def format_mean(values: Sequence[float | None]) -> str:
+    """Returns the mean of a metric over several trainings as `format_figure` gives it."""
+    known = [value for value in values if value is not None]
+    return format_figure(sum(known) / len(known) if len(known) == len(values) else None)
+
+
 def format_range(interval: Mapping[str, Any]) -> str:
     """Returns the bounds of a metric's interval as text, empty where there are none.
 
@@ -81,13 +87,40 @@ def format_difference_range(interval: Mapping[str, Any]) -> str:
 
 
 def excludes_zero(interval: Mapping[str, Any]) -> bool:
-    """Returns whether a difference is one beyond chance: its interval lies on one side of 0.
+    """Returns whether the interval of a difference lies on one side of 0.
 
     Args:
         interval: value, low and high, as `Interval.as_dict` gives them.
     """
     low, high = interval["low"], interval["high"]
     return low is not None and (low > 0 or high < 0)
+
+
+def claim_reach(difference: Mapping[str, Any]) -> str:
+    """Returns how far a difference whose interval leaves out 0 may be claimed.
+
+    Args:
+        difference: as `Difference.as_dict` gives it; from a run of an earlier version without
+            `num_seeds`, since one training was counted.
+    """
+    return "beyond chance" if difference.get("num_seeds", 1) > 1 else "on these images"
+
+
+def seeds_note(num_seeds: int) -> str:
+    """Returns the sentence on what the intervals of differences count.
+
+    Args:
+        num_seeds: trainings of each model.
+    """
+    if num_seeds > 1:
+        return (
+            f"Each model was trained with {num_seeds} seeds: differences are of the means, and "
+            "their intervals count patients and seeds."
+        )
+    return (
+        "Each model was trained once: the intervals count the patients and leave out the chance "
+        "of training, so another seed may turn a small difference round."
+    )
 
 
 def describe_rule(rule: str, images: str = "validation images") -> str:

@@ -155,7 +155,8 @@ def estimate_training(
 
     Args:
         found: the images.
-        spec: with `image_size`, `views`, `batch_size` and, but for a comparison, `features`.
+        spec: with `image_size`, `views`, `batch_size` and, but for a comparison, `features`; a
+            comparison with `loss`.
         backbones: canonical names.
         session: the workers, for their number and threads.
     """
@@ -186,7 +187,9 @@ def estimate_training(
                 f"{views:,} views x {width:,} features x 4 B, as computed and packed or copied",
             )
         )
-    weights = 4 * sum(entry.num_params for entry in entries)
+    weights = 4 * sum(entry.num_params for entry in entries) * getattr(spec, "seeds", 1)
+    if getattr(spec, "loss", "focal") == "bce":  # with either loss
+        weights *= 2
     estimates.append(
         Estimate(
             "disk of the bundle, kept",

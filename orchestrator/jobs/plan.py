@@ -19,7 +19,7 @@ from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
 from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
 from orchestrator.launcher.file import load_launcher
-from orchestrator.model.backbones import canonical_name, check_size, check_weights
+from orchestrator.model.backbones import canonical_names, check_size, check_weights
 from orchestrator.model.bundle import load_info
 from orchestrator.model.bundle_folder import newest_bundle
 
@@ -149,15 +149,18 @@ def plan_job(file: Path, nodes: Nodes, *, look: bool) -> JobPlan:
 
 def _check_backbones(spec: Any) -> None:
     """Raises SpecError where a backbone is unknown or offers not what is asked of it."""
-    for name in backbones_of(spec):
-        backbone = canonical_name(name)
+    for backbone in backbones_of(spec):
         check_weights(backbone, None if spec.weights == "auto" else spec.weights)
         check_size(backbone, spec.image_size)
 
 
-def backbones_of(spec: Any) -> tuple[str, ...]:
-    """Returns the names of the backbones that a training spec asks for."""
-    return tuple(getattr(spec, "backbones", None) or (spec.backbone,))
+def backbones_of(spec: Any) -> list[str]:
+    """Returns the canonical names of the backbones that a training spec asks for.
+
+    Raises:
+        SpecError: no such backbone.
+    """
+    return canonical_names(getattr(spec, "backbones", None) or [spec.backbone])
 
 
 def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
@@ -172,8 +175,7 @@ def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
             info = load_info(Path(spec.model[0]) if spec.model else newest_bundle(Path("models")))
             plan.predicted = estimate_scoring(plan.found, spec, info, plan.session)
         else:
-            names = [canonical_name(name) for name in backbones_of(spec)]
-            plan.predicted = estimate_training(plan.found, spec, names, plan.session)
+            plan.predicted = estimate_training(plan.found, spec, backbones_of(spec), plan.session)
     except OrchestratorError as error:
         seen = here or all("://" in source or Path(source).exists() for source in sources)
         if isinstance(error, DataError) and seen:

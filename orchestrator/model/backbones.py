@@ -9,7 +9,7 @@ Over 300 lines, a good part of them the rows of the table.
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from orchestrator.errors import BundleError, ClusterError, SpecError
 from orchestrator.model.keras_file import first_line, load_keras_file
+from orchestrator.model.lite import VARIANTS, build_trunk, load_weights
 
 if TYPE_CHECKING:
     import keras
@@ -56,7 +57,7 @@ class Backbone:
         min_px: smallest size the network accepts, px.
         training_bytes: memory of its fine-tuning for every pixel of a batch, besides weights,
             gradients and moments. Measured for Lite0 at 224 px (1,370) and B5 at 150 px (8,390),
-            which stands for the others.
+            which stands for Keras's others; the rest by what a step takes relative to Lite0's.
     """
 
     name: str
@@ -88,6 +89,16 @@ REGISTRY: dict[str, Backbone] = {
         Backbone(
             "efficientnet-lite0", "lite", 3_413_024, 1280, ("offline", "none"), training_bytes=1_400
         ),
+        Backbone(
+            "efficientnet-lite1", "lite", 4_189_344, 1280, ("offline", "none"), training_bytes=1_900
+        ),
+        Backbone(
+            "efficientnet-lite2", "lite", 4_869_168, 1280, ("offline", "none"), training_bytes=1_900
+        ),
+        Backbone("ResNet18", "torch", 11_186_112, 512, ("none",), training_bytes=800),
+        Backbone("SqueezeNet", "torch", 722_496, 512, ("none",), training_bytes=1_100),
+        Backbone("AlexNet", "torch", 2_469_696, 256, ("none",), 63, training_bytes=300),
+        Backbone("cnn", "inception", 388_416, 256, ("none",), training_bytes=1_400),
         Backbone("tiny", "inception", 6_200, 32, ("none",), min_px=16),
     )
 }
@@ -124,6 +135,18 @@ def canonical_name(name: str) -> str:
         f"unknown backbone {name!r}; expected one of {', '.join(REGISTRY)}, or the path of a "
         ".keras feature extractor"
     )
+
+
+def canonical_names(names: Sequence[str]) -> list[str]:
+    """Returns the registry's spelling of several backbones' names.
+
+    Args:
+        names: as `canonical_name` takes them; `all` alone stands for the whole registry.
+
+    Raises:
+        SpecError: no such backbone; the message lists the valid names.
+    """
+    return list(REGISTRY) if [*names] == ["all"] else [canonical_name(name) for name in names]
 
 
 def check_weights(name: str, weights: str | None) -> str:
@@ -203,9 +226,7 @@ def build_backbone(name: str, weights: str | None, size_px: int, *, seed: int = 
             maps = keras.layers.GlobalAveragePooling2D(name="features")(maps)
     model = keras.Model(image, maps, name=re.sub("[^A-Za-z0-9]", "_", Path(name).stem).lower())
     if weights == "offline":
-        from orchestrator.model import lite0
-
-        lite0.load_weights(model)
+        load_weights(model, name)
     elif weights.endswith(".h5"):
         _load_weights_file(model, name, Path(weights))
     model.trainable = False
@@ -249,12 +270,12 @@ def _registered_maps(backbone: Backbone, image: Any, weights: str) -> Any:
     x = keras.layers.Concatenate(name="grey_to_rgb")([image, image, image])
     if scale != 1.0 or offset != 0.0:
         x = keras.layers.Rescaling(scale, offset, name="preprocess")(x)
-    if backbone.name == "tiny":
-        return _tiny_trunk(x)
-    if backbone.name == "efficientnet-lite0":
-        from orchestrator.model import lite0
+    if backbone.name in VARIANTS:
+        return build_trunk(x, backbone.name)
+    if "imagenet" not in backbone.weights:
+        from orchestrator.model.small_networks import TRUNKS
 
-        return lite0.build_trunk(x)
+        return TRUNKS[backbone.name](x)
     build = getattr(keras.applications, backbone.name)
     if weights != "imagenet":
         return build(include_top=False, weights=None, input_tensor=x).output
@@ -279,19 +300,6 @@ def _efficientnet_imagenet_scaling() -> tuple[list[float], list[float]]:
         255.0 * mean * (1.0 - factor) for mean, factor in zip(_IMAGENET_MEAN, factors, strict=True)
     ]
     return factors, offsets
-
-
-def _tiny_trunk(x: Any) -> Any:
-    """Three small convolutions: fast enough for tests, deep enough to learn from."""
-    import keras
-
-    for index, filters in enumerate((8, 16, 32)):
-        x = keras.layers.Conv2D(
-            filters, 3, strides=2, padding="same", use_bias=False, name=f"conv_{index}"
-        )(x)
-        x = keras.layers.BatchNormalization(name=f"norm_{index}")(x)
-        x = keras.layers.ReLU(name=f"relu_{index}")(x)
-    return x
 
 
 def _file_maps(path: Path, image: Any) -> Any:

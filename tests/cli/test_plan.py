@@ -181,6 +181,17 @@ def test_a_comparison_takes_the_features_of_one_backbone(folder: Path, phantoms:
     args = {"data": str(phantoms), "backbones": ["VGG19", "ResNet50"], "limit": 40}
     (job,) = planned(str(write_job(folder, "c", "compare", args)))["jobs"]
     assert amounts(job)["disk of features, while it runs"] == 2 * (40 + 3 * 28) * 2048 * 4
+    kept, memory = (
+        amounts(job)[what] for what in ("disk of the bundle, kept", "memory of a training process")
+    )
+    assert kept == 2 * 4 * (20_024_384 + 23_587_712)
+    more = args | {"finetune": "all", "loss": "bce"}
+    (job,) = planned(str(write_job(folder, "c", "compare", more)))["jobs"]
+    assert amounts(job)["memory of a training process"] > 2 * memory
+    assert amounts(job)["disk of the bundle, kept"] == 2 * kept  # a bundle for each loss
+    more = args | {"backbones": "all", "weights": "none", "ensemble": "mean"}
+    (job,) = planned(str(write_job(folder, "c", "compare", more)))["jobs"]
+    assert amounts(job)["disk of features, while it runs"] == 2 * (40 + 3 * 28) * 2560 * 4
 
 
 def test_plan_shows_the_time_limit_of_a_job_that_gives_none(folder: Path) -> None:

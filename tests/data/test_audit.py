@@ -139,6 +139,16 @@ def test_numbers_from_file_names_clash_as_possible_only():
     assert audit.possible.examples[0].paths == ("4.jpg", "6.jpg")
 
 
+def test_the_cause_tells_children_apart_below_one_folder_but_not_across_folders():
+    rows = [*CLEAN]
+    rows += [("train", "train/person1_virus", "filename", "s5", None)]
+    rows += [("val", "train/person1_bacteria", "filename", "s6", None)]
+    assert audit_leakage(*make_rows(rows)).possible.num_cases == 0
+    rows += [("test", "test/person1_bacteria", "filename", "s7", None)]
+    audit = audit_leakage(*make_rows(rows))
+    assert (audit.possible.num_cases, audit.possible.num_images) == (1, 3)
+
+
 def test_unused_rows_are_left_out():
     rows = [*CLEAN, ("train", "x", "column", "s", 0), (None, "x", "column", "s", 0)]
     assert not audit_leakage(*make_rows(rows)).blocking
@@ -208,5 +218,5 @@ def test_public_training_folder():
     leaking = audit_leakage(table, by_image)
     assert leaking.blocking
     assert leaking.same_bytes.num_cases > 0
-    assert leaking.possible.num_cases > 400
+    assert leaking.possible.num_cases > 300
     assert leaking.near_duplicate.num_cases == 0

@@ -47,8 +47,8 @@ def test_train_and_test_folders_in_any_case(tmp_path):
     )
     manifest = build_manifest(tmp_path, 2)
     assert columns(manifest, "row", "shard", "path", "label", "split", "patient_id") == [
-        (0, 0, "TEST/Pneumonia/person1_virus_2.jpeg", 1, "test", "test/person1"),
-        (1, 0, "Train/PNEUMONIA/person1_virus_1.jpeg", 1, "train", "train/person1"),
+        (0, 0, "TEST/Pneumonia/person1_virus_2.jpeg", 1, "test", "test/person1_virus"),
+        (1, 0, "Train/PNEUMONIA/person1_virus_1.jpeg", 1, "train", "train/person1_virus"),
         (2, 1, "Train/normal/IM-0001-0001.jpeg", 0, "train", "train/IM-0001"),
         (3, 1, "readme.txt", None, None, None),
         (4, 2, "validation/NORMAL/other.jpeg", 0, "val", None),

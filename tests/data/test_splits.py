@@ -238,4 +238,4 @@ def test_public_training_folder_gives_the_counts_of_the_paper(seed):
     assert count(split, table) == {"train": 4173, "val": 1043}
     assert count(split, table, 0) == {"train": 1073, "val": 268}
     counts = class_by_split(table, split.names)
-    assert counts["train"]["patients"] + counts["val"]["patients"] == 2846
+    assert counts["train"]["patients"] + counts["val"]["patients"] == 3654

@@ -6,7 +6,7 @@ from sklearn import metrics as sk
 
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation import bootstrap
-from orchestrator.evaluation.metrics import METRIC_NAMES, evaluate, paired_difference, point_metrics
+from orchestrator.evaluation.metrics import METRIC_NAMES, evaluate, point_metrics
 
 # Worked by hand. Sorted by probability: 1 at .9, 0 at .8, 1 and 0 tied at .6, 1 at .4, 0 at .1.
 LABELS = np.array([1, 0, 1, 0, 1, 0])
@@ -173,19 +173,45 @@ def test_as_dict_is_strict_json():
     assert report["num_patients"] == 3
 
 
-def test_paired_difference():
-    labels, probabilities, groups = sample(300, decimals=6)
-    rng = np.random.default_rng(1)
-    worse = np.clip(probabilities + rng.normal(0, 0.4, 300), 0, 1)
-    found = paired_difference(labels, probabilities, worse, (0.5, 0.5), groups, "auroc")
-    expected = sk.roc_auc_score(labels, probabilities) - sk.roc_auc_score(labels, worse)
-    assert found.value == pytest.approx(expected)
-    assert 0 < found.low < found.value < found.high
-    same = paired_difference(labels, worse, worse, (0.5, 0.5), groups)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-    other = paired_difference(labels, worse, worse, (0.2, 0.5), groups, "sensitivity")
-    assert other.value > 0
-    assert paired_difference([1, 1], [0.1, 0.2], [0.1, 0.2], (0.5, 0.5), None).value is None
+def test_perfect_order_keeps_an_honest_bound():
+    labels, probabilities = [1] * 48 + [0] * 10, [0.9] * 48 + [0.1] * 10
+    found = evaluate(labels, probabilities, 0.5).metrics
+    assert (found["auroc"].value, found["auroc"].high) == (1.0, 1.0)
+    assert found["auroc"].low == pytest.approx(0.025 ** (1 / 10))  # of the rarer class
+    assert found["auroc"].note == "exact bound over 10 pairs of patients or images"
+    turned = evaluate(labels, 1 - np.array(probabilities), 0.5).metrics["auroc"]
+    assert (turned.value, turned.low) == (0.0, 0.0)
+    assert turned.high == pytest.approx(1 - 0.025 ** (1 / 10))
+    patients = ["a"] * 24 + ["b"] * 24 + ["c"] * 10
+    found = evaluate(labels, probabilities, 0.5, patients).metrics
+    assert found["auroc"].low == pytest.approx(0.025)
+    # A patient of both classes makes one pair: of three patients no two pairs are disjoint.
+    found = evaluate([1, 0, 1, 0, 1, 0], [0.9, 0.1] * 3, 0.5, list("aabbcc")).metrics
+    assert found["auroc"].low == pytest.approx(0.025)
+
+
+def test_no_interval_is_a_point():
+    """Whatever the figure: a finite sample never makes it certain."""
+    perfect = evaluate([1, 1, 0, 0], [1.0, 1.0, 0.0, 0.0], 0.5).metrics
+    alike = evaluate([1, 1, 0, 0], [0.5, 0.5, 0.5, 0.5], 0.5).metrics
+    for found in (*perfect.values(), *alike.values()):
+        assert found.low is None or found.low < found.high
+        assert found.low is not None or found.note
+    assert perfect["auprc"].note == "none, since nearly every resample gives the same figure"
+
+
+def test_the_interval_of_auroc_covers_the_truth_where_samples_are_often_perfect():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 10)
+    covered, perfect, num_samples = 0, 0, 80
+    for _ in range(num_samples):
+        scores = rng.normal(size=20) + 2.6 * labels  # AUROC 0.967
+        found = evaluate(labels, 1 / (1 + np.exp(-scores)), 0.5, num_resamples=100)
+        auroc = found.metrics["auroc"]
+        perfect += auroc.value == 1
+        covered += auroc.low <= 0.967 <= auroc.high
+    assert perfect > 0.25 * num_samples
+    assert covered >= 0.95 * num_samples
 
 
 @pytest.mark.parametrize(
@@ -203,8 +229,6 @@ def test_bad_input(labels, probabilities, message):
         evaluate(labels, probabilities, 0.5)
 
 
-def test_unknown_metric_and_no_resamples():
-    with pytest.raises(SpecError, match="choose one of accuracy"):
-        paired_difference([0, 1], [0.1, 0.2], [0.1, 0.2], (0.5, 0.5), None, "auc")
+def test_no_resamples():
     with pytest.raises(SpecError, match="at least 1"):
         evaluate([0, 1], [0.1, 0.2], 0.5, num_resamples=0)

@@ -41,7 +41,7 @@ def test_ranges_and_differences() -> None:
     ("low", "high", "expected"),
     [(-0.1, 0.1, False), (0.1, 0.2, True), (-0.2, -0.1, True), (None, None, False)],
 )
-def test_a_difference_beyond_chance(low: float | None, high: float | None, expected: bool) -> None:
+def test_an_interval_leaves_out_zero(low: float | None, high: float | None, expected: bool) -> None:
     assert excludes_zero(bounds(low, high)) is expected
 
 

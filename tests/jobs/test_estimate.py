@@ -34,6 +34,10 @@ def test_a_line_in_the_registry_is_all_that_a_backbone_needs(
     assert shown["disk of the bundle, kept"].startswith("3,228,864 parameters")
     assert "4 views x 1,024 features" in shown["disk of features, while it runs"]
     assert shown["memory of a training process"].endswith("150 x 150 x 1 B")
+    args = "{data: x.csv, backbones: [mobilenet], weights: none, seeds: 3}"
+    job.write_text(f"name: a\nkind: compare\nargs: {args}\n")
+    shown = {size.what: size.basis for size in plan_job(job, ONE_CPU, look=True).predicted}
+    assert shown["disk of the bundle, kept"].startswith("9,686,592 parameters")
 
 
 def test_a_backbone_of_ones_own_is_planned_as_the_largest() -> None:

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ClusterError, SpecError
-from orchestrator.model import backbones
-from orchestrator.model.backbones import build_backbone, canonical_name, check_size, check_weights
+from orchestrator.model import small_networks
+from orchestrator.model.backbones import (
+    REGISTRY,
+    build_backbone,
+    canonical_name,
+    canonical_names,
+    check_size,
+    check_weights,
+)
+from orchestrator.model.lite import VARIANTS
 from orchestrator.model.network import build_network
 
 
@@ -104,7 +112,7 @@ def test_preprocessing_is_that_of_keras(name: str, module: object) -> None:
     np.testing.assert_allclose(scaled.predict(grey, verbose=0), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_lite0_scaling() -> None:
+def test_lite_scaling() -> None:
     backbone = build_backbone("efficientnet-lite0", "none", 32)
     scaled = keras.Model(backbone.input, backbone.get_layer("preprocess").output)
     grey = np.array([0, 127, 255], np.float32).reshape(3, 1, 1, 1) * np.ones((1, 32, 32, 1), "f4")
@@ -112,6 +120,63 @@ def test_lite0_scaling() -> None:
     out = scaled.predict(grey, verbose=0)[:, 0, 0]
 
     np.testing.assert_allclose(out, np.repeat([[-127 / 128], [0], [1]], 3, axis=1), atol=1e-6)
+
+
+# Of torchvision's tables, without the classifier; ResNet18 has 2 x 4,800 statistics besides.
+@pytest.mark.parametrize(
+    ("name", "num_trained", "num_statistics", "maps"),
+    [
+        ("ResNet18", 11_176_512, 9_600, (7, 7, 512)),
+        ("SqueezeNet", 722_496, 0, (13, 13, 512)),
+        ("AlexNet", 2_469_696, 0, (6, 6, 256)),
+        ("cnn", 388_416, 0, (14, 14, 256)),
+    ],
+)
+def test_small_networks_are_the_published_ones(
+    name: str, num_trained: int, num_statistics: int, maps: tuple[int, int, int]
+) -> None:
+    image = keras.Input((224, 224, 3))
+    network = keras.Model(image, small_networks.TRUNKS[name](image))
+
+    trained = sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
+
+    assert trained == num_trained
+    assert network.count_params() == trained + num_statistics == REGISTRY[name].num_params
+    assert network.output_shape == (None, *maps)
+
+
+def test_a_pool_of_squeezenet_sees_the_last_row() -> None:
+    # torchvision rounds the number of windows up (`ceil_mode`): of 6 rows 3, of 7 rows 3.
+    for size in (6, 7):
+        image = keras.Input((size, size, 1))
+        pool = keras.Model(image, small_networks._pool(image, ((0, 1), (0, 1)), "pool"))
+        rows = np.broadcast_to(np.arange(size, dtype="f4")[:, None, None], (1, size, size, 1))
+        assert np.asarray(pool(rows))[0, :, 0, 0].tolist() == [2, 4, size - 1]
+
+
+def test_random_weights_neither_fade_nor_blow_up_through_the_layers() -> None:
+    # He's initialisation keeps the scale through a ReLU; Keras's own halves it at every layer.
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1)).astype("f4")
+    for name in ("SqueezeNet", "AlexNet", "cnn"):
+        features = np.asarray(build_backbone(name, "none", 64)(images))
+        assert 0.3 < features.mean() < 10, name
+
+
+def test_a_weights_file_of_a_small_network_is_taken(tmp_path) -> None:
+    path = tmp_path / "squeezenet.weights.h5"
+    source = build_backbone("SqueezeNet", "none", 64, seed=1)
+    source.save_weights(path)
+
+    loaded = build_backbone("squeezenet", str(path), 64, seed=2)
+
+    np.testing.assert_array_equal(loaded.get_weights()[-2], source.get_weights()[-2])
+
+
+def test_all_stands_for_the_whole_registry() -> None:
+    assert canonical_names(["all"]) == list(REGISTRY)
+    assert canonical_names(("vgg19", "Tiny")) == ["VGG19", "tiny"]
+    with pytest.raises(SpecError, match="unknown backbone 'all'"):
+        canonical_names(["all", "tiny"])
 
 
 @pytest.mark.parametrize("name", [*(f"EfficientNetB{i}" for i in (0, 7)), "ResNet50", "tiny"])
@@ -247,10 +312,12 @@ def test_keras_file_with_a_lambda_is_refused(tmp_path) -> None:
 
 
 def test_registry_names_are_keras_names() -> None:
-    for name, backbone in backbones.REGISTRY.items():
+    for name, backbone in REGISTRY.items():
         assert backbone.name == name
         if "imagenet" in backbone.weights:
             assert hasattr(keras.applications, name)
+        else:
+            assert name in {**small_networks.TRUNKS, **VARIANTS}
 
 
 def test_weights_file_that_lacks_a_layer(tmp_path) -> None:

@@ -6,7 +6,7 @@ columns are read in `tables.py`; a DICOM header's patient id comes from `images.
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from orchestrator.data.schema import CLASS_NAMES
@@ -35,9 +35,11 @@ _NOT_LETTERS = re.compile(r"[^a-z]+")
 _NUMBERING = re.compile(r"[0-9]+[ .)]+")  # of class folders that are to sort: `0_NORMAL`
 
 # `person1_virus_6.jpeg`, `IM-0115-0001.jpeg`, `NORMAL2-IM-0381-0001.jpeg`: the public pediatric
-# data set. Never for DICOM: a viewer's export calls every patient's first file IM-0001-0001.dcm.
+# data set. The causes are numbered apart: images of one number and of both causes are no more alike
+# than those of strangers. Never for DICOM: a viewer's export calls every patient's first file
+# IM-0001-0001.dcm.
 _PATIENT = re.compile(
-    r"(person\d+)_(?:bacteria|virus)_\d+(?:_\d+)?\.(?:jpe?g|png)"
+    r"(person\d+_(?:bacteria|virus))_\d+(?:_\d+)?\.(?:jpe?g|png)"
     r"|((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?\.(?:jpe?g|png)",
     re.IGNORECASE | re.ASCII,
 )
@@ -49,7 +51,8 @@ _PATIENT_FOLDER = re.compile(
     r"(?:^|/)(?:(patient[ _-]?[0-9]+)(?:/|$)|p([0-9]{8})/s[0-9]{8}(?:/|$)|(sub-[a-z0-9]+)/ses-)",
     re.IGNORECASE | re.ASCII,
 )
-_CLASH_SCOPE = re.compile(r"^(?:train|test)/")
+# What stands around a number in an id that `patient_of_name` gives: its scope, its cause.
+_AROUND_NUMBER = re.compile(r"^(?:train|test)/|_(?:bacteria|virus)$", re.IGNORECASE)
 
 
 class FolderFacts(NamedTuple):
@@ -146,7 +149,8 @@ def patient_of_name(name: bytes, scope: str | None) -> str | None:
             set counts its patients folder by folder.
 
     Returns:
-        For instance "person12", or "train/person12" where the file lies under a train folder.
+        For instance "person12_virus", or "train/person12_virus" where the file lies under a train
+        folder.
     """
     text = name.decode("utf-8", "surrogateescape")
     if text[:1].isdigit():
@@ -172,6 +176,23 @@ def patient_of_folders(folder: bytes) -> str | None:
     return None if match is None else str(match[1] or match[2] or match[3]).lower()
 
 
-def unscoped_patient(patient_id: str) -> str:
-    """Returns a patient id from a file name without the folder it was scoped to."""
-    return _CLASH_SCOPE.sub("", patient_id)
+def comparable_patients(patients: Sequence[str]) -> list[str]:
+    """Returns patient ids from file names in the form in which their numbers are compared.
+
+    Below different train and test folders the numbering may restart, so equal numbers there may be
+    one patient, whatever the cause. Below one folder each cause has its own numbering.
+
+    Args:
+        patients: ids from `patient_of_name` or `patient_of_folders`.
+
+    Returns:
+        The number alone, such as "person12", where it occurs in several scopes; the id otherwise.
+    """
+    numbers = [_AROUND_NUMBER.sub("", patient) for patient in patients]
+    scopes: dict[str, set[str]] = {}
+    for patient, number in zip(patients, numbers, strict=True):
+        scopes.setdefault(number, set()).add(patient.rpartition("/")[0])
+    return [
+        number if len(scopes[number]) > 1 else patient
+        for patient, number in zip(patients, numbers, strict=True)
+    ]

@@ -17,18 +17,21 @@ from markupsafe import Markup
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.errors import DataError
-from orchestrator.evaluation.metrics import paired_difference
+from orchestrator.evaluation.paired import below_best, paired_difference
 from orchestrator.evaluation.report import overlays
 from orchestrator.evaluation.report.page import list_facts, render
 from orchestrator.evaluation.wording import (
     INTENDED_USE,
     NO_FIGURE,
+    claim_reach,
     describe_rule,
     excludes_zero,
     format_difference,
     format_difference_range,
+    format_figure,
     format_range,
     metric_title,
+    seeds_note,
 )
 
 # Column of the paper's Table IV -> metric.
@@ -40,6 +43,16 @@ COLUMNS = {
     "f1": "F1",
 }
 LOSS_TITLES = {"focal": "focal loss", "bce": "binary cross-entropy"}
+_ENSEMBLE_NOTES = {
+    "mean": (
+        "The ensemble takes the mean of the models' calibrated probabilities, with a threshold "
+        "chosen as theirs are.",
+    ),
+    "vote": (
+        f"The ensemble calls {CLASS_NAMES[1]} where half of the models or more do; its AUC is that "
+        "of the share of their votes.",
+    ),
+}
 WORTH = ("auroc", "auprc", "accuracy", "recall", "specificity", "f1", "brier")
 
 _PAPER_COLUMNS = (*COLUMNS, "validation_accuracy")
@@ -66,6 +79,8 @@ class Contender:
         rows: those of "validation", and of "test" where there is one.
         probabilities: float [N] of each, calibrated, in the order of the rows.
         cost: JSON-able: features_s, images_per_s, training_s; None where not known.
+        repeats: the same recipe trained with other seeds on the same split.
+        members: backbones of an ensemble; empty for a single model.
     """
 
     backbone: str
@@ -74,6 +89,18 @@ class Contender:
     rows: Mapping[str, LabelledRows]
     probabilities: Mapping[str, npt.NDArray[Any]]
     cost: Mapping[str, Any]
+    repeats: tuple["Contender", ...] = ()
+    members: tuple[str, ...] = ()
+
+    @property
+    def trainings(self) -> tuple["Contender", ...]:
+        """The model itself and its repeats."""
+        return (self, *self.repeats)
+
+    @property
+    def thresholds(self) -> list[float]:
+        """That of each training."""
+        return [training.report["threshold"] for training in self.trainings]
 
     @property
     def title(self) -> str:
@@ -89,26 +116,22 @@ def build_comparison(
     Models are judged on the test images where there are any, on the validation images otherwise.
 
     Args:
-        contenders: trained on the same split; each loss of a backbone is one.
+        contenders: trained on the same split; each loss of a backbone is one. Figures are those of
+            the contender itself, differences count its repeats.
         recipe: the resolved spec, JSON-able.
         run: facts about the run, JSON-able.
         seed: of the differences' resamples.
 
     Returns:
-        `judged_on`, `rows` (one a model), `against_best` (AUROC minus that of the best backbone
-        of the same loss), `focal_minus_bce`, the paper's figures, and the arguments.
+        `judged_on`, `rows` (one a model), `against_best` (mean AUROC over the seeds minus that of
+        the best backbone of the same loss), `focal_minus_bce`, the paper's figures, and the
+        arguments.
 
     Raises:
         DataError: the models were not measured on the same images.
     """
+    check_same_images(contenders)
     judged_on = "test" if contenders[0].report.get("test") else "validation"
-    first = contenders[0].rows[judged_on]
-    for contender in contenders:
-        if not np.array_equal(contender.rows[judged_on].rows, first.rows):
-            raise DataError(
-                f"{contender.title} was measured on other {judged_on} images than "
-                f"{contenders[0].title}; remove the comparison's folder and run it again"
-            )
     return {
         "kind": "compare",
         "judged_on": judged_on,
@@ -120,11 +143,23 @@ def build_comparison(
         "against_best": _against_best(contenders, judged_on, seed),
         "focal_minus_bce": _focal_minus_bce(contenders, judged_on, seed),
         "paper": PAPER,
-        "notes": paper_notes(),
+        "notes": [*_ENSEMBLE_NOTES.get(recipe.get("ensemble", "none"), ()), *paper_notes()],
         "recipe": dict(recipe),
         "run": dict(run),
         "intended_use": INTENDED_USE,
     }
+
+
+def check_same_images(contenders: Sequence[Contender]) -> None:
+    """Raises DataError unless all models were measured on the same images of every split."""
+    first = contenders[0]
+    for contender in (training for model in contenders for training in model.trainings):
+        for split, part in first.rows.items():
+            if not np.array_equal(contender.rows[split].rows, part.rows):
+                raise DataError(
+                    f"{contender.title} was measured on other {split} images than {first.title}; "
+                    "remove the comparison's folder and run it again"
+                )
 
 
 def _row(contender: Contender, judged_on: str) -> dict[str, Any]:
@@ -132,6 +167,7 @@ def _row(contender: Contender, judged_on: str) -> dict[str, Any]:
     return {
         "backbone": contender.backbone,
         "loss": contender.loss,
+        "members": list(contender.members),
         "weights": report["model"]["weights"],
         "metrics": report[judged_on]["metrics"],
         "validation_accuracy": report["validation"]["metrics"]["accuracy"],
@@ -141,6 +177,10 @@ def _row(contender: Contender, judged_on: str) -> dict[str, Any]:
         "lr": report["recipe"]["lr"],
         "num_parameters": report["model"]["num_parameters"],
         "num_trainable": report["model"]["num_trainable"],
+        "auroc_by_seed": [
+            training.report[judged_on]["metrics"]["auroc"]["value"]
+            for training in contender.trainings
+        ],
         "cost": dict(contender.cost),
     }
 
@@ -152,37 +192,40 @@ def _difference(
     rows = first.rows[judged_on]
     return paired_difference(
         rows.labels,
-        first.probabilities[judged_on],
-        second.probabilities[judged_on],
-        (first.report["threshold"], second.report["threshold"]),
+        _by_seed(first, judged_on),
+        _by_seed(second, judged_on),
+        (first.thresholds, second.thresholds),
         rows.patients,
         metric,
         seed=seed,
     ).as_dict()
 
 
+def _by_seed(model: Contender, judged_on: str) -> npt.NDArray[Any]:
+    """Probabilities of all trainings, [seeds, N]."""
+    return np.stack([training.probabilities[judged_on] for training in model.trainings])
+
+
 def _against_best(
     contenders: Sequence[Contender], judged_on: str, seed: int
 ) -> list[dict[str, Any]]:
-    def area(contender: Contender) -> float:
-        value = contender.report[judged_on]["metrics"]["auroc"]["value"]
-        return -1.0 if value is None else float(value)
-
-    found = []
+    rows = contenders[0].rows[judged_on]
+    entries = []
     for loss in LOSS_TITLES:
         group = [contender for contender in contenders if contender.loss == loss]
-        best = max(group, key=area, default=None)
-        found += [
-            {
-                "backbone": contender.backbone,
-                "best": best.backbone,
-                "loss": loss,
-                "auroc": _difference(contender, best, judged_on, "auroc", seed),
-            }
-            for contender in group
-            if best is not None and contender is not best
-        ]
-    return found
+        if len(group) > 1:
+            models = [_by_seed(model, judged_on) for model in group]
+            best, found = below_best(rows.labels, models, rows.patients, seed=seed)
+            entries += [
+                {
+                    "backbone": group[place].backbone,
+                    "best": group[best].backbone,
+                    "loss": loss,
+                    "auroc": difference.as_dict(),
+                }
+                for place, difference in found.items()
+            ]
+    return entries
 
 
 def _focal_minus_bce(
@@ -260,6 +303,7 @@ def render_comparison_html(report: Mapping[str, Any], contenders: Sequence[Conte
             }
             for entry in report["focal_minus_bce"]
         ],
+        seeds_note=seeds_note(max(len(contender.trainings) for contender in contenders)),
         worth_titles=[metric_title(name) for name in WORTH],
         training_images=sum(
             number for name, number in report["splits"]["train"].items() if name != "patients"
@@ -291,21 +335,24 @@ def _view(row: Mapping[str, Any]) -> dict[str, Any]:
             "paper": paper.get("validation_accuracy"),
         }
     )
-    cost = row["cost"]
+    cost, areas = row["cost"], row["auroc_by_seed"]
     return {
         **row,
         "cells": cells,
+        "areas": ", ".join(map(format_figure, areas)) if len(areas) > 1 else "",
         "parameters": f"{row['num_parameters'] / 1e6:.1f} M",
         "trained": f"{row['num_trainable'] / 1e6:.2f} M",
         "speed": NO_FIGURE if cost["images_per_s"] is None else f"{cost['images_per_s']:.1f}",
         "features": NO_FIGURE if cost["features_s"] is None else f"{cost['features_s']:.0f}",
         "training": NO_FIGURE if cost["training_s"] is None else f"{cost['training_s']:.0f}",
+        "epochs": NO_FIGURE if row["members"] else f"{row['num_epochs']} ({row['best_epoch']})",
+        "rate": NO_FIGURE if row["members"] else f"{row['lr']:.2g}",
     }
 
 
 def _other_data(report: Mapping[str, Any]) -> str:
     """Why the paper's figures are not those of the same experiment."""
-    kinds = sorted({row["weights"] for row in report["rows"]})
+    kinds = sorted({row["weights"] for row in report["rows"] if not row["members"]})
     weights = " and ".join("no weights (random)" if kind == "none" else kind for kind in kinds)
     return (
         f"The paper's figures are of ImageNet weights, its own training of 5,216 images and the "
@@ -317,9 +364,10 @@ def _other_data(report: Mapping[str, Any]) -> str:
 
 
 def _shown(interval: Mapping[str, Any]) -> dict[str, Any]:
-    """A difference as text, and whether its interval leaves out zero."""
+    """A difference as text, whether its interval leaves out zero, and what that is worth."""
     return {
         "value": format_difference(interval["value"]),
         "range": format_difference_range(interval) or interval.get("note", ""),
         "apart": excludes_zero(interval),
+        "reach": claim_reach(interval),
     }

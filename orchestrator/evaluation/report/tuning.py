@@ -10,12 +10,15 @@ from orchestrator.evaluation.report import tuning_plots
 from orchestrator.evaluation.report.page import list_facts, render
 from orchestrator.evaluation.wording import (
     INTENDED_USE,
+    claim_reach,
     excludes_zero,
     format_difference,
     format_difference_range,
     format_figure,
+    format_mean,
     format_range,
     metric_title,
+    seeds_note,
 )
 
 _SHOWN = 10  # trials in the table, and rows of folds
@@ -107,6 +110,7 @@ def render_tuning_html(report: Mapping[str, Any]) -> str:
         shown=[_row(trial) for trial in judged[:_SHOWN]],
         failed=[trial for trial in trials if trial["state"] == "failed"],
         differences=[_difference(name, report["held_out"]) for name in OBJECTIVES],
+        seeds_note=seeds_note(report["held_out"]["difference"]["auroc"].get("num_seeds", 1)),
         configs=[(name, report["held_out"][name]["config"]) for name in ("winner", "default")],
         pictures={name: Markup(picture) for name, picture in pictures.items()},
         refit=[
@@ -137,16 +141,14 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
 def _difference(metric: str, held_out: Mapping[str, Any]) -> dict[str, Any]:
     """One metric of both configurations and their difference in words and numbers."""
     found = held_out["difference"][metric]
-    apart = excludes_zero(found)
-    better = apart and (found["value"] > 0) == higher_is_better(metric)
-    says = "the winner is better beyond chance" if better else "the default is better beyond chance"
+    winner = excludes_zero(found) and (found["value"] > 0) == higher_is_better(metric)
+    better = f"the {'winner' if winner else 'default'} is better {claim_reach(found)}"
     return {
         "title": metric_title(metric),
-        "winner": format_figure(held_out["winner"]["metrics"][metric][0]),
-        "default": format_figure(held_out["default"]["metrics"][metric][0]),
+        **{name: format_mean(held_out[name]["metrics"][metric]) for name in ("winner", "default")},
         "difference": format_difference(found["value"]),
-        "range": format_difference_range(found),
-        "says": says if apart else "these images do not tell them apart",
+        "range": format_difference_range(found) or found.get("note", ""),
+        "says": better if excludes_zero(found) else "these images do not tell them apart",
     }
 
 
@@ -160,7 +162,7 @@ def _refit(split: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "title": metric_title(name),
                 "value": format_figure(metrics[name]["value"]),
-                "range": format_range(metrics[name]),
+                "range": format_range(metrics[name]) or metrics[name].get("note", ""),
             }
             for name in shown
         ],

@@ -9,6 +9,7 @@ from orchestrator.config.workers import Session
 from orchestrator.data.schema import escape_path
 from orchestrator.errors import SpecError
 from orchestrator.model.backbones import canonical_name, check_size, check_weights
+from orchestrator.model.lite import find_weights
 from orchestrator.pipelines.train.tracking import check_tracking
 
 
@@ -18,6 +19,8 @@ def check_spec(spec: TrainSpec) -> TrainSpec:
     backbone = canonical_name(spec.backbone)
     weights = check_weights(backbone, None if spec.weights == "auto" else spec.weights)
     check_size(backbone, spec.image_size)
+    if weights == "offline":
+        find_weights(backbone)
     on_images = spec.features == "live" or spec.finetune != "none"
     if not on_images and (spec.test_time_views > 1 or spec.threshold.endswith(SHIFTED)):
         raise SpecError(

@@ -2,17 +2,20 @@
 
 Each model is an ordinary training run under the comparison's folder: `runs/NAME` and its bundle
 `models/NAME`. A run that is finished is not repeated, and the images are decoded once for all.
+
+Over 300 lines, since it times the features too.
 """
 
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.session import open_session
+from orchestrator.config.fields import STORED
 from orchestrator.config.specs import CompareSpec, Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.inputs import check_inputs
@@ -23,9 +26,11 @@ from orchestrator.evaluation.report.comparison import (
     build_comparison,
     render_comparison_html,
 )
+from orchestrator.evaluation.report.ensemble import build_ensemble
+from orchestrator.model.backbones import canonical_names
 from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
-from orchestrator.pipelines.train.check import check_run_folder, check_spec
+from orchestrator.pipelines.train.check import check_run_folder, check_spec, check_workers
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.pipelines.train.train import train
 from orchestrator.progress import Reporter
@@ -34,7 +39,8 @@ from orchestrator.runs.life_cycle import open_run
 from orchestrator.runs.run_dir import RunDir
 
 # Of the training recipe, what is the comparison's own affair.
-_NOT_PASSED_ON = {"data", "out", "overwrite", "backbones", "weights", "loss", "limit"}
+_NOT_PASSED_ON = {"data", "out", "overwrite", "backbones", "weights", "loss", "seeds", "limit"}
+_NOT_PASSED_ON |= {"ensemble"}
 _NOT_PASSED_ON |= {"limits", "patient_key_file"}  # the images are decoded already
 
 
@@ -108,6 +114,8 @@ def _compare(
 ) -> None:
     """Trains and reports in a claimed run."""
     with open_session(resources, reads=[Path(spec.data)], writes=[run.path]) as session:
+        if spec.finetune != "none":
+            check_workers(session)
         cases = [case for group in groups for case in group]
         if not all(case.run(run).success.exists() for case in cases):
             _train_all(spec, groups, run, session, resources, reporter)
@@ -127,17 +135,29 @@ def plan_cases(spec: CompareSpec) -> list[list[Case]]:
         name: value for name, value in spec.model_dump().items() if name not in _NOT_PASSED_ON
     }
     groups: list[list[Case]] = []
-    for given in spec.backbones:
-        focal = check_spec(TrainSpec(data="", backbone=given, weights=spec.weights, **recipe))
+    for backbone in canonical_names(spec.backbones):
+        given = {"data": "", "backbone": backbone, "weights": spec.weights, **recipe}
+        # What a comparison may be asked for is its own form's affair.
+        focal = check_spec(TrainSpec.model_validate(given, context=STORED))
         short = Path(focal.backbone).stem
-        if short in {group[0].name for group in groups}:
-            raise SpecError(f"--backbones names {short} twice; name each backbone once")
-        group = [Case(short, "focal", focal)]
+        group = _repeats(Case(short, "focal", focal), spec.seeds)
         if spec.loss == "bce":
             bce = focal.model_copy(update={"alpha": 0.5, "gamma": 0.0})
-            group.append(Case(f"{short}-bce", "bce", bce))
+            group += _repeats(Case(f"{short}-bce", "bce", bce), spec.seeds)
+        taken = {case.name for other in groups for case in other}
+        if twice := [case.name for case in group if case.name in taken]:
+            raise SpecError(f"--backbones names {twice[0]} twice; name each backbone once")
         groups.append(group)
     return groups
+
+
+def _repeats(case: Case, num_seeds: int) -> list[Case]:
+    """The case, and its head trained anew with each further seed."""
+    cases = [case]
+    for seed in range(case.spec.seed + 1, case.spec.seed + num_seeds):
+        again = case.spec.model_copy(update={"seed": seed})
+        cases.append(Case(f"{case.name}-seed{seed}", case.loss, again))
+    return cases
 
 
 def _train_all(
@@ -226,6 +246,15 @@ def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session)
         contenders.append(
             Contender(case.spec.backbone, case.loss, report, *load_evaluated(own), cost)
         )
+    # The trainings of a model lie side by side, that of the comparison's own seed first.
+    contenders = [
+        replace(contenders[at], repeats=tuple(contenders[at + 1 : at + spec.seeds]))
+        for at in range(0, len(contenders), spec.seeds)
+    ]
+    if spec.ensemble != "none":
+        for loss in dict.fromkeys(case.loss for case in cases):
+            members = [contender for contender in contenders if contender.loss == loss]
+            contenders.append(build_ensemble(members, spec.ensemble, spec.threshold, spec.seed))
     facts = {
         "run_id": run.path.name,
         "started_at": run.load_status().get("running_at"),

@@ -41,7 +41,9 @@ _SOURCES = (
     "model/engine/keras.py",
     "model/engine/openvino.py",
     "model/light.py",
-    "model/lite0.py",
+    "model/lite.py",
+    "model/small_networks.py",
+    "model/torch_file.py",
 )
 _PACKAGES = ("keras", "tensorflow", "openvino")
 

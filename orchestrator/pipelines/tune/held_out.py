@@ -18,7 +18,8 @@ from orchestrator.config.specs import TrainSpec, TuneSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.parquet import write_parquet
-from orchestrator.evaluation.metrics import paired_difference, point_metrics
+from orchestrator.evaluation.metrics import point_metrics
+from orchestrator.evaluation.paired import paired_difference
 from orchestrator.model.network import focal_alpha
 from orchestrator.pipelines.tune.head_training import Fold, HeadTraining, SearchTask, limit_process
 from orchestrator.progress import Reporter
@@ -27,6 +28,7 @@ from orchestrator.runs.run_dir import RunDir
 
 METRICS = ("auroc", "auprc", "log_loss")
 NUM_SEEDS = 3
+_BY_SEED = pa.list_(pa.float32())
 # Configurations by name -> calibrated probabilities on the held-out rows, float32 [seeds, n].
 Measure = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, Any]]
 
@@ -59,8 +61,8 @@ def judge(
 
     Returns:
         num_images, num_patients, seeds; of `winner` and `default` config and metrics by seed; and
-        `difference`: each metric of the winner minus that of the default with its interval, for
-        the first seed.
+        `difference`: each metric of the winner minus that of the default, means over the seeds,
+        with its interval.
     """
     stored = run.held_out_json
     if not stored.exists():
@@ -141,8 +143,8 @@ def _describe(
     described["difference"] = {
         metric: paired_difference(
             labels,
-            found["winner"][0],
-            found["default"][0],
+            found["winner"],
+            found["default"],
             (0.5, 0.5),
             patients,
             metric,
@@ -159,7 +161,7 @@ def _write_rows(final: Path, held_out: LabelledRows, found: Mapping[str, Any]) -
             "row": pa.array(held_out.rows, pa.int64()),
             "patient_id": pa.array(held_out.patients, pa.string()),
             "label": pa.array(held_out.labels, pa.int8()),
-            **{name: pa.array(rows[0], pa.float32()) for name, rows in found.items()},
+            **{name: pa.array(list(rows.T), _BY_SEED) for name, rows in found.items()},
         }
     )
     write_parquet(final, table)

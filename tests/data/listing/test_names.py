@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.data.listing.names import patient_of_name, read_folders, unscoped_patient
+from orchestrator.data.listing.names import comparable_patients, patient_of_name, read_folders
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_folders(folder, label, split, scope):
 @pytest.mark.parametrize(
     ("name", "patient"),
     [
-        (b"person1000_bacteria_2931.jpeg", "person1000"),
-        (b"person447_virus_921_1.jpeg", "person447"),
+        (b"person1000_bacteria_2931.jpeg", "person1000_bacteria"),
+        (b"person447_virus_921_1.jpeg", "person447_virus"),
         (b"IM-0115-0001.jpeg", "IM-0115"),
         (b"IM-0429-0001-0002.jpeg", "IM-0429"),
         (b"NORMAL2-IM-0381-0001.jpeg", "NORMAL2-IM-0381"),
@@ -61,5 +61,10 @@ def test_patient_of_name(name, patient):
     assert patient_of_name(name, None) == patient
     scoped = patient_of_name(name, "test")
     assert scoped == (None if patient is None else f"test/{patient}")
-    if scoped is not None:
-        assert unscoped_patient(scoped) == patient
+
+
+def test_numbers_are_compared_across_folders_and_causes_below_one():
+    found = ["train/person1_virus", "train/person1_bacteria", "train/person2_virus", "IM-0001"]
+    assert comparable_patients(found) == found
+    across = comparable_patients([*found, "test/person2_bacteria", "test/IM-0001"])
+    assert across == [*found[:2], "person2", "IM-0001", "person2", "IM-0001"]

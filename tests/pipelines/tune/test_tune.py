@@ -99,7 +99,10 @@ def test_the_held_out_images_are_compared_and_were_not_searched(tuned: SimpleNam
     assert held_out["num_images"] == len(rows)
     difference = held_out["difference"]["auroc"]
     assert difference["low"] <= difference["value"] <= difference["high"]
-    assert len(held_out["winner"]["metrics"]["auroc"]) == 3
+    areas = {name: held_out[name]["metrics"]["auroc"] for name in ("winner", "default")}
+    assert difference["num_seeds"] == len(areas["winner"]) == len(rows[0]["winner"]) == 3
+    means = {name: np.mean(values) for name, values in areas.items()}
+    assert difference["value"] == pytest.approx(means["winner"] - means["default"])
     page = (tuned.result.run / "report.html").read_text()
     for title in ("Optimisation history", "Parallel coordinates", "Spread over the folds"):
         assert title in page
