@@ -72,7 +72,20 @@ def _plans(
                 each.add_problem(
                     SpecError(f"the name {each.job.name} is {first}'s; give each its own")
                 )
+    if not files:  # else the job that one follows may be in a file that was not named
+        _check_chains(plans)
     return nodes, plans
+
+
+def _check_chains(plans: list["JobPlan"]) -> None:
+    """Adds what is wrong with jobs that follow others."""
+    from orchestrator.config.job import find_broken_chains
+
+    scheduled = {plan.job.name: plan.job for plan in plans if plan.job and plan.job.schedule}
+    problems = find_broken_chains(scheduled)
+    for plan in plans:
+        if plan.job is not None and plan.job.name in problems:
+            plan.add_problem(SpecError(problems[plan.job.name]))
 
 
 def _described(plan: "JobPlan") -> list[str]:
@@ -83,8 +96,8 @@ def _described(plan: "JobPlan") -> list[str]:
         lines[0] = f"{plan.job.name} ({plan.file}): {plan.job.kind}, {_workers(plan)}"
         tries = f"{plan.job.retries + 1} tries" if plan.job.retries else "one try"
         limit = describe(plan.job.timeout)
-        when = plan.job.schedule
-        due = f"due {when.cron} {when.timezone}" if when else "no schedule"
+        when = plan.job.schedule.ticks() if plan.job.schedule else None
+        due = f"due {when.cron} {when.timezone}".rstrip() if when else "no schedule"
         lines.append(f"  {tries} of at most {limit}; {due}")
     if plan.found is not None:
         size = f" ({plan.found.size_px} px, ingested)" if plan.found.size_px else ""

@@ -24,6 +24,7 @@ from cronsim import CronSim, CronSimError
 
 from orchestrator.errors import SpecError
 
+AFTER = "after "  # begins what stands in place of an expression where a job follows another
 _FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
 _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 _NICKNAMES = {
@@ -137,6 +138,21 @@ class Ticks:
             if self._fixed_times and tick.astimezone(self._zone).fold:
                 continue  # this wall-clock time has come before
             yield tick
+
+
+class After(Ticks):
+    """No instant of its own: due whenever another job has succeeded.
+
+    Args:
+        job: the other's name.
+    """
+
+    def __init__(self, job: str) -> None:
+        self.cron, self.timezone, self._zone = f"{AFTER}{job}", "", ZoneInfo("UTC")
+
+    def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """Yields nothing."""
+        return iter(())
 
 
 def _checked_fields(cron: str) -> list[str]:

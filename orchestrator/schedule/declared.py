@@ -191,12 +191,14 @@ class DeclaredJobs:
                 for tick in owed[name]:
                     write.skip(name, tick, "the job was removed before this tick ran")
                 write.drop(name)
-            for run in leadership.ledger.open_runs():
-                if run.job in gone and run.state is TickState.QUEUED:
+            waiting = leadership.ledger.requested() + leadership.ledger.open_runs()
+            for run in waiting:
+                if run.job in gone and run.state in (TickState.REQUESTED, TickState.QUEUED):
                     write.end(run.job, run.tick, 0, TickState.SKIPPED, "the job was removed")
         for change in changes:
             what = "scheduled" if change.is_new else "changed"
-            leadership.say(f"{change.name}: {what}: {change.ticks.cron} {change.ticks.timezone}")
+            due = f"{change.ticks.cron} {change.ticks.timezone}".rstrip()
+            leadership.say(f"{change.name}: {what}: {due}")
         for name in gone:
             leadership.clear_faults(name)
             leadership.say(f"{name}: no longer scheduled, its file is gone")
@@ -209,6 +211,6 @@ def _owed(row: JobRow | None, now: datetime) -> list[datetime]:
         return []
     try:
         ticks = Ticks(row.cron, row.timezone)
-    except SpecError:  # a time zone that no longer exists
+    except SpecError:  # a job it follows, or a time zone that no longer exists
         return []
     return list(islice(ticks.between(row.decided_until(now), now), CHUNK))

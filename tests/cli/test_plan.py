@@ -189,6 +189,17 @@ def test_plan_shows_the_time_limit_of_a_job_that_gives_none(folder: Path) -> Non
     assert planned()["jobs"][0]["job"]["timeout"] == "86400s"
 
 
+def test_a_job_that_follows_none_of_the_folder_is_an_error(folder: Path) -> None:
+    write_job(folder, "a", "score", {"input": "x"}, schedule={"cron": "@daily"})
+    write_job(folder, "b", "score", {"input": "x"}, schedule={"after": "a"})
+    path = write_job(folder, "c", "score", {"input": "x"}, schedule={"after": "x"})
+    done = run("validate")
+    assert done.exit_code == 2
+    assert "error: jobs/c.yaml: after: no scheduled job is named x; known: a, b" in done.stdout
+    assert run("validate", str(path)).exit_code == 0  # the other may be elsewhere
+    assert "one try of at most 1 d; due after a\n" in run("plan").stdout
+
+
 def test_plan_says_what_would_run_on_what(folder: Path, phantoms: Path) -> None:
     fields = {
         "resources": {"workers": 2, "cpus_per_worker": 8, "gpus_per_worker": 1},
