@@ -1,10 +1,11 @@
 """A declared job: its kind, arguments, resources, retries, schedule and notice of failure."""
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from orchestrator.config.cron import After, Ticks
 from orchestrator.config.fields import Duration, Form
@@ -57,16 +58,34 @@ class Schedule(Form):
 
 
 class OnFailure(Form):
-    """Who is notified when scheduled runs fail or do not happen: a command or an address."""
+    """Who is notified when scheduled runs fail or do not happen: a command or an address.
+
+    Apprise's addresses hold passwords and tokens, so a file names the variable that has one.
+    """
 
     command: Annotated[list[str], Field(min_length=1)] | None = None
     webhook: Annotated[str, Field(pattern=r"^https?://[^\s/]+", max_length=2000)] | None = None
 
+    apprise: str | None = None  # environment variable of the scheduler
+
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.command is None) == (self.webhook is None):
-            raise ValueError("expected one of command (a list of words) and webhook (an address)")
+    def _one_of_them(self) -> Self:
+        if sum(way is not None for way in (self.command, self.webhook, self.apprise)) != 1:
+            raise ValueError(
+                "expected one of command (a list of words), webhook (an address) and apprise (the "
+                "name of an environment variable with an address)"
+            )
         return self
+
+    @field_validator("apprise")
+    @classmethod
+    def _names_a_variable(cls, name: str | None) -> str | None:
+        if name is not None and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) is None:
+            raise ValueError(
+                "expected the name of an environment variable that holds one of Apprise's "
+                "addresses, such as ONCALL_ADDRESS, and not the address itself"
+            )
+        return name
 
 
 class Job(Form):

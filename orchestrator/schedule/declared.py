@@ -16,6 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.runs.states import TickState
 from orchestrator.schedule.job_folder import LoadedJobs, load_stored
 from orchestrator.schedule.leadership import Leadership, one_line
+from orchestrator.schedule.notify import find_problem
 from orchestrator.schedule.rows import JobRow
 
 # Skips written in one transaction: a job of every minute that was down for a year has 525,600.
@@ -111,6 +112,9 @@ class DeclaredJobs:
         kept = {name: found for name, found in kept.items() if found != known.get(name)}
         if changes or gone or kept:
             self._register(changes, gone, kept)
+        new = [job for name, job in jobs.items() if job is not self.jobs.get(name)]
+        problems = {job.name: find_problem(job.on_failure) for job in new}
+        self._leadership.record_faults("notice", problems)
         self.jobs = jobs
 
     def _load(self) -> LoadedJobs:

@@ -189,7 +189,7 @@ def test_a_scheduled_job_is_read_and_survives_json(tmp_path: Path) -> None:
         ("schedule", "{cron: '0 2 * * *', timezone: Mars}", "timezone 'Mars' is not known"),
         ("schedule", "{cron: '0 2 * * *', zone: UTC}", "unknown key schedule.zone"),
         ("schedule", "{cron: '0 2 * * *', overlap: both}", "schedule.overlap='both'"),
-        ("on_failure", "{}", "expected one of command .* and webhook"),
+        ("on_failure", "{}", "expected one of command .* and apprise"),
         ("on_failure", "{command: 'rm -rf /'}", "on_failure.command='rm -rf /': .*valid list"),
         (
             "on_failure",
