@@ -23,17 +23,23 @@ class Person:
     Args:
         path: the ledger, made at the first call.
         seed: of all that happens.
+        most: spans to backfill begin with one of so many ticks.
     """
 
-    def __init__(self, path: Path, seed: int) -> None:
-        self._path, self._random = path, random.Random(seed)
+    def __init__(self, path: Path, seed: int, most: int) -> None:
+        self._path, self._random, self._most = path, random.Random(seed), most
         self._ledger: Ledger | None = None
         self.triggered: dict[str, list[datetime]] = {"second": [], "third": []}
         self.filled: list[datetime] = []
 
     def __call__(self, now: datetime, is_over: bool) -> None:
-        self._ledger = self._ledger or Ledger(self._path)
         chance = self._random.random
+        if self._ledger is None:  # something of each, however soon enough have died
+            self._ledger = Ledger(self._path)
+            for job in self.triggered:
+                self.triggered[job].append(self._ledger.trigger(job, now))
+            for first in range(2):
+                self._fill(first, now)
         if chance() < 0.1 and "fragile" in self._ledger.paused():
             assert self._ledger.resume("fragile", now)
         if is_over:
@@ -41,15 +47,19 @@ class Person:
         if chance() < 0.02:
             job = self._random.choice(list(self.triggered))
             self.triggered[job].append(self._ledger.trigger(job, now))
-        if chance() < 0.02:  # of the hour before the schedule began; spans overlap
-            first = self._random.randrange(20)
-            span = [BASE - timedelta(minutes=3 * n) for n in range(first, first + 4)]
-            self.filled += self._ledger.backfill("third", span, now)
+        if chance() < 0.02:
+            self._fill(self._random.randrange(self._most), now)
+
+    def _fill(self, first: int, now: datetime) -> None:
+        """Asks for three ticks from before the schedule began; spans overlap."""
+        assert self._ledger is not None
+        span = [BASE - timedelta(minutes=3 * n) for n in range(first, first + 3)]
+        self.filled += self._ledger.backfill("third", span, now)
 
 
 @pytest.mark.parametrize(
     ("kills", "seed", "minutes", "speed"),
-    [(12, 7, 14, 100.0), pytest.param(200, 11, 59, 20.0, marks=pytest.mark.slow)],
+    [(8, 7, 8, 100.0), pytest.param(200, 11, 59, 20.0, marks=pytest.mark.slow)],
 )
 def test_no_tick_is_lost_and_none_runs_twice(
     tmp_path: Path, kills: int, seed: int, minutes: int, speed: float
@@ -57,7 +67,7 @@ def test_no_tick_is_lost_and_none_runs_twice(
     fragile_cron = f"1-{minutes} 0 {BASE.day} {BASE.month} *"
     store = FileStore(tmp_path / "cluster")
     runner = Runner(store)
-    person = Person(tmp_path / "ledger.sqlite3", seed)
+    person = Person(tmp_path / "ledger.sqlite3", seed, most=kills // 2)
     runner.start()
     try:
         end = run_kills(
@@ -69,6 +79,7 @@ def test_no_tick_is_lost_and_none_runs_twice(
             speed=speed,
             settle_s=240.0,
             last_minute=minutes,
+            submits=8,
             others={**FOLLOWERS, "fragile": {"schedule": {"cron": fragile_cron, **ALL}}},
             meanwhile=person,
         )
@@ -82,8 +93,7 @@ def test_no_tick_is_lost_and_none_runs_twice(
     fragile = {run.tick: run for run in runs.pop("fragile")}
     assert {str(run.state) for found in runs.values() for run in found} == {"SUCCEEDED"}
     # Nobody was told yes twice, and what was asked for is there.
-    assert len(person.filled) == len(set(person.filled)) > 3
-    assert min(map(len, person.triggered.values())) > 1
+    assert len(person.filled) == len(set(person.filled)) >= 4
     others = {
         "second": person.triggered["second"],
         "third": person.triggered["third"] + person.filled,
@@ -108,7 +118,7 @@ def test_no_tick_is_lost_and_none_runs_twice(
     assert sorted(fragile) == expected_ticks(1, end)
     pauses = ledger.pauses("fragile")
     ended = [run for run in ledger.history("fragile", 10**6) if run.state == "FAILED"]
-    assert len(pauses) == len(ended) > 1
+    assert len(pauses) == len(ended) > 0
     ran = sorted(found for found in journal if found.startswith("fragile"))
     assert len(ran) == len(set(ran))
     for tick, run in fragile.items():
