@@ -40,7 +40,7 @@ COMPILE := -m piptools compile --quiet --strip-extras --generate-hashes --allow-
 lock:
 	$(PYTHON) -m pip install --quiet pip-tools
 	$(PYTHON) $(COMPILE) --extra dev -o requirements.lock pyproject.toml
-	$(PYTHON) $(COMPILE) --extra gpu --extra aws --extra lite -o requirements-cluster.lock pyproject.toml
+	$(PYTHON) $(COMPILE) --extra gpu --extra aws --extra lite --extra notify -o requirements-cluster.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

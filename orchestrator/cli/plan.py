@@ -1,6 +1,8 @@
 """`orchestrator jobs validate` and `plan`: what job files would run, before anything runs."""
 
 import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,7 @@ from orchestrator.cli.output import print_json, write_line
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
-    from orchestrator.jobs.plan import JobPlan, Nodes
+    from orchestrator.jobs.plan import Cost, JobPlan, Nodes
 
 Files = Annotated[
     list[Path] | None,
@@ -27,11 +29,23 @@ Cluster = Annotated[
 ]
 
 
+Price = Annotated[
+    float | None,
+    typer.Option(
+        "--price-per-node-hour",
+        metavar="<number>",
+        min=0.0,
+        help="Price of a node per hour, in any currency; adds what runs cost at most.",
+        show_default="no costs",
+    ),
+]
+
+
 def validate(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = False) -> None:
     """Check job files against their schema and the cluster; exit with code 2 if one is wrong."""
     nodes, plans = _plans(files, cluster, look=False)
     if as_json:
-        _print_plans(nodes, plans)
+        _print_plans(nodes, plans, [None] * len(plans))
     else:
         for plan in plans:
             if not plan.problems and plan.job is not None:
@@ -41,15 +55,19 @@ def validate(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = F
     _exit(plans)
 
 
-def plan(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = False) -> None:
+def plan(
+    files: Files = None, cluster: Cluster = None, price: Price = None, as_json: JsonFlag = False
+) -> None:
     """Show what job files would run, on which workers, and the disk space and memory needed."""
     nodes, plans = _plans(files, cluster, look=True)
+    now = datetime.now(UTC)
+    costs = [None if price is None else each.estimate_cost(nodes, price, now) for each in plans]
     if as_json:
-        _print_plans(nodes, plans)
+        _print_plans(nodes, plans, costs)
     else:
         write_line(f"on {nodes.source}: {_machines(nodes)}")
-        for each in plans:
-            for line in ("", *_described(each)):
+        for each, cost in zip(plans, costs, strict=True):
+            for line in ("", *_described(each, cost)):
                 write_line(line)
     _exit(plans)
 
@@ -72,10 +90,23 @@ def _plans(
                 each.add_problem(
                     SpecError(f"the name {each.job.name} is {first}'s; give each its own")
                 )
+    if not files:  # else the job that one follows may be in a file that was not named
+        _check_chains(plans)
     return nodes, plans
 
 
-def _described(plan: "JobPlan") -> list[str]:
+def _check_chains(plans: list["JobPlan"]) -> None:
+    """Adds what is wrong with jobs that follow others."""
+    from orchestrator.config.job import find_broken_chains
+
+    scheduled = {plan.job.name: plan.job for plan in plans if plan.job and plan.job.schedule}
+    problems = find_broken_chains(scheduled)
+    for plan in plans:
+        if plan.job is not None and plan.job.name in problems:
+            plan.add_problem(SpecError(problems[plan.job.name]))
+
+
+def _described(plan: "JobPlan", cost: "Cost | None") -> list[str]:
     from orchestrator.schedule.policy import describe
 
     lines = [f"{plan.file}"]
@@ -83,8 +114,8 @@ def _described(plan: "JobPlan") -> list[str]:
         lines[0] = f"{plan.job.name} ({plan.file}): {plan.job.kind}, {_workers(plan)}"
         tries = f"{plan.job.retries + 1} tries" if plan.job.retries else "one try"
         limit = describe(plan.job.timeout)
-        when = plan.job.schedule
-        due = f"due {when.cron} {when.timezone}" if when else "no schedule"
+        when = plan.job.schedule.ticks() if plan.job.schedule else None
+        due = f"due {when.cron} {when.timezone}".rstrip() if when else "no schedule"
         lines.append(f"  {tries} of at most {limit}; {due}")
     if plan.found is not None:
         size = f" ({plan.found.size_px} px, ingested)" if plan.found.size_px else ""
@@ -95,6 +126,12 @@ def _described(plan: "JobPlan") -> list[str]:
     for predicted in plan.predicted:
         amount = f"{_size(predicted.num_bytes):>10}"
         lines.append(f"  {amount}  {predicted.what}: {predicted.basis}")
+    if cost is not None:
+        month = f", {cost.a_run * cost.num_runs:,.2f} in 30 days" if cost.num_runs else ""
+        lines.append(
+            f"  cost: {cost.an_hour:,.2f} an hour for {cost.num_nodes} node(s); at most "
+            f"{cost.a_run:,.2f} a run{month}"
+        )
     lines += [f"  note: {note}" for note in plan.notes]
     lines += [f"  error: {problem}" for problem in plan.problems]
     return lines
@@ -123,7 +160,7 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
-def _print_plans(nodes: "Nodes", plans: list["JobPlan"]) -> None:
+def _print_plans(nodes: "Nodes", plans: list["JobPlan"], costs: Sequence["Cost | None"]) -> None:
     body: dict[str, Any] = {
         "nodes": {"source": nodes.source, "resources": nodes.resources},
         "jobs": [
@@ -133,10 +170,11 @@ def _print_plans(nodes: "Nodes", plans: list["JobPlan"]) -> None:
                 "workers": vars(plan.session) if plan.session else None,
                 "found": vars(plan.found) if plan.found else None,
                 "predicted": [vars(predicted) for predicted in plan.predicted],
+                "cost": vars(cost) if cost else None,
                 "notes": plan.notes,
                 "problems": plan.problems,
             }
-            for plan in plans
+            for plan, cost in zip(plans, costs, strict=True)
         ],
     }
     print_json(body)

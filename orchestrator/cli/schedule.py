@@ -1,52 +1,42 @@
-"""`orchestrator schedule`: what is scheduled, what is due next, what has happened.
-
-Over 300 lines: a command each, most of them declarations and help texts.
-"""
+"""`orchestrator schedule`: what is scheduled, what is due next, what has happened."""
 
 import contextlib
 import os
 import signal
 import threading
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.completion import complete_schedule
 from orchestrator.cli.jobs import Address, Insecure
 from orchestrator.cli.options import JsonFlag
 from orchestrator.cli.output import print_columns, print_json, tell, write_line
+from orchestrator.cli.schedule_jobs import (
+    JOB,
+    JOBS,
+    Jobs,
+    LedgerFile,
+    describe_unknown,
+    list_scheduled,
+    list_usable,
+    open_ledger,
+)
+from orchestrator.cli.schedule_requests import backfill, pause, resume, trigger
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
-    from orchestrator.config.cron import Ticks
-    from orchestrator.config.job import Job
-    from orchestrator.schedule.ledger import Ledger
     from orchestrator.schedule.looks import Looks
     from orchestrator.schedule.rows import RunRow
 
 app = typer.Typer(no_args_is_help=True, help="Run jobs on a schedule, each tick exactly once.")
 
-Jobs = Annotated[Path, typer.Option(metavar="<folder>", help="Folder of job files.")]
-LedgerFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="<file>",
-        envvar="ORCHESTRATOR_LEDGER",
-        help="Ledger file, on a local disk.",
-        show_default="~/.local/state/orchestrator/schedule.sqlite3",
-    ),
-]
-_JOB: dict[str, Any] = {"help": "Name of a scheduled job.", "autocompletion": complete_schedule}
-JobName = Annotated[str, typer.Argument(metavar="JOB", **_JOB)]
-_JOBS = Path("jobs")
 _LOOK_S = 3.0  # longest wait for run folders
 
 
 @app.command()
 def run(
-    jobs: Jobs = _JOBS,
+    jobs: Jobs = JOBS,
     ledger: LedgerFile = None,
     address: Address = None,
     insecure: Insecure = False,
@@ -83,13 +73,13 @@ def _log(line: str) -> None:
 
 
 @app.command("list")
-def list_jobs(jobs: Jobs = _JOBS, ledger: LedgerFile = None, as_json: JsonFlag = False) -> None:
+def list_jobs(jobs: Jobs = JOBS, ledger: LedgerFile = None, as_json: JsonFlag = False) -> None:
     """List the scheduled jobs: their next tick, the last one's outcome, and what is wrong."""
     from orchestrator.schedule.looks import Looks
 
-    book, looks = _open(ledger), Looks(_LOOK_S)
+    book, looks = open_ledger(ledger), Looks(_LOOK_S)
     paused = book.paused() if book else set()
-    scheduled, faults = _scheduled(jobs, book)
+    scheduled, faults = list_scheduled(jobs, book)
     rows: list[dict[str, Any]] = []
     for name, job, ticks in scheduled:
         following = ticks.next_after(datetime.now(UTC))
@@ -132,10 +122,10 @@ def list_jobs(jobs: Jobs = _JOBS, ledger: LedgerFile = None, as_json: JsonFlag =
 
 @app.command("next")
 def next_ticks(
-    jobs: Jobs = _JOBS,
+    jobs: Jobs = JOBS,
     days: Annotated[float, typer.Option(help="Days to look ahead.", min=0.01, max=366)] = 7.0,
     job: Annotated[
-        str | None, typer.Option(metavar="<name>", show_default="all jobs", **_JOB)
+        str | None, typer.Option(metavar="<name>", show_default="all jobs", **JOB)
     ] = None,
     ledger: LedgerFile = None,
     limit: Annotated[int, typer.Option(help="Maximum number of ticks to show.", min=1)] = 200,
@@ -143,9 +133,9 @@ def next_ticks(
 ) -> None:
     """Show when each job is due next, taking daylight saving time into account."""
     now = datetime.now(UTC)
-    scheduled = _usable(jobs, _open(ledger))
+    scheduled = list_usable(jobs, open_ledger(ledger))
     if job is not None and job not in [name for name, _, _ in scheduled]:
-        raise SpecError(_unknown(job, [name for name, _, _ in scheduled]))
+        raise SpecError(describe_unknown(job, [name for name, _, _ in scheduled]))
     found = sorted(
         (tick, name, ticks.local(tick))
         for name, _, ticks in scheduled
@@ -172,34 +162,14 @@ def next_ticks(
         write_line(f"and {len(found) - limit:,} more; raise --limit to see them")
 
 
-@app.command()
-def pause(
-    job: JobName,
-    jobs: Jobs = _JOBS,
-    ledger: LedgerFile = None,
-) -> None:
-    """Pause a job: its ticks are skipped until it is resumed."""
-    book = _open_for(job, jobs, ledger)
-    done = book.pause(job, datetime.now(UTC))
-    write_line(f"{job} is paused" if done else f"{job} was already paused")
-
-
-@app.command()
-def resume(
-    job: JobName,
-    jobs: Jobs = _JOBS,
-    ledger: LedgerFile = None,
-) -> None:
-    """Resume a paused job; ticks skipped during the pause are not made up for."""
-    book = _open_for(job, jobs, ledger)
-    done = book.resume(job, datetime.now(UTC))
-    write_line(f"{job} is resumed" if done else f"{job} was not paused")
+for command in (pause, resume, trigger, backfill):
+    app.command()(command)
 
 
 @app.command()
 def history(
     job: Annotated[
-        str | None, typer.Argument(metavar="JOB", show_default="all jobs", **_JOB)
+        str | None, typer.Argument(metavar="JOB", show_default="all jobs", **JOB)
     ] = None,
     ledger: LedgerFile = None,
     limit: Annotated[int, typer.Option(help="Number of ticks to show.", min=1)] = 50,
@@ -208,7 +178,7 @@ def history(
     """Show the outcome of past ticks, newest first, including skipped ones."""
     from orchestrator.schedule.looks import Looks
 
-    book, looks = _open(ledger), Looks(_LOOK_S)
+    book, looks = open_ledger(ledger), Looks(_LOOK_S)
     runs = book.history(job, limit) if book else []
     known = sorted(book.jobs()) if book else []
     if job is not None and not runs and job not in known:
@@ -217,11 +187,12 @@ def history(
         print_json({"ticks": [_described(run, looks) for run in runs]})
         return
     print_columns(
-        ["tick (UTC)", "job", "state", "tries", "reason"],
+        ["tick (UTC)", "job", "origin", "state", "tries", "reason"],
         [
             [
                 f"{run.tick:%Y-%m-%d %H:%M}",
                 run.job,
+                run.origin,
                 described["state"],
                 str(run.attempt or ""),
                 described["reason"] or "",
@@ -230,69 +201,6 @@ def history(
         ],
         empty="no job has been due yet",
     )
-
-
-def _scheduled(
-    folder: Path, book: "Ledger | None"
-) -> tuple[list[tuple[str, "Job", "Ticks"]], dict[str, str]]:
-    """Returns (name, job, ticks) of each job in force, and faults by job or else by file."""
-    from orchestrator.schedule.job_folder import JobFolder, load_stored
-
-    loaded = JobFolder(folder).load()
-    if loaded.problem is not None:
-        raise SpecError(loaded.problem)
-    jobs = {name: job for name, (job, _) in loaded.jobs.items()}
-    rows = book.jobs() if book else {}
-    owners = {row.file: row for row in rows.values() if row.cron}
-    faults = {}
-    for file, problem in loaded.faults.items():
-        row = owners.get(file)
-        faults[row.name if row else file] = problem
-        if row is not None and row.spec is not None and row.name not in jobs:
-            with contextlib.suppress(SpecError):  # stored by another version of the program
-                jobs[row.name] = load_stored(row.spec)
-    for (source, topic), problem in book.faults().items() if book else ():
-        if topic != "file":  # these are as the files are now
-            faults.setdefault(source, problem)
-    return [(name, job, job.schedule.ticks()) for name, job in jobs.items() if job.schedule], faults
-
-
-def _usable(folder: Path, book: "Ledger | None") -> list[tuple[str, "Job", "Ticks"]]:
-    """Returns (name, job, ticks) of each job in force; what is wrong goes to stderr."""
-    scheduled, faults = _scheduled(folder, book)
-    lines = [f"{source}: {problem}" for source, problem in faults.items()]
-    if lines and not scheduled:
-        raise SpecError("; ".join(lines))
-    for line in lines:
-        tell(f"warning: {line}")
-    return scheduled
-
-
-def _open(path: Path | None) -> "Ledger | None":
-    """Returns the ledger, None where there is none yet: reading makes no file."""
-    from orchestrator.runs.state import schedule_ledger
-    from orchestrator.schedule.ledger import Ledger
-
-    found = path or schedule_ledger()
-    return Ledger(found) if found.exists() else None
-
-
-def _open_for(job: str, jobs: Path, path: Path | None) -> "Ledger":
-    """Returns the ledger, made if need be, after checking that the job's name is known."""
-    from orchestrator.runs.state import schedule_ledger
-    from orchestrator.schedule.ledger import Ledger
-
-    book = _open(path)
-    known = set(book.jobs()) if book else set()
-    if job not in known:
-        known |= {name for name, _, _ in _usable(jobs, book)}
-    if job not in known:
-        raise SpecError(_unknown(job, sorted(known)))
-    return book or Ledger(path or schedule_ledger())
-
-
-def _unknown(job: str, known: list[str]) -> str:
-    return f"no scheduled job is named {job}; known: {', '.join(known) or 'none'}"
 
 
 def _described(run: "RunRow", looks: "Looks") -> dict[str, Any]:
@@ -309,6 +217,7 @@ def _described(run: "RunRow", looks: "Looks") -> dict[str, Any]:
     return {
         "job": run.job,
         "tick": run.tick.isoformat(),
+        "origin": run.origin,
         "state": state,
         "reason": reason,
         "attempts": run.attempt,

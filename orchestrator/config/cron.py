@@ -24,8 +24,18 @@ from cronsim import CronSim, CronSimError
 
 from orchestrator.errors import SpecError
 
+AFTER = "after "  # begins what stands in place of an expression where a job follows another
 _FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
 _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+_NICKNAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
 _VALUE = r"(?:[0-9]{1,2}|[A-Z]{3})"
 _TERM = re.compile(rf"(?:\*|{_VALUE}(?P<range>-{_VALUE})?)(?:/(?P<step>[0-9]{{1,2}}))?")
 _SECOND = timedelta(seconds=1)
@@ -42,7 +52,8 @@ class Ticks:
     Args:
         cron: minute, hour, day of month, month, day of week; `*`, lists, ranges, steps, English
             three-letter names, weekdays 0-7 with 0 and 7 for Sunday. With both day fields
-            restricted either may match; where one begins with `*` both must.
+            restricted either may match; where one begins with `*` both must. Or a nickname of
+            five fields, such as `@daily`.
         timezone: IANA name, such as `Asia/Shanghai`.
 
     Raises:
@@ -129,9 +140,28 @@ class Ticks:
             yield tick
 
 
+class After(Ticks):
+    """No instant of its own: due whenever another job has succeeded.
+
+    Args:
+        job: the other's name.
+    """
+
+    def __init__(self, job: str) -> None:
+        self.cron, self.timezone, self._zone = f"{AFTER}{job}", "", ZoneInfo("UTC")
+
+    def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """Yields nothing."""
+        return iter(())
+
+
 def _checked_fields(cron: str) -> list[str]:
     """Returns the five upper-case fields; `cronsim` alone would take six, `L`, `#` and `5/15`."""
-    fields = cron.upper().split()
+    name = cron.strip().lower()
+    if name.startswith("@") and name not in _NICKNAMES:
+        known = ", ".join(_NICKNAMES)
+        raise SpecError(f"cron {cron[:60]!r} is not known; expected five fields or one of {known}")
+    fields = _NICKNAMES.get(name, cron).upper().split()
     if len(fields) != 5 or len(cron) > 200:
         raise SpecError(
             f"cron {cron[:60]!r} has {len(fields)} fields; expected five: minute hour "

@@ -174,7 +174,7 @@ def _shown(value: Any, places: list[str]) -> str:
     """What was received, for a message; no secret of an address."""
     shown = repr(hide_secrets(value) if isinstance(value, str) else value)
     # The path of a webhook may be its secret, and what is within a list is not looked into.
-    if "webhook" in places or (not isinstance(value, str) and is_address(shown)):
+    if {"webhook", "apprise"} & set(places) or (not isinstance(value, str) and is_address(shown)):
         return "..."
     return shown if len(shown) <= 60 else shown[:57] + "..."
 

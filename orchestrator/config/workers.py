@@ -99,6 +99,17 @@ def count_fitting(nodes: list[dict[str, float]], cpus_each: float, gpus_each: fl
     return count
 
 
+def count_nodes(session: Session, nodes: list[dict[str, float]]) -> int:
+    """Returns how many of these nodes the workers of a session take, the roomiest first."""
+    each = session.cpus_per_worker, session.gpus_per_worker
+    left, count = session.num_workers, 0
+    for room in sorted((count_fitting([node], *each) for node in nodes), reverse=True):
+        if left <= 0:
+            break
+        left, count = left - room, count + 1
+    return count
+
+
 def count_cpus(
     cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> int:

@@ -6,6 +6,7 @@ Nothing is started: files are listed and sized, the rest is arithmetic with the 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from orchestrator.cluster.session import query_nodes
 from orchestrator.config.job import Job
 from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import SPECS, RecalibrateSpec, ScoreSpec
-from orchestrator.config.workers import Session, count_cpus, plan_workers
+from orchestrator.config.workers import Session, count_cpus, count_nodes, plan_workers
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
 from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
@@ -24,6 +25,7 @@ from orchestrator.model.bundle import load_info
 from orchestrator.model.bundle_folder import newest_bundle
 
 THIS_MACHINE = "this machine"
+_MONTH = 30  # days
 _TRAINS = ("train", "tune", "compare", "find-lr")
 
 
@@ -38,6 +40,23 @@ class Nodes:
 
     source: str
     resources: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the nodes of a job cost, in the currency of the price that was given.
+
+    Args:
+        num_nodes: nodes that its workers take.
+        an_hour: what these cost an hour.
+        a_run: what a run costs at most: each of its tries as long as its timeout.
+        num_runs: runs that are due in the next 30 days; 0 where no clock says.
+    """
+
+    num_nodes: int
+    an_hour: float
+    a_run: float
+    num_runs: int
 
 
 @dataclass
@@ -63,6 +82,22 @@ class JobPlan:
     problems: list[str] = field(default_factory=list)
     exit_code: int = 0
     notes: list[str] = field(default_factory=list)
+
+    def estimate_cost(self, nodes: Nodes, price: float, now: datetime) -> Cost | None:
+        """Returns what runs cost at most where a node costs so much an hour; None without workers.
+
+        Args:
+            nodes: what it is to run on.
+            price: of a node, an hour, in any currency.
+            now: current instant.
+        """
+        if self.job is None or self.session is None:
+            return None
+        count = count_nodes(self.session, nodes.resources)
+        hours = self.job.timeout / timedelta(hours=1) * (self.job.retries + 1)
+        schedule = self.job.schedule
+        runs = len(schedule.ticks().next_ticks(now, _MONTH)) if schedule else 0
+        return Cost(count, count * price, count * price * hours, runs)
 
     def add_problem(self, error: OrchestratorError) -> None:
         """Keeps why the job could not run."""

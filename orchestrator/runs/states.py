@@ -17,6 +17,7 @@ class TickState(StrEnum):
     """What happened to one tick of one job."""
 
     SKIPPED = "SKIPPED"  # never to run; the reason is recorded
+    REQUESTED = "REQUESTED"  # asked for by a person or a success before it; not decided yet
     QUEUED = "QUEUED"  # to run once nothing of the job is open before it
     SUBMITTING = "SUBMITTING"  # intent committed; the cluster may or may not have it
     PENDING = "PENDING"  # the cluster has it

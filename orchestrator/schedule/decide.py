@@ -4,26 +4,31 @@ Everything that needs a file is asked for first, and the transaction that follow
 share that hangs keeps neither this scheduler nor the one that waits for the lead.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from orchestrator.config.job import Job, Schedule
 from orchestrator.runs.states import TickState
 from orchestrator.schedule.declared import CHUNK, DeclaredJobs
-from orchestrator.schedule.leadership import Leadership, one_line
+from orchestrator.schedule.leadership import Leadership
+from orchestrator.schedule.outcomes import fail
+from orchestrator.schedule.overlap import (
+    in_the_way,
+    list_lanes,
+    next_in_lane,
+    replace_runs,
+    why_skipped,
+)
+from orchestrator.schedule.placing import Placer
 from orchestrator.schedule.policy import PAUSED, Verdict, judge
 from orchestrator.schedule.rows import Notice, RunRow, run_key, submission_id
 from orchestrator.schedule.writes import Writes
 
 # A clock that starts in 1970 and is then set must not make a list of every minute since.
 _LONGEST_OUTAGE = timedelta(days=366)
-
-PlaceRun = Callable[[Job, str], tuple[Job, Path]]
 
 
 @dataclass
@@ -55,11 +60,11 @@ class Decider:
     Args:
         leadership: the scheduler's.
         declared: the jobs in force.
-        place: the job as one run of it, and its run folder.
+        placer: finds run folders.
     """
 
-    def __init__(self, leadership: Leadership, declared: DeclaredJobs, place: PlaceRun) -> None:
-        self._leadership, self._declared, self._place = leadership, declared, place
+    def __init__(self, leadership: Leadership, declared: DeclaredJobs, placer: Placer) -> None:
+        self._leadership, self._declared, self._placer = leadership, declared, placer
         self._last_now: datetime | None = None
 
     def begin(self) -> None:
@@ -76,7 +81,7 @@ class Decider:
         now = leadership.clock.now()
         self._declared.refresh()
         self._heed_clock(now)
-        lanes = _lanes(leadership.ledger.open_runs())
+        lanes = list_lanes(leadership.ledger.open_runs())
         plans: list[_Plan] = []
         for name in self._declared.jobs:
             make = partial(self._plan, name, now, lanes.get(name, []))
@@ -88,7 +93,7 @@ class Decider:
             with leadership.writing() as write:
                 for plan in decided:
                     self._apply(write, plan)
-            lanes = _lanes(leadership.ledger.open_runs())
+            lanes = list_lanes(leadership.ledger.open_runs())
         self._start(lanes)
         return not all(plan.complete for plan in plans)
 
@@ -128,9 +133,9 @@ class Decider:
             reason = f"{verdicts[0].skip_reason}; earlier ones are not listed"
             verdicts[0] = Verdict(verdicts[0].tick, reason)
         replaced = []
+        lane = in_the_way(lane)
         if lane and schedule.overlap == "skip":
-            first = f"the run of {lane[0].tick:%Y-%m-%d %H:%M} UTC was {lane[0].state}"
-            reason = f"overlap is skip; {first}"
+            reason = why_skipped(lane)
             verdicts = [Verdict(each.tick, each.skip_reason or reason) for each in verdicts]
         elif schedule.overlap == "replace":
             replaced = lane
@@ -138,38 +143,31 @@ class Decider:
 
     def _place_runs(self, plans: list[_Plan]) -> None:
         """Finds the folder of every run to be; a job whose storage is silent waits at that tick."""
-        asked = {
-            (plan.job.name, each.tick): (
-                ("place", plan.job.name),
-                partial(self._place, plan.job, run_key(plan.job.name, each.tick)),
-            )
+        answers = self._placer.place(
+            (plan.job, each.tick)
             for plan in plans
             for each in plan.verdicts
             if each.skip_reason is None
-        }
-        answers = self._leadership.looks.ask_all(asked)
-        problems: dict[str, str | None] = {}
+        )
         for plan in plans:
             for at, each in enumerate(plan.verdicts):
+                if each.skip_reason is not None:
+                    continue
                 answer = answers.get((plan.job.name, each.tick))
-                if isinstance(answer, OSError):
-                    line = f"the tick of {each.tick:%Y-%m-%d %H:%M} UTC waits: {one_line(answer)}"
-                    problems[plan.job.name] = line
+                if answer is None:
                     plan.verdicts, plan.complete = plan.verdicts[:at], True
                     break
-                if isinstance(answer, Exception):
-                    plan.impossible[each.tick] = f"cannot be run: {one_line(answer)}"
-                elif answer is not None:
+                if isinstance(answer, str):
+                    plan.impossible[each.tick] = answer
+                else:
                     plan.placed[each.tick] = answer
-                    problems[plan.job.name] = None
-        self._leadership.record_faults("place", problems)
 
     def _apply(self, write: Writes, plan: _Plan) -> None:
         """Writes one job's verdicts; ticks decided together queue behind one another."""
         name = plan.job.name
         before = skips = self._declared.rows[name].skips
         if plan.placed:
-            _replace(write, plan.replaced, max(plan.placed))
+            replace_runs(write, plan.replaced, max(plan.placed))
         for each in plan.verdicts:
             tick = each.tick
             if each.skip_reason is not None:
@@ -180,30 +178,19 @@ class Decider:
             if write.queue(name, tick, placed.model_dump_json(), folder):
                 skips = 0
                 if tick in plan.impossible:
-                    self._fail(write, plan.job, tick, plan.impossible[tick])
+                    reason = fail(write, plan.job, name, tick, plan.impossible[tick])
+                    self._leadership.say(f"{run_key(name, tick)}: {TickState.FAILED}: {reason}")
         last = plan.verdicts[-1]
         write.advance(name, last.tick, skips)
         if before < plan.schedule.notify_after_skips <= skips:
             reason = f"{skips} ticks in a row were skipped, the last one: {last.skip_reason}"
-            self._notify(write, plan.job, last.tick, "skips", TickState.SKIPPED, reason)
+            self._notify_skips(write, plan.job, last.tick, reason)
 
-    def _fail(self, write: Writes, job: Job, tick: datetime, reason: str) -> None:
-        write.end(job.name, tick, 0, TickState.FAILED, reason)
-        self._notify(write, job, tick, "failure", TickState.FAILED, reason)
-
-    def _notify(
-        self,
-        write: Writes,
-        job: Job,
-        tick: datetime,
-        kind: Literal["failure", "skips"],
-        state: TickState,
-        reason: str,
-    ) -> None:
-        self._leadership.say(f"{run_key(job.name, tick)}: {state}: {reason}")
+    def _notify_skips(self, write: Writes, job: Job, tick: datetime, reason: str) -> None:
+        self._leadership.say(f"{run_key(job.name, tick)}: {TickState.SKIPPED}: {reason}")
         if job.on_failure is not None:
             target = job.on_failure.model_dump_json()
-            write.notify(Notice(job.name, tick, kind, state, reason, 0, "", target))
+            write.notify(Notice(job.name, tick, "skips", TickState.SKIPPED, reason, 0, "", target))
 
     def _start(self, lanes: dict[str, list[RunRow]]) -> None:
         """Commits the intents of the runs that can start."""
@@ -229,24 +216,4 @@ class Decider:
                 return (run, run.attempt + 1) if ready else None
         if any(run.state is not TickState.QUEUED for run in lane):
             return None
-        return min(lane, key=lambda run: run.tick), 1
-
-
-def _lanes(runs: list[RunRow]) -> dict[str, list[RunRow]]:
-    """Open runs by job, oldest first."""
-    lanes: dict[str, list[RunRow]] = {}
-    for run in runs:
-        lanes.setdefault(run.job, []).append(run)
-    return lanes
-
-
-def _replace(write: Writes, runs: list[RunRow], by: datetime) -> None:
-    """Clears the way for a newer tick; what the cluster has is stopped first."""
-    reason = f"replaced by the tick of {by:%Y-%m-%d %H:%M} UTC"
-    for run in runs:
-        if run.state is TickState.QUEUED:
-            write.end(run.job, run.tick, run.attempt, TickState.SKIPPED, reason)
-        elif run.state is TickState.RETRYING:
-            write.end(run.job, run.tick, run.attempt, TickState.STOPPED, reason)
-        else:
-            write.stop(run.job, run.tick, reason)
+        return next_in_lane(lane), 1

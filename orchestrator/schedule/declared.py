@@ -16,6 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.runs.states import TickState
 from orchestrator.schedule.job_folder import LoadedJobs, load_stored
 from orchestrator.schedule.leadership import Leadership, one_line
+from orchestrator.schedule.notify import find_problem
 from orchestrator.schedule.rows import JobRow
 
 # Skips written in one transaction: a job of every minute that was down for a year has 525,600.
@@ -111,6 +112,9 @@ class DeclaredJobs:
         kept = {name: found for name, found in kept.items() if found != known.get(name)}
         if changes or gone or kept:
             self._register(changes, gone, kept)
+        new = [job for name, job in jobs.items() if job is not self.jobs.get(name)]
+        problems = {job.name: find_problem(job.on_failure) for job in new}
+        self._leadership.record_faults("notice", problems)
         self.jobs = jobs
 
     def _load(self) -> LoadedJobs:
@@ -191,12 +195,14 @@ class DeclaredJobs:
                 for tick in owed[name]:
                     write.skip(name, tick, "the job was removed before this tick ran")
                 write.drop(name)
-            for run in leadership.ledger.open_runs():
-                if run.job in gone and run.state is TickState.QUEUED:
+            waiting = leadership.ledger.requested() + leadership.ledger.open_runs()
+            for run in waiting:
+                if run.job in gone and run.state in (TickState.REQUESTED, TickState.QUEUED):
                     write.end(run.job, run.tick, 0, TickState.SKIPPED, "the job was removed")
         for change in changes:
             what = "scheduled" if change.is_new else "changed"
-            leadership.say(f"{change.name}: {what}: {change.ticks.cron} {change.ticks.timezone}")
+            due = f"{change.ticks.cron} {change.ticks.timezone}".rstrip()
+            leadership.say(f"{change.name}: {what}: {due}")
         for name in gone:
             leadership.clear_faults(name)
             leadership.say(f"{name}: no longer scheduled, its file is gone")
@@ -209,6 +215,6 @@ def _owed(row: JobRow | None, now: datetime) -> list[datetime]:
         return []
     try:
         ticks = Ticks(row.cron, row.timezone)
-    except SpecError:  # a time zone that no longer exists
+    except SpecError:  # a job it follows, or a time zone that no longer exists
         return []
     return list(islice(ticks.between(row.decided_until(now), now), CHUNK))

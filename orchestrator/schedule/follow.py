@@ -9,9 +9,9 @@ from orchestrator.runs.reconcile import AT_WORK, TIMEOUT, Evidence, TryState, se
 from orchestrator.runs.states import TickState
 from orchestrator.schedule.job_folder import load_stored, load_terms
 from orchestrator.schedule.leadership import Leadership, Submit, one_line, storage_of
+from orchestrator.schedule.outcomes import fail
 from orchestrator.schedule.policy import describe
 from orchestrator.schedule.rows import Notice, RunRow
-from orchestrator.schedule.writes import Writes
 
 _AT_WORK = (TickState.PENDING, TickState.RUNNING)
 _BATCH = 20  # runs prepared at once
@@ -186,8 +186,15 @@ class Follower:
             self._give_up(run, line)
         elif run.notice is None:
             reason = f"not started within its window: {line}"
-            with leadership.writing() as write:
-                _notify(write, run, TickState.SUBMITTING, reason)
+            on_failure = load_terms(run.spec).on_failure
+            if on_failure is not None:
+                target, state = on_failure.model_dump_json(), TickState.SUBMITTING
+                with leadership.writing() as write:
+                    write.notify(
+                        Notice(
+                            run.job, run.tick, "failure", state, reason, run.attempt, found, target
+                        )
+                    )
 
     def _is_too_late(self, run: RunRow) -> bool:
         key, since = ("intent", run.submission_id or ""), run.intent_at
@@ -206,26 +213,25 @@ class Follower:
                 with self._leadership.writing() as write:
                     write.observe(run.job, run.tick, run.attempt, finding.state)
             return
-        again = finding.retry and run.attempt <= load_terms(run.spec).retries
+        terms, found = load_terms(run.spec), run.submission_id or ""
+        again, reason = finding.retry and run.attempt <= terms.retries, finding.reason
         with self._leadership.writing() as write:
-            write.end(
-                run.job,
-                run.tick,
-                run.attempt,
-                finding.state,
-                finding.reason,
-                run_state=TickState.RETRYING if again else None,
-            )
             if finding.state is TickState.FAILED and not again:
-                _notify(write, run, finding.state, finding.reason or "")
-        found = run.submission_id or ""
+                reason = fail(write, terms, run.job, run.tick, reason or "", run.attempt, found)
+            else:
+                write.end(
+                    run.job,
+                    run.tick,
+                    run.attempt,
+                    finding.state,
+                    reason,
+                    run_state=TickState.RETRYING if again else None,
+                )
         self._leadership.forget(found)
         if again:
             self._leadership.wait(("retry", found), self._leadership.settings.retry_wait_s)
         more = "; tried again" if again else ""
-        self._leadership.say(
-            f"{found}: {finding.state}{f': {finding.reason}' if finding.reason else ''}{more}"
-        )
+        self._leadership.say(f"{found}: {finding.state}{f': {reason}' if reason else ''}{more}")
 
     def _limit_time(self, run: RunRow) -> None:
         """Stops a run that is over its time, and one that the ledger has said is to stop."""
@@ -246,12 +252,3 @@ class Follower:
 
 def _impossible(error: SpecError) -> TryState:
     return TryState(TickState.FAILED, f"cannot be submitted: {one_line(error)}")
-
-
-def _notify(write: Writes, run: RunRow, state: TickState, reason: str) -> None:
-    """Records the notice of a failed run, where its job says who is notified."""
-    on_failure = load_terms(run.spec).on_failure
-    if on_failure is not None:
-        found, target = run.submission_id or "", on_failure.model_dump_json()
-        notice = Notice(run.job, run.tick, "failure", state, reason, run.attempt, found, target)
-        write.notify(notice)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.fields import Duration
-from orchestrator.config.job import Job, OnFailure
+from orchestrator.config.job import Job, OnFailure, find_broken_chains
 from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import SPECS
 from orchestrator.errors import SpecError, printable
@@ -22,6 +22,7 @@ _LINK_LIMIT_S = 1.0
 
 class _Window(BaseModel):
     window: Duration = timedelta()
+    pause_on_failure: bool = False
 
 
 class Terms(BaseModel):
@@ -138,6 +139,8 @@ class JobFolder:
                 jobs[file.job.name] = (file.job, name)
             if problem is not None:
                 faults[name] = printable(problem)
+        for name, problem in find_broken_chains({n: job for n, (job, _) in jobs.items()}).items():
+            faults[jobs.pop(name)[1]] = problem
         return LoadedJobs(jobs, faults, frozenset(map(printable, self._seen)))
 
     def _read(self, name: str) -> _File:

@@ -13,7 +13,7 @@ Over 300 lines: every read of the file is here.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ from orchestrator.schedule.tables import (
     build_schema,
     split_statements,
 )
-from orchestrator.schedule.writes import Writes
+from orchestrator.schedule.writes import Writes, find_free_tick
 
 
 class Superseded(Exception):
@@ -74,7 +74,7 @@ class Ledger:
     """An open ledger; one per process and thread.
 
     A ledger of an earlier version of the program is brought to this one's when it is opened. The
-    schedulers of the earlier version then end, with an error, at their next write.
+    schedulers of the earlier version then end, with an error, when they next decide a tick.
 
     Args:
         path: the file; made with mode 0600, since a job's spec may name secret addresses.
@@ -181,6 +181,11 @@ class Ledger:
         if not changed.rowcount:
             raise Superseded("another scheduler has taken over")
 
+    def is_led(self, now: datetime) -> bool:
+        """Returns whether a scheduler leads."""
+        ((expires_at,),) = self._query("SELECT expires_at FROM lease")
+        return bool(expires_at > now.timestamp())
+
     def check(self, lease: Lease) -> None:
         """Raises `Superseded` where the lead is lost; a read, without a commit."""
         with self._errors():
@@ -237,6 +242,33 @@ class Ledger:
         rows = self._query("SELECT job, max(resumed_at) FROM pauses GROUP BY job")
         return {job: moment(stamp) for job, stamp in rows if stamp is not None}
 
+    # --- requests, from anybody; they have the token of whoever leads, who decides them ---------
+
+    def trigger(self, job: str, now: datetime) -> datetime:
+        """Requests a run of a job at once; returns its tick, a second that no cron tick has."""
+        with self._errors(), self._transaction():
+            tick = int(now.timestamp())
+            while (tick := find_free_tick(self._db, job, tick)) % 60 == 0:
+                tick += 1
+            self._request(job, tick, "trigger", now)
+        return moment(tick)
+
+    def backfill(self, job: str, ticks: Iterable[datetime], now: datetime) -> list[datetime]:
+        """Requests the ticks of a job that have no run; one that was skipped has none."""
+        with self._errors(), self._transaction():
+            return [t for t in ticks if self._request(job, int(t.timestamp()), "backfill", now)]
+
+    def _request(self, job: str, tick: int, origin: str, now: datetime) -> bool:
+        done = self._db.execute(
+            "INSERT INTO runs (job, tick, state, decided_at, origin, token) "
+            "VALUES (?, ?, ?, ?, ?, (SELECT token FROM lease)) ON CONFLICT (job, tick) DO UPDATE "
+            "SET state = excluded.state, decided_at = excluded.decided_at, reason = NULL, "
+            "ended_at = NULL, origin = excluded.origin, token = excluded.token "
+            "WHERE runs.state = 'SKIPPED'",
+            (job, tick, TickState.REQUESTED, now.timestamp(), origin),
+        )
+        return bool(done.rowcount)
+
     # --- reading ----------------------------------------------------------------------------
 
     def jobs(self) -> dict[str, JobRow]:
@@ -252,6 +284,10 @@ class Ledger:
         """Returns what is not finished, oldest tick first."""
         marks = ", ".join("?" * len(OPEN))
         return self._runs(f"WHERE r.state IN ({marks}) ORDER BY r.tick, r.job", *OPEN)
+
+    def requested(self) -> list[RunRow]:
+        """Returns the runs that were requested and are not decided yet, oldest tick first."""
+        return self._runs("WHERE r.state = ? ORDER BY r.tick, r.job", TickState.REQUESTED)
 
     def notices(self) -> list[Notice]:
         """Returns the notices that are still to be sent, oldest tick first."""

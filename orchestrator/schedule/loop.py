@@ -1,9 +1,9 @@
 """The scheduler: ticks into ledger rows, ledger rows into submitted runs, results back.
 
 One step does, in this order: hold the lead; follow what is open; decide the ticks that are due;
-commit the intents of what can start; submit; send notices; read the job files again. So a tick
-that was due before an edit was seen still belongs to the old schedule, and nothing is submitted
-that is not on disk before.
+commit the intents of what can start; decide what was requested; submit; send notices; read the job
+files again. So a tick that was due before an edit was seen still belongs to the old schedule, and
+nothing is submitted that is not on disk before.
 
 The order makes it safe to kill at any point: an intent without a confirmed submit is looked up by
 its id, derived from job and tick, and asked for again only where the cluster does not have it and
@@ -26,12 +26,14 @@ import threading
 from collections.abc import Callable
 
 from orchestrator.runs.placement import place_run
-from orchestrator.schedule.decide import Decider, PlaceRun
+from orchestrator.schedule.decide import Decider
 from orchestrator.schedule.declared import DeclaredJobs, LoadJobs
 from orchestrator.schedule.follow import Follower
 from orchestrator.schedule.leadership import Clock, Leadership, SchedulerBackend, Settings
 from orchestrator.schedule.ledger import Ledger, Superseded
 from orchestrator.schedule.notify import Notifier
+from orchestrator.schedule.placing import Placer, PlaceRun
+from orchestrator.schedule.requests import Requests
 from orchestrator.schedule.service import notify_service
 from orchestrator.schedule.watch import Watch
 
@@ -66,7 +68,9 @@ class Scheduler:
             ledger, backend, clock or Clock(), settings or Settings(), holder, say
         )
         self._declared = DeclaredJobs(self._leadership, load_jobs)
-        self._decider = Decider(self._leadership, self._declared, place)
+        placer = Placer(self._leadership, place)
+        self._decider = Decider(self._leadership, self._declared, placer)
+        self._requests = Requests(self._leadership, self._declared, placer)
         self._follower = Follower(self._leadership)
         self._watch = Watch(self._leadership, self._declared)
         self._notifier = Notifier(self._leadership)
@@ -90,6 +94,7 @@ class Scheduler:
                 self._decider.begin()
             self._follower.follow(everything=taken)
             more = self._decider.decide()
+            more = self._requests.decide() or more
             more = self._follower.submit() or more
             self._watch.step()
             self._notifier.step()

@@ -15,7 +15,7 @@ def migrate(database: sqlite3.Connection, version: int, now: datetime) -> None:
         version: what it has, at least 1.
         now: current instant.
     """
-    steps = {1: _from_1_to_2}
+    steps = {1: _from_1_to_2, 2: _from_2_to_3}
     for found in range(version, SCHEMA_VERSION):
         steps[found](database, now)
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -40,7 +40,7 @@ def _from_1_to_2(database: sqlite3.Connection, now: datetime) -> None:
             "WHERE runs.job = name AND runs.state = 'SUCCEEDED')",
         },
     )
-    _rebuild(database, "runs", {})
+    _rebuild(database, "runs", {"origin": "'cron'"})
     for table in ("faults", "notices"):
         for statement in split_statements(TABLES[table]):
             database.execute(statement)
@@ -51,6 +51,15 @@ def _from_1_to_2(database: sqlite3.Connection, now: datetime) -> None:
             (*what, target, outcome, raised_at, token),
         )
     for table in ("jobs", "runs", "faults", "notices"):
+        for statement in split_statements(build_fence(table)):
+            database.execute(statement)
+
+
+def _from_2_to_3(database: sqlite3.Connection, now: datetime) -> None:
+    """Runs say what they came from; a job may be due after another."""
+    _rebuild(database, "jobs", {})
+    _rebuild(database, "runs", {"origin": "'cron'"})
+    for table in ("jobs", "runs"):
         for statement in split_statements(build_fence(table)):
             database.execute(statement)
 

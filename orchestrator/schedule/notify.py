@@ -1,16 +1,18 @@
-"""Notices of runs that failed or did not happen: a command or a webhook.
+"""Notices of runs that failed or did not happen: by a command, a webhook or Apprise.
 
 A notice names the job, the tick and the ids, and nothing of the images or of their folders.
 """
 
 import http.client
 import json
+import logging
 import os
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
+from importlib.util import find_spec
 
 from orchestrator.config.job import OnFailure
 from orchestrator.schedule.leadership import Leadership
@@ -114,11 +116,25 @@ def send(target: OnFailure, notice: dict[str, str | int]) -> str | None:
     """Runs the command or posts to the webhook; returns None where it went well, else one line.
 
     The command gets each value as an environment variable such as `ORCHESTRATOR_JOB`, the webhook
-    all of them as one JSON object. An address may hold a secret: it is never repeated.
+    all of them as one JSON object, and Apprise a title with a line for each. An address may hold a
+    secret: it is never repeated.
     """
     if target.command is not None:
         return _run_command(target.command, notice)
+    if target.apprise is not None:
+        return find_problem(target) or _send_by_apprise(os.environ[target.apprise], notice)
     return _post(target.webhook or "", notice)
+
+
+def find_problem(target: OnFailure | None) -> str | None:
+    """Returns why nobody can be notified from here, None where nothing speaks against it."""
+    if target is None or target.apprise is None:
+        return None
+    if find_spec("apprise") is None:
+        return "on_failure: apprise is not installed; pip install 'xray-orchestrator[notify]'"
+    if not os.environ.get(target.apprise):
+        return f"on_failure: the scheduler's environment has no {target.apprise}; set it there"
+    return None
 
 
 def _run_command(command: list[str], notice: dict[str, str | int]) -> str | None:
@@ -154,3 +170,21 @@ def _post(address: str, notice: dict[str, str | int]) -> str | None:
         return f"the webhook answered {error.code}"
     except (OSError, ValueError, http.client.HTTPException) as error:
         return f"the webhook was not reached ({type(error).__name__})"
+
+
+def _send_by_apprise(address: str, notice: dict[str, str | int]) -> str | None:
+    import apprise
+
+    logger = logging.getLogger("apprise")  # it repeats addresses
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    sender = apprise.Apprise()
+    # One, so that another try does not tell those again that were reached.
+    if not sender.add(address) or len(sender) != 1:
+        return "the address is not one of Apprise's; expected a single one, such as mailtos://..."
+    told = sender.notify(
+        title=f"{notice['job']}: {notice['state']}",
+        body="\n".join(f"{key}: {value}" for key, value in notice.items()),
+        body_format=apprise.NotifyFormat.TEXT,
+    )
+    return None if told else "Apprise did not deliver it"

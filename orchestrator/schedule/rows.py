@@ -14,7 +14,7 @@ class JobRow:
 
     Args:
         name: of the job.
-        cron: as last seen; None once its file is gone.
+        cron: as last seen, or `after JOB`; None once its file is gone.
         timezone: as last seen.
         cursor: ticks up to here are decided.
         high: the greatest cursor ever.
@@ -47,7 +47,10 @@ class JobRow:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One tick of one job and its latest try."""
+    """One tick of one job and its latest try.
+
+    `origin` is what it came from: cron, trigger, backfill, or `after` with a run of another job.
+    """
 
     job: str
     tick: datetime
@@ -64,6 +67,7 @@ class RunRow:
     mark: str | None
     intent_at: datetime | None
     submitted_at: datetime | None
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ JOB_COLUMNS = (
 )
 RUN_COLUMNS = """
 SELECT r.job, r.tick, r.state, r.reason, r.attempt, r.spec, r.folder, r.stop_reason, r.decided_at,
-       r.ended_at, n.outcome, a.submission_id, a.mark, a.intent_at, a.submitted_at
+       r.ended_at, n.outcome, a.submission_id, a.mark, a.intent_at, a.submitted_at,
+       r.origin
 FROM runs r
 LEFT JOIN attempts a ON a.job = r.job AND a.tick = r.tick AND a.attempt = r.attempt
 LEFT JOIN notices n ON n.job = r.job AND n.tick = r.tick AND n.kind = 'failure'

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 
 APPLICATION_ID = 0x6F726368  # "orch": tells a ledger from any other SQLite file
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SUPERSEDED = "superseded"
 
 # Table by table, with its indexes.
@@ -26,7 +26,7 @@ INSERT INTO lease VALUES (1, 0, '', 0);
     "jobs": """
 CREATE TABLE jobs (
     name TEXT PRIMARY KEY,
-    cron TEXT,                        -- NULL: its file is gone
+    cron TEXT,                        -- or `after JOB`; NULL: its file is gone
     timezone TEXT,
     cursor INTEGER NOT NULL,          -- ticks up to here are decided
     high INTEGER NOT NULL,            -- greatest cursor ever: differs after the clock went back
@@ -68,9 +68,11 @@ CREATE TABLE runs (
     stop_reason TEXT,                 -- set before the cluster is asked to stop it
     decided_at REAL NOT NULL,
     ended_at REAL,
+    origin TEXT NOT NULL,             -- cron, trigger, backfill, or `after JOB-TICK`
     token INTEGER NOT NULL,
     PRIMARY KEY (job, tick)
 );
+CREATE UNIQUE INDEX runs_after ON runs (job, origin) WHERE origin LIKE 'after %';
 CREATE INDEX runs_open ON runs (state) WHERE state NOT IN
     ('SKIPPED', 'SUCCEEDED', 'FAILED', 'STOPPED');
 CREATE INDEX runs_by_tick ON runs (tick);

@@ -7,8 +7,17 @@ import sqlite3
 from datetime import datetime
 from pathlib import Path
 
+from orchestrator.config.cron import AFTER
 from orchestrator.runs.states import TickState
-from orchestrator.schedule.rows import Notice
+from orchestrator.schedule.rows import Notice, run_key
+
+
+def find_free_tick(database: sqlite3.Connection, job: str, tick: int) -> int:
+    """Returns the first second from a tick on at which a job has no row, s since 1970."""
+    taken = "SELECT 1 FROM runs WHERE job = ? AND tick = ?"
+    while database.execute(taken, (job, tick)).fetchone():
+        tick += 1
+    return tick
 
 
 class Writes:
@@ -74,6 +83,22 @@ class Writes:
         """Records that a tick is to run; False where it has run or is to run already."""
         return self._add(job, tick, TickState.QUEUED, None, spec, str(folder) if folder else None)
 
+    def grant(self, job: str, tick: datetime, spec: str, folder: Path | None) -> None:
+        """Records that a run which was requested is to run."""
+        self._db.execute(
+            "UPDATE runs SET state = ?, spec = ?, folder = ?, decided_at = ?, token = ? "
+            "WHERE job = ? AND tick = ?",
+            (
+                TickState.QUEUED,
+                spec,
+                str(folder) if folder else None,
+                self._now,
+                self._token,
+                job,
+                int(tick.timestamp()),
+            ),
+        )
+
     def _add(
         self,
         job: str,
@@ -85,8 +110,9 @@ class Writes:
     ) -> bool:
         # A skip may be decided again: only a clock that went back leads here a second time.
         done = self._db.execute(
-            "INSERT INTO runs (job, tick, state, reason, spec, folder, decided_at, ended_at, token)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job, tick) DO UPDATE SET "
+            "INSERT INTO runs "
+            "(job, tick, state, reason, spec, folder, decided_at, ended_at, token, origin) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'cron') ON CONFLICT (job, tick) DO UPDATE SET "
             "state = excluded.state, reason = excluded.reason, spec = excluded.spec, "
             "folder = excluded.folder, decided_at = excluded.decided_at, "
             "ended_at = excluded.ended_at, token = excluded.token WHERE runs.state = 'SKIPPED'",
@@ -192,6 +218,31 @@ class Writes:
                 "UPDATE jobs SET succeeded_at = ?, token = ? WHERE name = ?",
                 (self._now, self._token, job),
             )
+            self._request_after(job, tick)
+
+    def _request_after(self, job: str, tick: datetime) -> None:
+        """Requests a run of every job that follows this one, in the transaction of its success."""
+        followers = self._db.execute(
+            "SELECT name FROM jobs WHERE cron = ?", (f"{AFTER}{job}",)
+        ).fetchall()
+        for (name,) in followers:
+            self._db.execute(
+                "INSERT INTO runs (job, tick, state, decided_at, origin, token) "
+                "VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (job, origin) WHERE origin LIKE 'after %' DO NOTHING",
+                (
+                    name,
+                    find_free_tick(self._db, name, int(tick.timestamp())),
+                    TickState.REQUESTED,
+                    self._now,
+                    f"{AFTER}{run_key(job, tick)}",
+                    self._token,
+                ),
+            )
+
+    def pause(self, job: str) -> None:
+        """Pauses a job, where it is not paused already."""
+        self._db.execute("INSERT OR IGNORE INTO pauses VALUES (?, ?, NULL)", (job, self._now))
 
     def notify(self, notice: Notice) -> None:
         """Records a notice that is to be sent, unless that incident has one."""

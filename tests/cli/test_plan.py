@@ -200,6 +200,39 @@ def test_plan_shows_the_time_limit_of_a_job_that_gives_none(folder: Path) -> Non
     assert planned()["jobs"][0]["job"]["timeout"] == "86400s"
 
 
+def test_a_job_that_follows_none_of_the_folder_is_an_error(folder: Path) -> None:
+    write_job(folder, "a", "score", {"input": "x"}, schedule={"cron": "@daily"})
+    write_job(folder, "b", "score", {"input": "x"}, schedule={"after": "a"})
+    path = write_job(folder, "c", "score", {"input": "x"}, schedule={"after": "x"})
+    done = run("validate")
+    assert done.exit_code == 2
+    assert "error: jobs/c.yaml: after: no scheduled job is named x; known: a, b" in done.stdout
+    assert run("validate", str(path)).exit_code == 0  # the other may be elsewhere
+    assert "one try of at most 1 d; due after a\n" in run("plan").stdout
+
+
+def test_plan_shows_what_runs_cost_at_most_where_a_price_is_given(folder: Path) -> None:
+    fields = {
+        "resources": {"workers": 3, "cpus_per_worker": 8, "gpus_per_worker": 1},
+        "retries": 1,
+        "timeout": "6h",
+        "schedule": {"cron": "@daily"},
+    }
+    write_job(folder, "a", "score", {"input": "x"}, **fields)
+    write_job(folder, "b", "score", {"input": "x"}, timeout="30m")
+    on = ("--cluster", str(ROOT / "cluster.yaml"))  # 2 machines of 16 CPU and 2 GPU
+    shown = run("plan", *on, "--price-per-node-hour", "2.5").stdout
+    # 2 nodes x 2.5 x 6 h x 2 tries, and 30 nights.
+    expected = "cost: 5.00 an hour for 2 node(s); at most 60.00 a run, 1,800.00 in 30 days\n"
+    assert expected in shown
+    assert "cost: 5.00 an hour for 2 node(s); at most 2.50 a run\n" in shown
+    assert "cost: " not in run("plan", *on).stdout
+    body = json.loads(run("plan", "--json", *on, "--price-per-node-hour", "1").stdout)
+    assert body["jobs"][0]["cost"] == {"num_nodes": 2, "an_hour": 2, "a_run": 24, "num_runs": 30}
+    assert planned(*on)["jobs"][0]["cost"] is None
+    assert run("plan", "--price-per-node-hour", "-1").exit_code == 2
+
+
 def test_plan_says_what_would_run_on_what(folder: Path, phantoms: Path) -> None:
     fields = {
         "resources": {"workers": 2, "cpus_per_worker": 8, "gpus_per_worker": 1},

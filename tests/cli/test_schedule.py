@@ -81,6 +81,80 @@ def test_pause_and_resume(folder: Path) -> None:
     assert "known: hourly, nightly" in refused("pause", "by-hand")
 
 
+def test_trigger_requests_one_run_and_says_who_runs_it(folder: Path) -> None:
+    done = run("trigger", "nightly")
+    assert done.stdout.startswith("requested: nightly, as its tick of ")
+    assert "no scheduler leads this ledger now" in done.stderr
+    ledger = Ledger(folder / "state" / "ledger.sqlite3")
+    (requested,) = ledger.requested()
+    assert (requested.job, requested.origin) == ("nightly", "trigger")
+    ledger.acquire("test", datetime.now(UTC), 15.0)
+    assert "no scheduler leads" not in run("trigger", "nightly").stderr
+    assert len(ledger.requested()) == 2
+    run("pause", "nightly")
+    assert "is paused; run `orchestrator schedule resume nightly` first" in refused(
+        "trigger", "nightly"
+    )
+    assert "known: hourly, nightly" in refused("trigger", "by-hand")
+    assert "trigger" in run("history", "nightly").stdout.splitlines()[1]
+
+
+def test_backfill_says_how_many_ticks_it_runs(folder: Path) -> None:
+    span = ("--from", "2026-03-01", "--to", "2026-03-04T02:00")
+    done = run("backfill", "nightly", *span)
+    assert done.stdout == (  # 02:00 in Shanghai is 18:00 UTC
+        "requested: 4 run(s) of nightly, for its ticks from 2026-02-28 18:00 to 2026-03-03 18:00 "
+        "UTC, one after another\n"
+    )
+    ledger = Ledger(folder / "state" / "ledger.sqlite3")
+    assert {run.origin for run in ledger.requested()} == {"backfill"}
+    assert (
+        "each of the 4 tick(s) of nightly there has its run"
+        in run("backfill", "nightly", *span).stdout
+    )
+    more = run("backfill", "nightly", "--from", "2026-03-04", "--to", "2026-03-05T18:00Z").stdout
+    assert "requested: 2 run(s)" in more
+    assert "1 tick(s) between have their run already" in more
+    assert len(ledger.requested()) == 6
+
+
+@pytest.mark.parametrize(
+    ("job", "since", "until", "message"),
+    [
+        ("nightly", "2026-03-02", "2026-03-01", "is later than --to"),
+        ("nightly", "2026-03-02", "2999-03-01", "has not come yet"),
+        ("nightly", "1970-01-01", "2026-03-01", "more than ten years"),
+        ("nightly", "yesterday", "2026-03-01", "--from 'yesterday' is no time; expected one such"),
+        ("nightly", "2026-03-01T03:00", "2026-03-01T04:00", "has no tick from 2026-03-01T03:00"),
+        ("hourly", "2026-01-01", "2026-03-01", "more than 1,000 ticks"),
+        ("follower", "2026-01-01", "2026-03-01", "is due after nightly and has no ticks of its"),
+        ("nobody", "2026-01-01", "2026-03-01", "no scheduled job is named nobody"),
+    ],
+)
+def test_backfill_refuses_what_makes_no_sense(
+    folder: Path, job: str, since: str, until: str, message: str
+) -> None:
+    dump_job(folder / "jobs", "follower", schedule={"after": "nightly"})
+    assert message in refused("backfill", job, "--from", since, "--to", until)
+
+
+def test_a_job_after_another_is_listed_with_it(folder: Path) -> None:
+    dump_job(folder / "jobs", "follower", schedule={"after": "nightly"})
+    follower = json.loads(run("list", "--json").stdout)["jobs"][0]
+    assert (follower["cron"], follower["next"], follower["overlap"]) == (
+        "after nightly",
+        None,
+        "queue",
+    )
+    assert ["follower", "after", "nightly", "never"] in [
+        line.split() for line in run("list").stdout.splitlines()
+    ]
+    assert run("next", "--job", "follower").stdout.startswith("nothing is due")
+    dump_job(folder / "jobs", "follower", schedule={"after": "by-hand"})
+    problem = "follower.yaml: after: no scheduled job is named by-hand; known: hourly, nightly"
+    assert f"error: {problem}" in run("list").stdout
+
+
 def test_history_shows_runs_and_skips(folder: Path) -> None:
     assert run("history").stdout == "no job has been due yet\n"
     ledger = Ledger(folder / "state" / "ledger.sqlite3")
@@ -94,6 +168,7 @@ def test_history_shows_runs_and_skips(folder: Path) -> None:
         "2026-03-01",
         "02:00",
         "nightly",
+        "cron",
         "SKIPPED",
         "paused",
     ]

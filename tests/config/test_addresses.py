@@ -104,12 +104,18 @@ def test_no_field_of_a_spec_takes_a_secret_and_no_message_repeats_it(
     build_spec(form, {**given, field: "abfs://container@account.dfs.core.windows.net/x"})
 
 
-def test_a_webhook_that_is_wrong_is_not_repeated(tmp_path: Path) -> None:
+def test_an_address_for_notices_that_is_wrong_is_not_repeated(tmp_path: Path) -> None:
     body = {"name": "a", "kind": "score", "args": {"input": "x"}, "schedule": {"cron": "0 2 * * *"}}
     for hook in (f"ftp://hooks.example/{SECRET}", [f"https://hooks.example/{SECRET}"], SECRET):
         (tmp_path / "a.yaml").write_text(yaml.safe_dump(body | {"on_failure": {"webhook": hook}}))
         problem = JobFolder(tmp_path).load().faults["a.yaml"]
         assert "on_failure.webhook=...: " in problem
+        assert SECRET not in problem
+    for address in (f"mailto://user:{SECRET}@mail.example", SECRET + "!"):
+        told = {"on_failure": {"apprise": address}}
+        (tmp_path / "a.yaml").write_text(yaml.safe_dump(body | told))
+        problem = JobFolder(tmp_path).load().faults["a.yaml"]
+        assert "on_failure.apprise=...: expected the name of an environment variable" in problem
         assert SECRET not in problem
 
 

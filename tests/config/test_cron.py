@@ -164,7 +164,8 @@ def test_cronsim_alone_would_lose_ticks_where_the_shift_is_half_an_hour() -> Non
     ("cron", "message"),
     [
         ("0 0 2 * * *", "has 6 fields; expected five"),
-        ("@daily", "has 1 fields"),
+        ("@fortnightly", "expected five fields or one of @hourly, @daily, "),
+        ("@reboot", "is not known"),
         ("", "has 0 fields"),
         ("60 2 * * *", "bad minute"),
         ("0 24 * * *", "bad hour"),
@@ -189,6 +190,28 @@ def test_a_bad_expression_is_one_clear_line(cron: str, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         Ticks(cron)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("nickname", "ticks"),
+    [
+        ("@hourly", [utc(2026, 3, 1, 11), utc(2026, 3, 1, 12)]),
+        ("@daily", [utc(2026, 3, 2), utc(2026, 3, 3)]),
+        (" @Midnight", [utc(2026, 3, 2), utc(2026, 3, 3)]),
+        ("@weekly", [utc(2026, 3, 8), utc(2026, 3, 15)]),  # Sundays
+        ("@monthly", [utc(2026, 4, 1), utc(2026, 5, 1)]),
+        ("@yearly", [utc(2027, 1, 1), utc(2028, 1, 1)]),
+        ("@annually", [utc(2027, 1, 1), utc(2028, 1, 1)]),
+    ],
+)
+def test_nicknames_are_due_as_in_cron(nickname: str, ticks: list[datetime]) -> None:
+    found = Ticks(nickname)
+    first = found.next_after(utc(2026, 3, 1, 10, 30))
+    assert first is not None
+    assert [first, found.next_after(first)] == ticks
+    # The five fields are what is stored: a file that writes them out has the same schedule.
+    assert Ticks(found.cron).cron == found.cron
+    assert "@" not in found.cron
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
@@ -178,6 +178,8 @@ def run_kills(
     lead_s: float = 0.4,
     submits: int = 6,
     last_minute: int | None = None,
+    others: Mapping[str, Mapping[str, object]] | None = None,
+    meanwhile: Callable[[datetime, bool], None] = lambda now, is_over: None,
 ) -> datetime:
     """Runs two schedulers, killing until `kills` have died, then lets the last ones finish.
 
@@ -193,6 +195,9 @@ def run_kills(
         lead_s: how long a killed leader keeps the other waiting, real seconds.
         submits: a scheduler dies at one of so many submits.
         last_minute: at most 59: of the first hour, after which no tick comes; None for no end.
+        others: further jobs, name to the keys of their files.
+        meanwhile: what a person does, called all the time with the schedule's time, and with
+            True once enough have died.
 
     Returns:
         The instant up to which every tick has been decided and has come to its end.
@@ -204,6 +209,8 @@ def run_kills(
             cron = f"{minutes}-{last_minute}/{minutes} 0 {BASE.day} {BASE.month} *"
         schedule = {"cron": cron, "overlap": "queue", "catch_up": "all", "window": "31d"}
         dump_job(folder / "jobs", name, retries=1, schedule=schedule)
+    for name, keys in (others or {}).items():
+        dump_job(folder / "jobs", name, **keys)
     last = BASE + timedelta(minutes=last_minute or 10**6)
     register = Setup(folder, factory, speed, 0.0, lead_s, submits)
     first = register.scheduler(
@@ -236,9 +243,15 @@ def run_kills(
                     assert process.exitcode == -signal.SIGKILL, process.exitcode
                     dead += 1
                     running[at] = start()
+            meanwhile(setup.now(), False)
             time.sleep(0.01)
         end = min(setup.now().replace(second=0, microsecond=0), last)
-        wait_for(lambda: is_settled(setup, running, start, every, end), settle_s)
+
+        def is_over() -> bool:
+            meanwhile(setup.now(), True)
+            return is_settled(setup, running, start, every, end)
+
+        wait_for(is_over, settle_s)
     finally:
         for process in running:
             process.kill()
@@ -264,10 +277,10 @@ def is_settled(
             jobs[name].cursor >= max(expected_ticks(minutes, end), default=BASE)
             for name, minutes in every.items()
         )
-        newest = min((run.tick for run in ledger.open_runs()), default=end + timedelta(minutes=1))
+        oldest = min((run.tick for run in ledger.open_runs() + ledger.requested()), default=None)
     finally:
         ledger.close()
-    return decided and newest > end
+    return decided and (oldest is None or oldest > end)
 
 
 def wait_for(done: Callable[[], bool], seconds: float) -> None:
@@ -293,6 +306,7 @@ def check_journal(
     every: dict[str, int],
     end: datetime,
     fails: Callable[[str], bool],
+    others: Mapping[str, Iterable[datetime]] | None = None,
 ) -> int:
     """Asserts that every tick ran once, and again only where its first try failed.
 
@@ -301,6 +315,7 @@ def check_journal(
         every: job name to the N of its `*/N * * * *`.
         end: ticks up to here count.
         fails: whether the try of an id failed.
+        others: ticks of further runs, by job; each is to run as the others do.
 
     Returns:
         Ticks counted.
@@ -311,8 +326,11 @@ def check_journal(
         job, tick, attempt = found.rsplit("-", 2)
         tries.setdefault((job, tick), []).append(int(attempt))
     counted = 0
-    for job, minutes in every.items():
-        for tick in expected_ticks(minutes, end):
+    ticks = {job: set(expected_ticks(minutes, end)) for job, minutes in every.items()}
+    for job, more in (others or {}).items():
+        ticks.setdefault(job, set()).update(tick for tick in more if tick <= end)
+    for job, wanted_ticks in ticks.items():
+        for tick in wanted_ticks:
             stamp = f"{tick:%Y%m%dT%H%M%SZ}"
             wanted = [1, 2] if fails(f"{job}-{stamp}-1") else [1]
             found_tries = tries.pop((job, stamp), [])

@@ -60,7 +60,8 @@ def test_a_tick_of_a_job_has_one_row(ledger: Ledger) -> None:
     ]
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         ledger._db.execute(
-            "INSERT INTO runs (job, tick, state, decided_at, token) VALUES (?, ?, ?, 0, ?)",
+            "INSERT INTO runs (job, tick, state, decided_at, origin, token) "
+            "VALUES (?, ?, ?, 0, 'cron', ?)",
             ("a", int(TICK.timestamp()), "QUEUED", lease.token),
         )
 
@@ -292,7 +293,7 @@ def test_the_file_and_its_log_are_for_their_owner_alone(ledger: Ledger) -> None:
 
 def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger) -> None:
     ledger._db.execute("PRAGMA user_version = 99")
-    with pytest.raises(SpecError, match=r"newer version .*\(schema 99, this one reads up to 2\)"):
+    with pytest.raises(SpecError, match=r"newer version .*\(schema 99, this one reads up to 3\)"):
         Ledger(ledger.path)
 
 

@@ -1,8 +1,4 @@
-import http.server
-import json
-import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -251,53 +247,6 @@ def test_after_the_last_try_the_command_is_called_once(world: World) -> None:
     assert told.read_text() == "nightly 2026-03-01T01:00:00+00:00 3\n"
     assert len(world.cluster.journal()) == 3
     assert (world.history()[0].state, world.history()[0].notice) == ("FAILED", "sent")
-
-
-@pytest.fixture
-def webhook() -> Iterator[tuple[str, list[dict[str, object]], list[int]]]:
-    """A web server: its address, what it was told, and the answers it is to give."""
-    told: list[dict[str, object]] = []
-    answers: list[int] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(answers.pop(0) if answers else 204)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/secret", told, answers
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_webhook_is_told_and_asked_again_where_it_fails(
-    world: World, webhook: tuple[str, list[dict[str, object]], list[int]]
-) -> None:
-    address, told, answers = webhook
-    answers.append(500)
-    one_tick(world, on_failure={"webhook": address})
-    world.finish_all(Status.FAILED)
-    for _ in range(200):
-        world.step(seconds=2)
-        if world.history()[0].notice == "sent":
-            break
-        time.sleep(0.02)
-    assert world.history()[0].notice == "sent"
-    assert len(told) == 2
-    assert told[0] == {
-        "job": "nightly",
-        "tick": "2026-03-01T01:00:00+00:00",
-        "state": "FAILED",
-        "reason": "failed on the cluster; its log and status.json say why",
-        "attempts": 1,
-        "submission_id": "nightly-20260301T010000Z-1",
-    }
-    assert "secret" not in "".join(world.said)
 
 
 def test_a_command_that_fails_is_given_up_and_said(world: World) -> None:

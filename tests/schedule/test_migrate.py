@@ -135,6 +135,46 @@ def test_a_scheduler_of_version_1_that_still_runs_cannot_write(tmp_path: Path) -
     old.close()
 
 
+def test_what_version_2_held_came_from_cron(tmp_path: Path) -> None:
+    path = restore(LEDGERS[1], tmp_path)
+    old = sqlite3.connect(path, isolation_level=None)
+    runs = old.execute("SELECT job, tick, state, spec, token FROM runs ORDER BY 1, 2").fetchall()
+    ledger = Ledger(path)
+    query = "SELECT job, tick, state, spec, token FROM runs ORDER BY 1, 2"
+    assert ledger._db.execute(query).fetchall() == runs
+    assert {run.origin for run in ledger.history()} == {"cron"}
+    assert len(ledger.open_runs()) == 3
+    # A scheduler of version 2 that still runs ends at its next tick.
+    with pytest.raises(sqlite3.IntegrityError, match="origin"):
+        old.execute(
+            "INSERT INTO runs (job, tick, state, reason, spec, folder, decided_at, ended_at, token)"
+            " VALUES ('nightly', 0, 'QUEUED', NULL, '{}', NULL, 0, NULL, 1)"
+        )
+    old.close()
+
+
+def test_a_scheduler_goes_on_with_what_version_3_was_asked_for(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.ledger.close()
+    world.ledger = Ledger(restore(LEDGERS[2], tmp_path))
+    asked = {run.job: run.origin for run in world.ledger.requested()}
+    assert asked == {
+        "follower": "after nightly-20260303T020000Z",
+        "never": "backfill",
+        "told": "trigger",
+    }
+    world.now = TICK + 2 * DAY + timedelta(hours=1, minutes=10)
+    for name in ("nightly", "failing", "waiting", "queued", "told", "never"):
+        dump_job(world.jobs, name, schedule={"cron": "0 2 * * *"})
+    dump_job(world.jobs, "follower", schedule={"after": "nightly"})
+    world.scheduler = world.new_scheduler()
+    world.step(2)
+    assert world.ledger.requested() == []
+    states = {run.job: str(run.state) for run in world.ledger.history() if run.origin != "cron"}
+    assert states == {"follower": "PENDING", "never": "QUEUED", "told": "PENDING"}  # one is paused
+    assert world.ledger.paused() == {"never", "failing"}
+
+
 def test_the_fence_of_a_migrated_ledger_holds(tmp_path: Path) -> None:
     ledger = Ledger(restore(LEDGERS[0], tmp_path))
     now = TICK + 3 * DAY

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from orchestrator.config.job import Job
+from orchestrator.config.job import Job, Schedule
 from orchestrator.runs.placement import place_run
 from orchestrator.runs.reconcile import AT_WORK, ClusterAnswer
 from orchestrator.runs.states import Status
@@ -83,12 +83,9 @@ class World:
 
     def job(self, name: str = "nightly", cron: str = "0 * * * *", **keys: object) -> None:
         """Writes a job file; keys of `schedule` and of the job may be mixed."""
-        within = {
-            k: keys.pop(k)
-            for k in ("overlap", "catch_up", "window", "timezone", "notify_after_skips")
-            if k in keys
-        }
-        dump_job(self.jobs, name, schedule={"cron": cron} | within, **keys)
+        within = {k: keys.pop(k) for k in Schedule.model_fields if k in keys}
+        due = {} if "after" in within else {"cron": cron}
+        dump_job(self.jobs, name, schedule=due | within, **keys)
 
     def pass_time(self, *, jump: bool = False, **span: float) -> None:
         """Lets time pass; with `jump` the wall clock alone is set on (or back)."""

@@ -1,0 +1,380 @@
+"""Runs that no clock asks for: triggers, backfills, and jobs that follow others."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config.job import Job
+from orchestrator.runs.states import Status, TickState
+from orchestrator.schedule.looks import NoAnswer
+from tests.schedule.world import World
+
+HOUR = timedelta(hours=1)
+
+
+def at(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type]
+
+
+def outcomes(world: World, job: str = "nightly") -> list[tuple[str, str]]:
+    """Where each run came from and what became of it, oldest tick first."""
+    return [(run.origin, str(run.state)) for run in world.history(job)]
+
+
+def begin(world: World) -> str:
+    """The one run that the cluster has and that has not begun yet."""
+    known = {found: world.cluster.look_up(found) for found in world.cluster.ids()}
+    (found,) = [name for name, info in known.items() if info and info.status is Status.PENDING]
+    world.cluster.begin(found)
+    return found
+
+
+# --- trigger --------------------------------------------------------------------------------------
+
+
+def test_a_trigger_runs_once_as_a_tick_of_its_own(world: World) -> None:
+    world.job(cron="0 2 * * *")
+    world.step()
+    tick = world.ledger.trigger("nightly", world.now)
+    assert (tick, world.states()) == (at(2026, 3, 1, 0, 0, 31), ["REQUESTED"])
+    world.scheduler = world.new_scheduler()
+    world.pass_time(seconds=20)
+    world.drain()
+    assert world.cluster.journal() == ["nightly-20260301T000031Z-1"]
+    world.restart(hours=2)
+    world.drain()
+    assert outcomes(world) == [("trigger", "SUCCEEDED"), ("cron", "SUCCEEDED")]
+    assert len(world.cluster.journal()) == 2
+
+
+def test_triggers_and_ticks_of_one_instant_are_all_kept(world: World) -> None:
+    world.job(overlap="queue")
+    world.step()
+    world.go_to(2026, 3, 1, 1)
+    ticks = [world.ledger.trigger("nightly", world.now) for _ in range(3)]
+    assert ticks == [at(2026, 3, 1, 1) + timedelta(seconds=n) for n in (1, 2, 3)]
+    world.drain()
+    assert outcomes(world) == [("cron", "SUCCEEDED"), *[("trigger", "SUCCEEDED")] * 3]
+
+
+def test_a_trigger_before_the_first_scheduler_waits_for_it(world: World) -> None:
+    world.job(cron="0 2 * * *")
+    world.ledger.trigger("nightly", world.now)
+    world.drain()
+    assert outcomes(world) == [("trigger", "SUCCEEDED")]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "states"),
+    [
+        ("skip", ["SUCCEEDED", "SKIPPED"]),
+        ("queue", ["SUCCEEDED", "SUCCEEDED"]),
+        ("replace", ["STOPPED", "SUCCEEDED"]),
+    ],
+)
+def test_a_trigger_keeps_to_the_overlap(world: World, overlap: str, states: list[str]) -> None:
+    world.job(overlap=overlap)
+    world.step()
+    world.go_to(2026, 3, 1, 1)
+    world.step()
+    first = begin(world)
+    world.pass_time(minutes=1)
+    world.ledger.trigger("nightly", world.now)
+    world.step(3)
+    assert len(world.cluster.ids()) == 1  # never beside the one before it
+    stopped = (world.folder / "cluster" / "stopped" / first).exists()
+    assert stopped == (overlap == "replace")
+    if stopped:
+        world.cluster.report(first, Status.STOPPED)
+    world.drain()
+    assert world.states() == states
+    if overlap == "skip":
+        reason = "overlap is skip; the run of 2026-03-01 01:00 UTC was RUNNING"
+        assert world.history()[1].reason == reason
+
+
+def test_of_two_triggers_at_once_one_runs_where_overlap_is_skip(world: World) -> None:
+    world.job()
+    world.step()
+    for _ in range(2):
+        world.ledger.trigger("nightly", world.now)
+    world.drain()
+    assert world.states() == ["SUCCEEDED", "SKIPPED"]
+
+
+def test_a_request_whose_storage_is_silent_waits(world: World) -> None:
+    world.job()
+    original = world.place
+    silent = [True]
+
+    def place(job: Job, key: str) -> tuple[Job, Path]:
+        if silent:
+            raise NoAnswer("no answer within 3 s")
+        return original(job, key)
+
+    world.place = place  # type: ignore[method-assign]
+    world.step()
+    world.ledger.trigger("nightly", world.now)
+    world.step(3)
+    assert world.states() == ["REQUESTED"]
+    assert "waits: no answer" in world.ledger.faults()["nightly", "place"]
+    silent.clear()
+    world.drain()
+    assert world.states() == ["SUCCEEDED"]
+    assert world.ledger.faults() == {}
+
+
+def test_a_request_that_cannot_be_placed_fails(world: World) -> None:
+    world.job(on_failure={"command": ["true"]}, pause_on_failure=True)
+
+    def place(job: Job, key: str) -> tuple[Job, Path]:
+        raise ValueError("planted")
+
+    world.place = place  # type: ignore[method-assign]
+    world.step()
+    world.ledger.trigger("nightly", world.now)
+    world.step()
+    (run,) = world.history()
+    assert run.state is TickState.FAILED
+    assert (run.reason or "").startswith("cannot be run: planted; the schedule is paused until")
+    assert run.notice in ("pending", "sent")
+    assert world.ledger.paused() == {"nightly"}
+
+
+def test_what_was_requested_of_a_paused_or_removed_job_does_not_run(world: World) -> None:
+    world.job("a")
+    world.job("b")
+    world.step()
+    for name in ("a", "b"):
+        world.ledger.trigger(name, world.now)
+    world.ledger.pause("a", world.now)
+    (world.jobs / "b.yaml").unlink()
+    world.restart(minutes=5)
+    world.step(2, seconds=61)
+    world.ledger.trigger("b", world.now)  # as a command may that read the ledger before
+    world.step()
+    assert world.cluster.ids() == ["b-20260301T000031Z-1"]  # b was in force when it was decided
+    world.step()
+    assert [run.reason for run in world.history("a")] == ["paused"]
+    assert [run.reason for run in world.history("b")][1:] == ["the job was removed"]
+
+
+# --- backfill -------------------------------------------------------------------------------------
+
+
+def test_a_backfill_runs_what_has_no_run_once_and_one_after_another(world: World) -> None:
+    world.job()
+    world.step()
+    world.go_to(2026, 3, 1, 1)
+    world.drain()
+    world.restart(hours=4)
+    world.drain()  # of 02:00 to 05:00 the last is caught up
+    assert world.states() == ["SUCCEEDED", *["SKIPPED"] * 3, "SUCCEEDED"]
+    span = [at(2026, 2, 28, 22) + n * HOUR for n in range(8)]
+    assert world.ledger.backfill("nightly", span, world.now) == [*span[:3], *span[4:7]]
+    assert world.ledger.backfill("nightly", span, world.now) == []
+    world.scheduler = world.new_scheduler()
+    world.pass_time(seconds=20)
+    most = 0
+    while world.ledger.open_runs() or world.ledger.requested():
+        world.step(seconds=0.001)
+        most = max(most, len(world.finish_all()))
+    assert most == 1
+    assert world.cluster.journal()[2:] == [
+        f"nightly-{tick:%Y%m%dT%H%M%SZ}-1" for tick in (*span[:3], *span[4:7])
+    ]
+    ran = {run.origin for run in world.history() if run.tick in span}
+    assert ran == {"backfill", "cron"}
+    assert set(world.states()) == {"SUCCEEDED"}
+    assert world.ledger.backfill("nightly", span, world.now) == []
+
+
+def test_a_backfill_that_waits_lets_new_ticks_pass(world: World) -> None:
+    world.job(overlap="skip")
+    world.step()
+    span = [at(2026, 2, 28, hour) for hour in (1, 2, 3)]
+    world.ledger.backfill("nightly", span, world.now)
+    world.step(2)
+    begin(world)
+    world.go_to(2026, 3, 1, 1)
+    world.step()  # what runs is no less a run because it is of a backfill
+    assert world.states() == ["RUNNING", "QUEUED", "QUEUED", "SKIPPED"]
+    world.pass_time(minutes=59)
+    world.finish_all()
+    world.go_to(2026, 3, 1, 2)
+    world.step()  # what only waits makes no new tick skip, and starts after it
+    assert world.states() == ["SUCCEEDED", "QUEUED", "QUEUED", "SKIPPED", "PENDING"]
+    world.drain()
+    assert world.states() == [*["SUCCEEDED"] * 3, "SKIPPED", "SUCCEEDED"]
+
+
+# --- after ----------------------------------------------------------------------------------------
+
+
+def test_each_success_starts_what_follows_it_once(world: World) -> None:
+    world.job("first", retries=1)
+    world.job("second", after="first")
+    world.job("third", after="second")
+    world.step()
+    assert world.ledger.jobs()["second"].cron == "after first"
+    assert "second: scheduled: after first" in world.said
+    world.go_to(2026, 3, 1, 1)
+    world.step()
+    world.finish_all(Status.FAILED)
+    world.step()
+    assert world.history("second") == []  # another try is to come
+    world.pass_time(seconds=31)
+    world.drain()
+    world.restart(minutes=10)
+    world.drain()
+    assert world.cluster.journal() == [
+        "first-20260301T010000Z-1",
+        "first-20260301T010000Z-2",
+        "second-20260301T010000Z-1",
+        "third-20260301T010000Z-1",
+    ]
+    assert outcomes(world, "second") == [("after first-20260301T010000Z", "SUCCEEDED")]
+    assert outcomes(world, "third") == [("after second-20260301T010000Z", "SUCCEEDED")]
+    world.go_to(2026, 3, 1, 2)
+    for _ in range(3):  # it fails for good
+        world.step()
+        world.finish_all(Status.FAILED, 2)
+    world.step(3)
+    assert len(world.history("second")) == 1
+
+
+def test_a_success_and_its_request_are_one_transaction(world: World) -> None:
+    world.job("first")
+    world.job("second", after="first")
+    world.step()
+    world.go_to(2026, 3, 1, 1)
+    world.step()
+    world.finish_all()
+    world.scheduler._follower.follow(everything=True)  # and then it is killed
+    assert world.states("first") == ["SUCCEEDED"]
+    assert world.states("second") == ["REQUESTED"]
+    world.restart(minutes=1)
+    world.drain()
+    assert world.states("second") == ["SUCCEEDED"]
+
+
+def test_what_follows_queues_and_meets_its_own_triggers(world: World) -> None:
+    world.job("first", cron="* * * * *", overlap="queue")
+    world.job("second", after="first")
+    world.step()
+    # A trigger of the second in the second that the first's success would take.
+    tick = world.ledger.trigger("first", world.now)
+    assert world.ledger.trigger("second", world.now) == tick
+    world.step()
+    world.finish_all()
+    world.step(2)
+    assert [run.tick - tick for run in world.history("second")] == [
+        timedelta(),
+        timedelta(seconds=1),
+    ]
+    for _ in range(4):
+        world.pass_time(minutes=1)
+        world.step()
+        for found in world.cluster.ids():
+            known = world.cluster.look_up(found)
+            if found.startswith("first") and known and known.status is Status.PENDING:
+                world.cluster.begin(found)
+                world.cluster.end(found, Status.SUCCEEDED)
+        world.step()
+    world.drain()
+    firsts = [run for run in world.history("first") if run.state is TickState.SUCCEEDED]
+    seconds = [run for run in world.history("second") if run.origin != "trigger"]
+    assert len(firsts) >= 5
+    assert sorted(run.origin for run in seconds) == sorted(
+        f"after first-{run.tick:%Y%m%dT%H%M%SZ}" for run in firsts
+    )
+    assert {str(run.state) for run in seconds} == {"SUCCEEDED"}
+
+
+def test_what_follows_a_paused_job_or_is_paused_does_not_start(world: World) -> None:
+    world.job("first")
+    world.job("second", after="first")
+    world.job("third", after="first", overlap="skip")
+    world.step()
+    world.ledger.pause("second", world.now)
+    world.go_to(2026, 3, 1, 1)
+    world.drain()
+    assert [run.reason for run in world.history("second")] == ["paused"]
+    assert world.states("third") == ["SUCCEEDED"]
+    assert world.ledger.notices() == []
+
+
+def test_a_broken_chain_keeps_its_last_good_version(world: World) -> None:
+    world.job("first")
+    world.job("second", after="first")
+    world.step()
+    world.job("first", after="second")
+    world.step()
+    problem = "after: first -> second -> first is a circle; begin it with a job that has a cron"
+    assert world.ledger.faults()["first", "file"] == problem
+    world.job("first", after="nobody")
+    world.step()
+    problem = "after: no scheduled job is named nobody; known: second"
+    assert world.ledger.faults() == {("first", "file"): problem}
+    world.go_to(2026, 3, 1, 1)
+    world.drain()
+    assert world.states("first") == world.states("second") == ["SUCCEEDED"]
+    world.job("first", cron="30 * * * *")
+    world.step()
+    assert world.ledger.faults() == {}
+    world.job("second", after="second")
+    world.step()
+    assert "second -> second is a circle" in world.ledger.faults()["second", "file"]
+
+
+# --- pause_on_failure -----------------------------------------------------------------------------
+
+
+def test_a_schedule_pauses_after_a_run_that_failed_for_good_and_goes_on_when_resumed(
+    world: World,
+) -> None:
+    world.job(pause_on_failure=True, retries=1, on_failure={"command": ["true"]})
+    world.step()
+    world.go_to(2026, 3, 1, 1)
+    world.step()
+    world.finish_all(Status.FAILED)
+    world.step()
+    assert world.ledger.paused() == set()  # another try is to come
+    world.pass_time(seconds=31)
+    world.step()
+    world.finish_all(Status.FAILED)
+    world.step()
+    assert world.ledger.paused() == {"nightly"}
+    says = "the schedule is paused until `orchestrator schedule resume nightly`"
+    (run,) = world.history()
+    assert (run.reason or "").endswith(f"status.json say why; {says}")
+    assert any(says in line for line in world.said)
+    assert [notice.reason for notice in world.ledger.notices()] in ([run.reason], [])
+    world.restart(hours=3)
+    world.step()
+    assert world.states() == ["FAILED", *["SKIPPED"] * 3]
+    assert world.history()[-1].reason == "paused"
+    world.ledger.resume("nightly", world.now)
+    world.go_to(2026, 3, 1, 5)
+    world.drain()
+    assert world.states()[4:] == ["SUCCEEDED"]
+    assert world.ledger.paused() == set()
+
+
+def test_a_run_that_is_stopped_or_stored_by_an_earlier_version_pauses_nothing(
+    world: World,
+) -> None:
+    world.job(pause_on_failure=True)
+    world.job("other")
+    world.step()
+    world.go_to(2026, 3, 1, 1)
+    world.step()
+    first, second = world.cluster.ids()
+    world.cluster.begin(first)
+    world.cluster.report(first, Status.STOPPED)
+    world.cluster.begin(second)
+    world.cluster.end(second, Status.FAILED)
+    world.step()
+    assert (world.states(), world.states("other")) == (["STOPPED"], ["FAILED"])
+    assert world.ledger.paused() == set()
