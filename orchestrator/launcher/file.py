@@ -1,7 +1,7 @@
 """Ray cluster launcher files: read, completed with Ray's defaults, and what they promise.
 
 Reads YAML alone: nothing here starts or imports Ray. What can be wrong with such a file is in
-`launcher_checks.py`.
+`check.py`.
 """
 
 import json
@@ -22,6 +22,7 @@ _EXAMPLES = re.compile(
     r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d+(?:/\d+)?|\b\w+-0123456789abcdef\w*"
     r"|(?<!\S)\S*\bexample\b\S*"
 )
+START_KEYS = ("head_start_ray_commands", "worker_start_ray_commands")
 PROVIDERS = ("local", "aws", "gcp", "azure", "vsphere", "external")
 _BRACKETS = re.compile(r"<[^<>]*>|\bTODO\b|\bCHANGE_?ME\b|\bYOUR_\w+", re.IGNORECASE)
 
@@ -115,11 +116,16 @@ class Launcher:
             commands[str(name)] = workers if own is None else first + _texts(own)
         return commands
 
+    def commands(self) -> dict[str, list[str]]:
+        """Returns all commands of the file, by the key or the kind of machine they stand under."""
+        starts = {key: self.words(key) for key in START_KEYS}
+        return {f"setup_commands ({role})": c for role, c in self.setup_commands().items()} | starts
+
     def start_commands(self) -> dict[str, str]:
         """Returns the command with `ray start` in it, by the key it stands under; empty if none."""
         return {
             key: next((c for c in self.words(key) if re.search(r"\bray start\b", c)), "")
-            for key in ("head_start_ray_commands", "worker_start_ray_commands")
+            for key in START_KEYS
         }
 
     @property
