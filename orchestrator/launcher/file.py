@@ -133,15 +133,20 @@ class Launcher:
         """Name of the head's node type."""
         return str(self.config.get("head_node_type", "head"))
 
+    @property
+    def machines(self) -> list[str]:
+        """Addresses of the workers that are machines of one's own; none for other providers."""
+        found = self.section("provider").get("worker_ips")
+        return _texts(found) if self.provider == "local" else []
+
     def node_types(self) -> list[NodeType]:
         """Returns what the file provides once all its machines are up."""
         commands = self.start_commands()
         if self.provider == "local":
-            metadata, provider = self.section("metadata"), self.section("provider")
+            metadata = self.section("metadata")
             head = _counted(metadata.get("head"), commands["head_start_ray_commands"])
             worker = _counted(metadata.get("worker"), commands["worker_start_ray_commands"])
-            machines = provider.get("worker_ips")
-            most = len(machines) if isinstance(machines, list) else 0
+            most = len(self.machines)
             most = min(most, whole(self.config.get("max_workers"), most))
             return [NodeType("head", head, 1), NodeType("worker", worker, most)]
         found = []

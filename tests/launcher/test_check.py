@@ -398,7 +398,7 @@ AWS_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
     "too few GPUs": (
         lambda c: c["available_node_types"]["worker"].update(max_workers=1),
         "train-paper.yaml",
-        "asked for 2 worker(s)",
+        "asked for 2 workers",
     ),
 }
 
