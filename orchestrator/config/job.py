@@ -73,7 +73,7 @@ class Job(Form):
         unknown = sorted(set(map(str, self.args)) - known)
         if unknown:
             raise ValueError(
-                f"args: {self.kind} does not take {', '.join(unknown)}; "
-                f"it takes {', '.join(sorted(known))}"
+                f"args: unknown key {', '.join(unknown)}; "
+                f"{self.kind} takes {', '.join(sorted(known))}"
             )
         return self
