@@ -29,7 +29,7 @@ test-slow: setup
 
 # Three machines made of namespaces; needs root and the packages that a skip names.
 test-hosts: setup
-	$(BIN)/python -m pytest -m hosts --timeout 3600 tests/hosts
+	$(BIN)/python -m pytest -x -m hosts --timeout 1500 --durations 0 tests/hosts
 
 check: setup
 	$(BIN)/ruff check .
