@@ -91,10 +91,10 @@ def absent_machines() -> list[str]:
     import ray
 
     launcher = _find_launcher()
+    if launcher is None:
+        return []
     present = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    return [
-        name for name in (launcher.machines if launcher else []) if _look_up(name) not in present
-    ]
+    return [name for name in launcher.machines if _look_up(name) not in present]
 
 
 def declared_nodes() -> list[dict[str, float]] | None:

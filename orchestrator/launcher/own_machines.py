@@ -81,7 +81,7 @@ def _head(launcher: Launcher) -> Iterator[Finding]:
 
 def _returning(launcher: Launcher) -> Iterator[Finding]:
     """Start commands after which a machine that was rebooted does not come back."""
-    shared = str(launcher.section("metadata").get("shared_storage") or "")
+    shared = str(launcher.section("metadata").get("shared_storage") or "").rstrip("/")
     options = " ".join(map(str, launcher.section("docker").get("run_options") or []))
     mounts = re.compile(r"\b(?:mount|until)\b.*" + re.escape(shared), re.DOTALL)
     for key, command in launcher.start_commands().items():
