@@ -22,6 +22,12 @@ _EXAMPLES = re.compile(
     r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d+(?:/\d+)?|\b\w+-0123456789abcdef\w*"
     r"|(?<!\S)\S*\bexample\b\S*"
 )
+_SETUP_KEYS = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+)
 START_KEYS = ("head_start_ray_commands", "worker_start_ray_commands")
 PROVIDERS = ("local", "aws", "gcp", "azure", "vsphere", "external")
 _BRACKETS = re.compile(r"<[^<>]*>|\bTODO\b|\bCHANGE_?ME\b|\bYOUR_\w+", re.IGNORECASE)
@@ -117,9 +123,12 @@ class Launcher:
         return commands
 
     def commands(self) -> dict[str, list[str]]:
-        """Returns all commands of the file, by the key or the kind of machine they stand under."""
-        starts = {key: self.words(key) for key in START_KEYS}
-        return {f"setup_commands ({role})": c for role, c in self.setup_commands().items()} | starts
+        """Returns all commands of the file, by the key they stand under."""
+        found = {key: self.words(key) for key in (*_SETUP_KEYS, *START_KEYS)}
+        for name, body in self.section("available_node_types").items():
+            own = body.get("worker_setup_commands") if isinstance(body, dict) else None
+            found[f"available_node_types.{name}.worker_setup_commands"] = _texts(own)
+        return found
 
     def start_commands(self) -> dict[str, str]:
         """Returns the command with `ray start` in it, by the key it stands under; empty if none."""

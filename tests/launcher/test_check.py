@@ -300,7 +300,7 @@ LOCAL_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
     ),
     "another path in the mount": (
         lambda c: reword(c, "initialization_commands", "-p /mnt/xray", "-p /mnt/xary"),
-        "setup_commands (head)",
+        "initialization_commands",
         "/mnt/xary is not the shared storage",
     ),
     "another path where jobs run": (
