@@ -13,7 +13,8 @@ mount -t tmpfs -o mode=755 run /run; mkdir -p /run/sshd /run/lock
 mount -t tmpfs -o mode=755 srv /srv; mkdir -p /srv/wheels /srv/site
 mount --bind -o ro "$WHEELS" /srv/wheels
 mount --bind -o ro "$SITE" /srv/site
-mount -t tmpfs -o mode=755 mnt /mnt; mkdir -p /mnt/xray; mount --bind "$B/share" /mnt/xray
+mount -t tmpfs -o mode=755 mnt /mnt; mkdir -p /mnt/xray /srv/share; mount --bind "$B/share" /srv/share
+[ -e "$H/no-share" ] || mount --bind /srv/share /mnt/xray
 mount -t tmpfs -o mode=755 home /home; mkdir /home/ray; mount --bind "$H/home" /home/ray
 mount -t tmpfs -o mode=700 root /root
 id ray >/dev/null 2>&1 || useradd -u 1077 -d /home/ray -s /bin/bash -M -p '*' ray
