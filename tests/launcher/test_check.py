@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,6 +94,30 @@ def test_ray_itself_prepares_the_shipped_files(name: str) -> None:
     prepared = prepare_config(yaml.safe_load((ROOT / name).read_text()))
     validate_config(prepared)
     assert prepared["max_workers"] >= 2
+
+
+def test_of_rays_two_autoscalers_the_first_alone_starts_every_worker() -> None:
+    """Holds what cluster.yaml says of the installed Ray; where it fails, the setting may go."""
+    from ray.autoscaler._private.resource_demand_scheduler import _add_min_workers_nodes
+    from ray.autoscaler._private.util import prepare_config
+    from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler
+
+    prepared = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    kinds, head = prepared["available_node_types"], prepared["head_node_type"]
+    up = {head: 1}  # the head itself
+    added = _add_min_workers_nodes([{}], dict(up), kinds, prepared["max_workers"], head, [], None)
+    assert added[2] == {head: 2}
+    least, most = kinds[head]["min_workers"], kinds[head]["max_workers"]
+    started: list[Any] = []
+    context = SimpleNamespace(
+        get_cluster_shape=lambda: up,
+        get_node_type_configs=lambda: {head: NodeTypeConfig(head, least, most)},
+        get_nodes=list,
+        update=started.extend,
+    )
+    ResourceDemandScheduler._enforce_min_workers_per_type(context)
+    assert len(started) == 1
 
 
 def reword(config: Config, key: str, old: str, new: str) -> None:
