@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things in words: `1 worker`, `2 workers`."""
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
 class OrchestratorError(Exception):
     """Base of every error a user can cause or fix; `exit_code` is the process's."""
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.jobs.client import _ANSWER_LIMIT_S
 from orchestrator.jobs.local_head import START_LIMIT_S
@@ -47,6 +48,20 @@ def test_the_unit_gets_its_settings_from_the_shipped_file() -> None:
     assert used <= set(shipped["env"])
     assert "RAY_ADDRESS" in shipped["env"]  # without it the service would start a Ray of its own
     assert settings("EnvironmentFile") == ["/etc/orchestrator/schedule.env"]
+
+
+def test_the_units_paths_are_those_that_the_launcher_file_sets_up() -> None:
+    launcher = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    user, shared = launcher["auth"]["ssh_user"], launcher["metadata"]["shared_storage"]
+    assert settings("User") == [user]
+    program = f"/home/{user}/orchestrator/.venv/bin/orchestrator"
+    assert settings("ExecStart")[0].split()[0] == program
+    assert any(c.startswith("cd ~/orchestrator && python") for c in launcher["setup_commands"])
+    assert settings("WorkingDirectory") == settings("ReadWritePaths") == [shared]
+    assert f"RequiresMountsFor={shared}\n" in UNIT.read_text()
+    assert f"={shared}/jobs\n" in (FOLDER / "schedule.env").read_text()
+    # What the header installs lies on the head at the paths it names.
+    assert launcher["file_mounts"]["~/orchestrator/deploy/systemd"] == "deploy/systemd"
 
 
 def test_a_scheduler_that_hangs_is_started_again() -> None:

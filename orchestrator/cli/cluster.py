@@ -7,7 +7,7 @@ import typer
 
 from orchestrator.cli.options import JsonFlag
 from orchestrator.cli.output import print_json, write_line
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, counted
 
 app = typer.Typer(no_args_is_help=True, help="Prepare a cluster for jobs, and stop the local one.")
 
@@ -58,7 +58,7 @@ def check(
             write_line(f"error: {finding.line()}")
         for finding in found.notes:
             write_line(f"to fill in: {finding.line()}")
-        verdict = f"{len(found.faults)} faults" if found.faults else "no fault"
+        verdict = counted(len(found.faults), "fault") if found.faults else "no fault"
         if found.notes:
             verdict += f", {len(found.notes)} to fill in before `ray up`"
         write_line(f"{file}: {verdict}")

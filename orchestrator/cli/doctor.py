@@ -11,7 +11,7 @@ import typer
 
 from orchestrator.cli.options import JsonFlag
 from orchestrator.cli.output import print_result
-from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.errors import ClusterError, OrchestratorError, counted
 
 _PACKAGES = ("ray", "tensorflow", "keras", "openvino", "pyarrow", "pandas", "pydicom")
 _MIN_DISK_BYTES = 5 * 2**30
@@ -109,18 +109,26 @@ def _cluster() -> Check:
     from orchestrator.cluster.address import find_address
     from orchestrator.cluster.session import node_resources, open_session
     from orchestrator.config.specs import Resources
+    from orchestrator.jobs.client import Jobs
+    from orchestrator.jobs.plan import find_nodes
 
     where = find_address() or "a local one"
     try:
+        if where.startswith(("http://", "https://")):
+            Jobs(where)  # checks the token too, and that one is asked for
+            found = _shown(find_nodes(None, where).resources)
+            return Check("Ray cluster", True, f"{where}: {found}; `orchestrator submit` uses it")
         with open_session(Resources()) as session:
-            nodes = node_resources()
-            cpus = sum(node.get("CPU", 0) for node in nodes)
-            gpus = sum(node.get("GPU", 0) for node in nodes)
             text = (
-                f"{where}: {len(nodes)} node(s), {cpus:g} CPU, {gpus:g} GPU; a job would use "
-                f"{session.num_workers} worker(s) of {session.cpus_per_worker:g} CPU and "
+                f"{where}: {_shown(node_resources())}; a job would use "
+                f"{counted(session.num_workers, 'worker')} of {session.cpus_per_worker:g} CPU and "
                 f"{session.gpus_per_worker:g} GPU"
             )
             return Check("Ray cluster", True, text)
     except OrchestratorError as error:
         return Check("Ray cluster", False, str(error))
+
+
+def _shown(nodes: list[dict[str, float]]) -> str:
+    cpus, gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
+    return f"{counted(len(nodes), 'node')}, {cpus:g} CPU, {gpus:g} GPU"

@@ -10,7 +10,7 @@ import typer
 
 from orchestrator.cli.options import JsonFlag
 from orchestrator.cli.output import print_json, write_line
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, counted
 
 if TYPE_CHECKING:
     from orchestrator.jobs.plan import Cost, JobPlan, Nodes
@@ -142,7 +142,7 @@ def _workers(plan: "JobPlan") -> str:
         return "no workers"
     gpus = f" and {plan.session.gpus_per_worker:g} GPU" if plan.session.gpus_per_worker else ""
     each = f"{plan.session.cpus_per_worker:g} CPU{gpus}"
-    return f"{plan.session.num_workers} worker(s) of {each}"
+    return f"{counted(plan.session.num_workers, 'worker')} of {each}"
 
 
 def _machines(nodes: "Nodes") -> str:

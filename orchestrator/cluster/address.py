@@ -40,8 +40,8 @@ def check_answers(address: str) -> None:
     """
     if address.startswith(("http://", "https://")):
         raise SpecError(
-            f"{address} is a dashboard, to which `orchestrator submit` gives jobs; to run this "
-            "command itself on the cluster, run it on a node with RAY_ADDRESS=HOST:6379"
+            f"{address} takes jobs alone: write a job file and run `orchestrator submit FILE`, or "
+            "run this command on a node of the cluster with RAY_ADDRESS=HOST:6379"
         )
     if address != "auto":
         _check_port(address)

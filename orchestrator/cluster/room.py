@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from orchestrator.cluster.session import possible_nodes
+from orchestrator.cluster.session import absent_machines, possible_nodes
 from orchestrator.config.workers import Session, count_fitting
 from orchestrator.errors import ClusterError
 from orchestrator.runs.wait import Wait
@@ -11,9 +11,11 @@ LOOK_S = 5.0  # how often a wait looks for room
 
 
 def describe_room(session: Session) -> str:
-    """Returns what a worker needs, for messages."""
+    """Returns what a worker needs and which machines are yet to join, for messages."""
     gpus = f" and {session.gpus_per_worker:g} GPU" if session.gpus_per_worker else ""
-    return f"room in the cluster for a worker of {session.cpus_per_worker:g} CPU{gpus}"
+    absent = absent_machines()
+    joining = f" (yet to join: {', '.join(absent)})" if absent else ""
+    return f"room in the cluster for a worker of {session.cpus_per_worker:g} CPU{gpus}{joining}"
 
 
 def check_room(session: Session) -> None:

@@ -1,8 +1,8 @@
 """Local or remote Ray for the length of one command: connection and resources.
 
 With `RAY_ADDRESS` set (or an address given) the command joins that cluster; otherwise it starts a
-local one and ends it. `ORCHESTRATOR_CLUSTER` names the launcher file of a cluster that grows with
-its work, so that a job may ask for nodes that are not up yet. Ray's own output goes to Ray's log
+local one and ends it. `ORCHESTRATOR_CLUSTER` names the launcher file of the cluster, so that a job
+may ask for nodes that are not up yet. Ray's own output goes to Ray's log
 folder, never to the terminal.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from orchestrator.cluster.token import ensure_private_token
 from orchestrator.config.specs import Resources
 from orchestrator.config.workers import Session, count_cpus, plan_workers
 from orchestrator.errors import ClusterError
-from orchestrator.launcher.file import load_launcher
+from orchestrator.launcher.file import Launcher, load_launcher
 
 # Scoring and feature passes move file names and counts through Ray, not pixels.
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
@@ -92,9 +93,25 @@ def plan_this_process(resources: Resources) -> Session | None:
 def possible_nodes() -> list[dict[str, float]]:
     """Returns the resources of all nodes that there can be, for the length of the command.
 
-    An autoscaler starts its nodes only when work waits for them.
+    An autoscaler starts its nodes only when work waits for them. Machines of one's own that are up
+    count as they are, since they need not be what the launcher file says.
     """
-    return declared_nodes() or node_resources()
+    launcher = _find_launcher()
+    declared = launcher.nodes() if launcher else None
+    if launcher and declared and launcher.machines:
+        return node_resources() + declared[-1:] * len(absent_machines())  # the head stands first
+    return declared or node_resources()
+
+
+def absent_machines() -> list[str]:
+    """Returns the worker machines of the launcher file that are not in the connected cluster."""
+    import ray
+
+    launcher = _find_launcher()
+    if launcher is None:
+        return []
+    present = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    return [name for name in launcher.machines if _look_up(name) not in present]
 
 
 def declared_nodes() -> list[dict[str, float]] | None:
@@ -102,8 +119,21 @@ def declared_nodes() -> list[dict[str, float]] | None:
 
     They are those of the launcher file that `ORCHESTRATOR_CLUSTER` names.
     """
-    launcher = os.environ.get("ORCHESTRATOR_CLUSTER")
-    return (load_launcher(Path(launcher)).nodes() or None) if launcher else None
+    launcher = _find_launcher()
+    return (launcher.nodes() or None) if launcher else None
+
+
+def _find_launcher() -> Launcher | None:
+    name = os.environ.get("ORCHESTRATOR_CLUSTER")
+    return load_launcher(Path(name)) if name else None
+
+
+def _look_up(machine: str) -> str:
+    """Returns the address of a machine, by which Ray knows it; its name where it is unknown."""
+    try:
+        return socket.gethostbyname(machine)
+    except OSError:
+        return machine
 
 
 def node_resources() -> list[dict[str, float]]:

@@ -109,7 +109,7 @@ class Job(Form):
         unknown = sorted(set(map(str, self.args)) - known)
         if unknown:
             raise ValueError(
-                f"args has unknown key(s) {', '.join(unknown)}; "
+                f"args: unknown key {', '.join(unknown)}; "
                 f"{self.kind} takes {', '.join(sorted(known))}"
             )
         return self

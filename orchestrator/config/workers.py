@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config.specs import Resources
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, counted
 
 # A worker takes at most this many cores of a node unless told otherwise: one model instance
 # stops gaining from more threads at about this number.
@@ -65,8 +65,9 @@ def plan_workers(resources: Resources, nodes: list[dict[str, float]]) -> Session
     if fitting < max(wanted, 1):
         shown = "; ".join(f"{n.get('CPU', 0):g} CPU {n.get('GPU', 0):g} GPU" for n in nodes)
         raise SpecError(
-            f"asked for {max(wanted, 1)} worker(s) of {cpus_each:g} CPU and {gpus_each:g} GPU; "
-            f"the cluster's nodes ({shown}) hold {fitting}: lower --workers or --cpus-per-worker"
+            f"asked for {counted(max(wanted, 1), 'worker')} of {cpus_each:g} CPU and "
+            f"{gpus_each:g} GPU; the cluster's nodes ({shown}) hold {fitting}: lower --workers or "
+            "--cpus-per-worker"
         )
     limit = resources.shard_timeout
     return Session(

@@ -28,6 +28,7 @@ from orchestrator.jobs.local_head import ensure_head, find_head
 from orchestrator.runs.states import Status
 
 _LOCALHOST = "127.0.0.1"
+UNSEEN = "the cluster does not see"  # begins what a driver says that does not find its job
 LOCAL = "local"  # name of the cluster that is this machine's own head
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _ANSWER_LIMIT_S = 20.0
@@ -82,9 +83,14 @@ def build_entrypoint(file: Path, cwd: Path, cluster: str) -> str:
     python = sys.executable if cluster == LOCAL else "python"
     command = [python, "-m", "orchestrator", "jobs", "drive", str(file), "--expect", __version__]
     mode = "RAY_AUTH_MODE=disabled " if _is_insecure() else ""
+    seen = f"cd {shlex.quote(str(cwd))} && [ -f {shlex.quote(str(file))} ]"
+    told = (
+        f"error: {UNSEEN} {cwd} and {file}; submit from a folder on the storage that every node "
+        "mounts at one path, with the paths of the job there too"
+    )
     # A folder that is not there now may be there at the next try; a shell's own code would end it.
-    away = f"exit {ClusterError.exit_code}"
-    return f"cd {shlex.quote(str(cwd))} || {away}; {mode}exec {shlex.join(command)}"
+    away = f"{{ echo {shlex.quote(told)}; exit {ClusterError.exit_code}; }}"
+    return f"{seen} || {away}; {mode}exec {shlex.join(command)}"
 
 
 def _is_insecure() -> bool:

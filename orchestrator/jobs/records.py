@@ -4,8 +4,10 @@ A record is written before the cluster is asked, so a job that the head forgets,
 restarts, is still listed and can be tried again.
 """
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -78,6 +80,39 @@ def load_record(submission_id: str) -> Record | None:
         return Record(**json.loads(text))
     except (OSError, ValueError, TypeError):
         return None
+
+
+@dataclass(frozen=True)
+class End:
+    """How a try ended, kept for the time when the head has forgotten it.
+
+    Args:
+        status: FAILED or STOPPED.
+        reason: one line.
+        exit_code: of the driver, None where it was killed.
+    """
+
+    status: str
+    reason: str | None
+    exit_code: int | None
+
+
+def keep_end(submission_id: str, end: End) -> None:
+    """Stores how a try ended; a folder that cannot be written to keeps nothing."""
+    with contextlib.suppress(OSError, OrchestratorError):
+        write_json(_end_path(submission_id), asdict(end), mode=0o600)
+
+
+def load_end(submission_id: str) -> End | None:
+    """Returns how a try was seen to end, None where it was not."""
+    try:
+        return End(**json.loads(_end_path(submission_id).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _end_path(submission_id: str) -> Path:
+    return job_records_folder() / f"{check_id(submission_id)}.end"
 
 
 def load_records(cluster: str, limit: int) -> list[Record]:

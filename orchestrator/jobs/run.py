@@ -9,15 +9,17 @@ from datetime import timedelta
 from pathlib import Path
 
 from orchestrator.config.job import Job
-from orchestrator.errors import FINAL_EXIT_CODES, ClusterError
-from orchestrator.jobs.client import Connection, Jobs
+from orchestrator.errors import FINAL_EXIT_CODES, ClusterError, SpecError
+from orchestrator.jobs.client import LOCAL, UNSEEN, Connection, Jobs
 from orchestrator.jobs.records import remove_record
 from orchestrator.jobs.submit import next_try, start_job, store_job
 from orchestrator.jobs.view import JobView, view_job
-from orchestrator.runs.reconcile import look_at
+from orchestrator.runs.reconcile import AT_WORK, look_at
 from orchestrator.runs.states import Status
 
 POLL_S = 0.5
+_START_LIMIT_S = 20.0  # for a driver to start, after a submit that nobody waits for
+_FIRST_LOOK_S = 2.0  # for it to find its folder
 _LAST_LINES_S = 10.0  # after the end of a job, for the rest of its output
 _SILENCE_LIMIT_S = 120.0  # of a cluster that a waiting command goes on asking
 
@@ -43,10 +45,17 @@ def run_job(
 
     Returns:
         The last try.
+
+    Raises:
+        SpecError: the cluster does not see the working folder; told where nobody waits.
+        ClusterError: the cluster did not take it, or does not answer any more.
     """
     _submit(connection, submission_id, job, run)
     if not wait:
-        return view_job(connection.get(start=False), submission_id)
+        jobs = connection.get(start=False)
+        if jobs is not None and connection.cluster != LOCAL:
+            _check_seen(jobs, submission_id)
+        return view_job(jobs, submission_id)
     for left in range(job.retries, -1, -1):
         view = _wait(connection, submission_id, job.timeout, say)
         say(f"{submission_id}: {view.status}{f': {view.reason}' if view.reason else ''}")
@@ -67,6 +76,23 @@ def _submit(connection: Connection, submission_id: str, job: Job, run: Path) -> 
         if jobs.look_up(submission_id) is None:
             remove_record(submission_id)
             raise  # else it was taken, and only the answer was lost
+
+
+def _check_seen(jobs: Jobs, submission_id: str) -> None:
+    """Raises SpecError where a driver ends at its start, since its folder is not on the cluster."""
+    until = time.monotonic() + _START_LIMIT_S
+    is_running = False
+    while time.monotonic() < until:
+        info = jobs.look_up(submission_id)
+        if info is None or info.status not in AT_WORK:
+            said = jobs.logs(submission_id).splitlines() if info else []
+            unseen = [line for line in said if line.startswith(f"error: {UNSEEN}")]
+            if unseen:
+                raise SpecError(unseen[0].removeprefix("error: "))
+            return
+        if info.status is Status.RUNNING and not is_running:
+            is_running, until = True, time.monotonic() + _FIRST_LOOK_S
+        time.sleep(POLL_S)
 
 
 def _wait(

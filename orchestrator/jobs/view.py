@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.errors import SpecError
 from orchestrator.jobs.client import JobInfo, Jobs
-from orchestrator.jobs.records import Record, load_record, load_records
+from orchestrator.jobs.records import End, Record, keep_end, load_end, load_record, load_records
 from orchestrator.jobs.submit import next_try
 from orchestrator.runs.reconcile import ClusterAnswer, Evidence, look_at, settle
 from orchestrator.runs.run_dir import RunDir
@@ -77,7 +77,9 @@ def view_job(jobs: Jobs | None, submission_id: str) -> JobView:
         raise SpecError(
             f"no job {submission_id} is known here; `orchestrator jobs list` shows those that are"
         )
-    return _join(submission_id, info, record)
+    view = _join(submission_id, info, record)
+    _keep_end(jobs, view, info, record)
+    return view
 
 
 def list_jobs(jobs: Jobs | None, cluster: str, limit: int) -> list[JobView]:
@@ -86,6 +88,9 @@ def list_jobs(jobs: Jobs | None, cluster: str, limit: int) -> list[JobView]:
     records = {record.submission_id: record for record in load_records(cluster, limit)}
     ids = infos.keys() | records.keys()
     views = [_join(found, infos.get(found), records.get(found)) for found in ids]
+    for view in views:
+        found = view.submission_id
+        _keep_end(jobs, view, infos.get(found), records.get(found))
     views.sort(key=lambda v: (v.submitted_at.timestamp() if v.submitted_at else 0, v.submission_id))
     return views[::-1][:limit]
 
@@ -103,6 +108,8 @@ def _join(submission_id: str, info: JobInfo | None, record: Record | None) -> Jo
     else:
         status, reason, stored = _settle(info, Path(folder) if folder else None, mark)
         code = stored if code is None else code
+        if info is None and status is Status.FAILED and (end := load_end(submission_id)):
+            status, reason, code = Status(end.status), end.reason, end.exit_code
     submitted = datetime.fromisoformat(record.submitted_at) if record else None
     return JobView(
         submission_id=submission_id,
@@ -137,6 +144,21 @@ def _settle(
     if info is None and evidence.status == Status.STOPPED and not evidence.succeeded:
         return Status.STOPPED, "stopped; the cluster has no record of it any more", None
     return Status(finding.state), finding.reason, evidence.exit_code
+
+
+def _keep_end(
+    jobs: Jobs | None, view: JobView, info: JobInfo | None, record: Record | None
+) -> None:
+    """Keeps why a try ended badly, for the time when the head has forgotten it."""
+    ended = info and info.status in (Status.FAILED, Status.STOPPED) and not view.is_open
+    if (
+        record
+        and ended
+        and view.status is not Status.SUCCEEDED
+        and not load_end(view.submission_id)
+    ):
+        reason = load_error(jobs, view) or view.reason
+        keep_end(view.submission_id, End(view.status, reason, view.exit_code))
 
 
 def load_error(jobs: Jobs | None, view: JobView) -> str | None:

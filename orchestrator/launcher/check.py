@@ -13,6 +13,7 @@ from jsonschema.exceptions import ValidationError
 
 from orchestrator.launcher.file import Finding, Launcher, launcher_schema, unknown_keys
 from orchestrator.launcher.machines import MACHINE_CHECKS, check_jobs
+from orchestrator.launcher.own_machines import check_own_machines
 from orchestrator.launcher.safety import SAFETY_CHECKS, check_token_file
 
 
@@ -37,7 +38,7 @@ def check_launcher(launcher: Launcher, jobs: Path | None) -> Checked:
         jobs: folder of job files that the cluster is to run; None for none.
     """
     faults = [_of_schema(error) for error in _schema_errors(launcher)]
-    for check in (*MACHINE_CHECKS, *SAFETY_CHECKS, _blanks):
+    for check in (*MACHINE_CHECKS, check_own_machines, *SAFETY_CHECKS, _blanks):
         faults += check(launcher)
     faults += check_jobs(launcher, jobs)
     # A file in which nothing is filled in speaks of no cluster yet, and needs no token.

@@ -1,7 +1,7 @@
 """Ray cluster launcher files: read, completed with Ray's defaults, and what they promise.
 
 Reads YAML alone: nothing here starts or imports Ray. What can be wrong with such a file is in
-`launcher_checks.py`.
+`check.py`.
 """
 
 import json
@@ -22,6 +22,13 @@ _EXAMPLES = re.compile(
     r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d+(?:/\d+)?|\b\w+-0123456789abcdef\w*"
     r"|(?<!\S)\S*\bexample\b\S*"
 )
+_SETUP_KEYS = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+)
+START_KEYS = ("head_start_ray_commands", "worker_start_ray_commands")
 PROVIDERS = ("local", "aws", "gcp", "azure", "vsphere", "external")
 _BRACKETS = re.compile(r"<[^<>]*>|\bTODO\b|\bCHANGE_?ME\b|\bYOUR_\w+", re.IGNORECASE)
 
@@ -115,11 +122,19 @@ class Launcher:
             commands[str(name)] = workers if own is None else first + _texts(own)
         return commands
 
+    def commands(self) -> dict[str, list[str]]:
+        """Returns all commands of the file, by the key they stand under."""
+        found = {key: self.words(key) for key in (*_SETUP_KEYS, *START_KEYS)}
+        for name, body in self.section("available_node_types").items():
+            own = body.get("worker_setup_commands") if isinstance(body, dict) else None
+            found[f"available_node_types.{name}.worker_setup_commands"] = _texts(own)
+        return found
+
     def start_commands(self) -> dict[str, str]:
         """Returns the command with `ray start` in it, by the key it stands under; empty if none."""
         return {
             key: next((c for c in self.words(key) if re.search(r"\bray start\b", c)), "")
-            for key in ("head_start_ray_commands", "worker_start_ray_commands")
+            for key in START_KEYS
         }
 
     @property
@@ -127,15 +142,20 @@ class Launcher:
         """Name of the head's node type."""
         return str(self.config.get("head_node_type", "head"))
 
+    @property
+    def machines(self) -> list[str]:
+        """Addresses of the workers that are machines of one's own; none for other providers."""
+        found = self.section("provider").get("worker_ips")
+        return _texts(found) if self.provider == "local" else []
+
     def node_types(self) -> list[NodeType]:
         """Returns what the file provides once all its machines are up."""
         commands = self.start_commands()
         if self.provider == "local":
-            metadata, provider = self.section("metadata"), self.section("provider")
+            metadata = self.section("metadata")
             head = _counted(metadata.get("head"), commands["head_start_ray_commands"])
             worker = _counted(metadata.get("worker"), commands["worker_start_ray_commands"])
-            machines = provider.get("worker_ips")
-            most = len(machines) if isinstance(machines, list) else 0
+            most = len(self.machines)
             most = min(most, whole(self.config.get("max_workers"), most))
             return [NodeType("head", head, 1), NodeType("worker", worker, most)]
         found = []

@@ -183,6 +183,29 @@ def _resource_names(where: str, resources: Any) -> Iterator[Finding]:
             yield Finding(where, f"unknown resource {name}", f"write {folded[near[0]]}")
 
 
+def _devices(launcher: Launcher) -> Iterator[Finding]:
+    """Set-up that does not go with the devices of the workers."""
+    commands = launcher.setup_commands()
+    for kind in launcher.node_types():
+        text = " ".join(commands.get(kind.name, []))
+        if kind.name == launcher.head or kind.resources is None:
+            continue
+        where = f"setup_commands ({kind.name})"
+        if not kind.resources.get("GPU"):
+            if re.search(r"\bnvidia-smi\b", text):
+                yield Finding(
+                    where,
+                    "nvidia-smi, which fails on every machine: they are said to have no GPU",
+                    "remove it, or write their GPUs where their CPUs stand",
+                )
+        elif re.search(r"(?<![\w-])requirements\.lock\b", text):
+            yield Finding(
+                where,
+                "requirements.lock has no CUDA libraries, so the GPUs would not be used",
+                "install from requirements-cluster.lock",
+            )
+
+
 def check_jobs(launcher: Launcher, folder: Path | None) -> Iterator[Finding]:
     """Jobs that the cluster could never run."""
     if folder is None:
@@ -205,4 +228,4 @@ def check_jobs(launcher: Launcher, folder: Path | None) -> Iterator[Finding]:
             )
 
 
-MACHINE_CHECKS = (_provider, _sizes, _node_types, _metadata)
+MACHINE_CHECKS = (_provider, _sizes, _node_types, _metadata, _devices)

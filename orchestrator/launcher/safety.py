@@ -7,6 +7,7 @@ other packages on every machine.
 import re
 import stat
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from orchestrator.config.load import resolve_path
@@ -56,6 +57,12 @@ def _joining(launcher: Launcher) -> Iterator[Finding]:
             "the autoscaler is off, so no worker is ever started",
             "add --autoscaling-config=~/ray_bootstrap_config.yaml",
         )
+    if head and not re.search(r"\bORCHESTRATOR_CLUSTER=", head):
+        yield Finding(
+            "head_start_ray_commands",
+            "jobs are refused, not kept waiting, while workers are not up yet",
+            "write ORCHESTRATOR_CLUSTER=$HOME/ray_bootstrap_config.yaml before `ray start`",
+        )
     if worker and "RAY_HEAD_IP" not in (flag(worker, "address") or ""):
         yield Finding(
             "worker_start_ray_commands",
@@ -86,6 +93,43 @@ def _environment(launcher: Launcher) -> Iterator[Finding]:
                     f"`{_short(command)}` installs whatever is newest",
                     "install from the lock file with --require-hashes",
                 )
+
+
+def _shells(launcher: Launcher) -> Iterator[Finding]:
+    """Commands that stop for a password, and shells that do not find `ray`."""
+    for key, commands in launcher.commands().items():
+        for command in commands:
+            asking = re.search(r"\bsudo\b(?!\s+(?:-n|--non-interactive)\b)[^;&|)]*", command)
+            if asking:
+                yield Finding(
+                    key,
+                    f"`{_short(asking[0].strip())}` may ask for a password, which nobody can type",
+                    "write sudo -n",
+                )
+    start = launcher.start_commands()["head_start_ray_commands"]
+    shells = re.compile(r"\.bashrc|\.(?:bash_)?profile|/etc/(?:profile|environment)|/usr/local/bin")
+    if re.search(r"\bPATH=|/ray start\b", start) and not any(
+        map(shells.search, launcher.setup_commands()["head"])
+    ):
+        yield Finding(
+            "setup_commands (head)",
+            "`ray down` and `ray exec` find no `ray` on the head, so Ray is not ended",
+            "put its folder on the PATH in ~/.bashrc, as the shipped cluster.yaml does",
+        )
+
+
+def _paths(launcher: Launcher) -> Iterator[Finding]:
+    """Paths of commands that are meant to be the shared storage's and are not."""
+    shared = str(launcher.section("metadata").get("shared_storage") or "").rstrip("/")
+    depth = shared.count("/")
+    seen = set()
+    for key, commands in launcher.commands().items():
+        for path in re.findall(r"(?<![\w.:~$}*])/[\w./-]+", " ".join(commands)):
+            found = "/".join(path.split("/")[: depth + 1])
+            is_near = get_close_matches(found, [shared], 1, 0.8) if shared else []
+            if is_near and found != shared and found not in seen:
+                seen.add(found)
+                yield Finding(key, f"{found} is not the shared storage", f"write {shared}")
 
 
 def _storage(launcher: Launcher) -> Iterator[Finding]:
@@ -161,4 +205,14 @@ def _short(command: str) -> str:
     return command if len(command) <= 60 else command[:57] + "..."
 
 
-SAFETY_CHECKS = (_token, check_network, _joining, _environment, _storage, _key, _local_files)
+SAFETY_CHECKS = (
+    _token,
+    check_network,
+    _joining,
+    _environment,
+    _shells,
+    _storage,
+    _paths,
+    _key,
+    _local_files,
+)

@@ -38,12 +38,14 @@ class Evidence:
         status: of `status.json`, None where there is none.
         mark: changes whenever `status.json` is written again; None where there is none.
         exit_code: of the command that failed, None where it has not.
+        error: what it said, None where it has not failed.
     """
 
     succeeded: bool = False
     status: str | None = None
     mark: str | None = None
     exit_code: int | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,14 @@ def look_at(folder: Path | None) -> Evidence:
         stored = run.load_status()
     except SpecError:
         stored = {}
-    status, code = stored.get("status"), stored.get("exit_code")
+    status, code, error = (stored.get(key) for key in ("status", "exit_code", "error"))
     mark = f"{found.st_mtime_ns}-{found.st_ino}"
     return Evidence(
         run.success.exists(),
         str(status) if status else None,
         mark,
         code if isinstance(code, int) else None,
+        str(error) if error else None,
     )
 
 
@@ -137,7 +140,8 @@ def _settle_unknown(
     if began and evidence.status in (Status.FAILED, Status.STOPPED):
         if stop_reason not in (None, TIMEOUT):
             return TryState(TickState.STOPPED, stop_reason)
-        detail = "the cluster has no record of it any more"
+        # Its own reason, where it had time to write one.
+        detail = evidence.error or "the cluster has no record of it any more"
         return _failed("failed", evidence.exit_code, detail)
     if state is TickState.SUBMITTING and not began:
         if stop_reason is not None:

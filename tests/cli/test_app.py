@@ -100,7 +100,7 @@ def test_a_job_file_of_another_kind_names_the_right_command(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{name: j, kind: train, args: {data: d, epoch: 3}}", "unknown key(s) epoch"),
+        ("{name: j, kind: train, args: {data: d, epoch: 3}}", "unknown key epoch"),
         ("{name: j, kind: train, args: {data: d, epochs: [3]}}", "epochs=[3]"),
         ("{name: j, kind: train, args: {data: !!python/name:os.system }}", "line 1: the tag"),
         (

@@ -11,13 +11,16 @@ import pytest
 import yaml
 
 from orchestrator.cluster import session as sessions
+from orchestrator.cluster.room import check_room, describe_room
 from orchestrator.cluster.session import (
+    absent_machines,
     connect,
     count_gpus,
     gives_gpus,
     node_resources,
     open_session,
     plan_this_process,
+    possible_nodes,
 )
 from orchestrator.config.specs import Resources
 from orchestrator.config.workers import Session, plan_workers
@@ -52,8 +55,8 @@ def test_gpus_auto_is_none_elsewhere() -> None:
     ("resources", "nodes", "message"),
     [
         (Resources(gpus_per_worker=1), [{"CPU": 4.0}], "asked for 1 GPU per worker"),
-        (Resources(cpus_per_worker=8), [{"CPU": 4.0}], r"1 worker\(s\) of 8 CPU .* hold 0"),
-        (Resources(workers=3), [{"CPU": 2.0}], r"3 worker\(s\) of 1 CPU .* hold 2"),
+        (Resources(cpus_per_worker=8), [{"CPU": 4.0}], "1 worker of 8 CPU .* hold 0"),
+        (Resources(workers=3), [{"CPU": 2.0}], "3 workers of 1 CPU .* hold 2"),
         (Resources(workers=3, cpus_per_worker=2), [{"CPU": 4.0}], "hold 2: lower --workers"),
     ],
 )
@@ -101,6 +104,56 @@ def test_a_job_may_ask_for_nodes_that_the_autoscaler_has_yet_to_start(
     assert gives_gpus(Resources())
     with open_session(asked) as session:
         assert session == Session(4, 8.0, 1.0)
+
+
+def declare(folder: Path, monkeypatch: pytest.MonkeyPatch, *workers: str) -> None:
+    """Names a launcher file of machines of one's own, as Ray leaves it on the head."""
+    from ray.autoscaler._private.util import prepare_config
+
+    given = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    given["provider"]["worker_ips"] = list(workers)
+    launcher = folder / "ray_bootstrap_config.yaml"
+    launcher.write_text(json.dumps(prepare_config(given)))
+    monkeypatch.setenv("ORCHESTRATOR_CLUSTER", str(launcher))
+
+
+def show(monkeypatch: pytest.MonkeyPatch, *live: tuple[str, dict[str, float]]) -> None:
+    """Has Ray tell of these live nodes."""
+    import ray
+
+    nodes = [{"NodeManagerAddress": a, "Alive": True, "Resources": has} for a, has in live]
+    nodes.append({"NodeManagerAddress": "10.1.2.12", "Alive": False, "Resources": {}})
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+
+
+def test_a_job_waits_for_machines_that_have_not_joined_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, up = ("192.0.2.10", {"memory": 1.0}), ("10.1.2.11", {"CPU": 2.0})
+    declare(tmp_path, monkeypatch, "10.1.2.11", "10.1.2.12")
+    show(monkeypatch, head)  # right after `ray up`
+    assert possible_nodes() == [head[1], *[{"CPU": 16.0, "GPU": 2.0}] * 2]
+    session = Session(1, 8.0, 1.0)
+    check_room(session)
+    yet = r"a worker of 8 CPU and 1 GPU \(yet to join: 10.1.2.11, 10.1.2.12\)"
+    assert re.fullmatch(f"room in the cluster for {yet}", describe_room(session))
+    # What is up counts as it is, whatever the file says of it.
+    show(monkeypatch, head, up)
+    assert possible_nodes() == [head[1], up[1], {"CPU": 16.0, "GPU": 2.0}]
+    assert "(yet to join: 10.1.2.12)" in describe_room(session)
+    show(monkeypatch, head, up, ("10.1.2.12", {"CPU": 2.0}))
+    assert possible_nodes() == [head[1], up[1], up[1]]
+    assert "join" not in describe_room(session)
+    with pytest.raises(ClusterError, match="lost its last node that could hold a worker"):
+        check_room(session)
+
+
+def test_machines_are_known_by_their_names_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(tmp_path, monkeypatch, "localhost", "nowhere.invalid")
+    show(monkeypatch, ("127.0.0.1", {"CPU": 2.0}))
+    assert absent_machines() == ["nowhere.invalid"]
 
 
 def test_whether_workers_get_gpus_is_known_before_a_session(

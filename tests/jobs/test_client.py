@@ -231,6 +231,7 @@ def test_paths_are_quoted_for_the_shell(tmp_path: Path) -> None:
     shown = tmp_path / "python"
     shown.write_text("#!/bin/sh\npwd\nprintf '%s\\n' \"$@\"\n")
     shown.chmod(0o755)
+    (folder / "job.yaml").touch()
     made = build_entrypoint(folder / "job.yaml", folder, "http://x")
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(["sh", "-c", made], capture_output=True, text=True, env={"PATH": path})
@@ -239,13 +240,17 @@ def test_paths_are_quoted_for_the_shell(tmp_path: Path) -> None:
 
 
 def test_a_working_folder_that_is_away_is_worth_another_try(tmp_path: Path) -> None:
-    gone = tmp_path / "gone"  # on a share that is not mounted on the head
-    made = build_entrypoint(gone / "job.yaml", gone, "http://x")
-    assert subprocess.run(["sh", "-c", made], capture_output=True).returncode == 5
+    gone = tmp_path / "it's gone"  # on a share that is not mounted on the head
+    for cwd in (gone, tmp_path):
+        made = build_entrypoint(gone / "job.yaml", cwd, "http://x")
+        done = subprocess.run(["sh", "-c", made], capture_output=True, text=True)
+        assert done.returncode == 5
+        unseen = f"error: the cluster does not see {cwd} and {gone}/job.yaml; submit from a folder"
+        assert done.stdout.startswith(unseen)
 
 
 def test_a_job_on_an_open_head_joins_it_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     made = build_entrypoint(Path("/r/job.yaml"), Path("/"), "http://x")
-    assert made.startswith("cd / || exit 5; RAY_AUTH_MODE=disabled exec python -m orchestrator ")
+    assert "exit 5; }; RAY_AUTH_MODE=disabled exec python -m orchestrator " in made
     assert sys.executable in build_entrypoint(Path("/r/job.yaml"), Path("/"), LOCAL)

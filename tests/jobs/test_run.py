@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.job import Job
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, SpecError
 from orchestrator.jobs.client import JobInfo
 from orchestrator.jobs.run import run_job
 from orchestrator.jobs.view import JobView
@@ -23,6 +23,7 @@ class Cluster:
         self.states: dict[str, Status] = {}
         self.answer_lost = False
         self.refuses = False
+        self.said = "error: there is no such model"
 
     def get(self, *, start: bool) -> "Cluster":
         return self
@@ -44,6 +45,9 @@ class Cluster:
     def stop(self, submission_id: str) -> None:
         self.states[submission_id] = Status.STOPPED
 
+    def logs(self, submission_id: str) -> str:
+        return self.said
+
     def follow(self, submission_id: str, write: object) -> None:
         pass
 
@@ -52,6 +56,7 @@ class Cluster:
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("orchestrator.jobs.run.POLL_S", 0.01)
+    monkeypatch.setattr("orchestrator.jobs.run._FIRST_LOOK_S", 0.05)
     return tmp_path / "state" / "orchestrator" / "jobs"
 
 
@@ -116,3 +121,14 @@ def test_a_submit_that_was_refused_leaves_no_record(tmp_path: Path, state: Path)
 
 def test_without_waiting_the_state_is_told_at_once(tmp_path: Path) -> None:
     assert start(Cluster(RUNNING), tmp_path, wait=False).status is RUNNING
+
+
+def test_a_folder_that_the_cluster_does_not_see_is_told_at_the_submit(tmp_path: Path) -> None:
+    cluster = Cluster(FAILED)
+    cluster.said = "sh: cd: no such folder\nerror: the cluster does not see /home/me; submit from"
+    with pytest.raises(SpecError, match=r"^the cluster does not see /home/me; submit from$"):
+        start(cluster, tmp_path, wait=False)
+
+
+def test_what_fails_for_another_reason_is_told_as_ever(tmp_path: Path) -> None:
+    assert start(Cluster(FAILED), tmp_path, wait=False).status is FAILED

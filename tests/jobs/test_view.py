@@ -25,6 +25,9 @@ class Answers:
     def look_up(self, submission_id: str) -> JobInfo | None:
         return self._infos.get(submission_id)
 
+    def logs(self, submission_id: str) -> str:
+        return "loading\nerror: the model is gone; train it again\n"
+
     def list_all(self) -> list[JobInfo]:
         return list(self._infos.values())
 
@@ -70,9 +73,9 @@ def test_a_run_whose_driver_is_gone_is_not_shown_as_running(run: RunDir) -> None
     remember(run)
     run.write_status(Status.RUNNING)
     assert view(said(Status.RUNNING)).status is Status.RUNNING
-    for cluster in (said(Status.FAILED), Answers(), None):
-        assert view(cluster).status is Status.FAILED
     assert "no record of it" in (view(None).reason or "")
+    for cluster in (Answers(), None, said(Status.FAILED)):
+        assert view(cluster).status is Status.FAILED
     assert view(said(Status.STOPPED)).status is Status.STOPPED
 
 
@@ -80,6 +83,25 @@ def test_a_run_that_was_stopped_with_its_head_is_shown_as_stopped(run: RunDir) -
     remember(run)
     run.write_status(Status.STOPPED)
     assert view(None).status is Status.STOPPED
+
+
+def test_a_job_that_had_failed_keeps_its_reason_when_the_head_forgets_it(run: RunDir) -> None:
+    remember(run)
+    run.write_status(Status.FAILED, exit_code=3, error="no image is left; see rejected.parquet")
+    forgotten = view(Answers())
+    assert (forgotten.status, forgotten.code) == (Status.FAILED, 3)
+    assert "no image is left; see rejected.parquet" in (forgotten.reason or "")
+
+
+@pytest.mark.parametrize("see", [view, lambda cluster: list_jobs(cluster, "local", 9)[0]])
+def test_so_does_one_that_ended_before_it_had_a_folder(run: RunDir, see: Any) -> None:
+    remember(run)
+    assert "its log" in see(said(Status.FAILED, 4)).reason
+    for forgotten in (see(Answers()), see(None)):
+        assert (forgotten.status, forgotten.code) == (Status.FAILED, 4)
+        assert forgotten.reason == "the model is gone; train it again"
+    finish(run)
+    assert see(None).status is Status.SUCCEEDED
 
 
 def test_what_another_run_left_in_the_folder_does_not_count(run: RunDir) -> None:

@@ -1,8 +1,10 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,9 +40,10 @@ def findings(file: Path, *arguments: str) -> tuple[list[Config], list[Config]]:
 
 def place(folder: Path, config: Config) -> Path:
     """Writes a launcher file where what it copies is found, below the project or in it."""
-    for name in ("pyproject.toml", "README.md", "requirements-cluster.lock"):
+    for name in ("pyproject.toml", "README.md", "requirements-cluster.lock", "requirements.lock"):
         shutil.copy(ROOT / name, folder / name)
-    (folder / "orchestrator").mkdir(exist_ok=True)
+    for name in ("orchestrator", "deploy/systemd"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     mounts = config.get("file_mounts")
     is_below = isinstance(mounts, dict) and "../orchestrator" in mounts.values()
     file = folder / ("deploy/cluster.yaml" if is_below else "cluster.yaml")
@@ -93,10 +96,45 @@ def test_ray_itself_prepares_the_shipped_files(name: str) -> None:
     assert prepared["max_workers"] >= 2
 
 
+def test_of_rays_two_autoscalers_the_first_alone_starts_every_worker() -> None:
+    """Holds what cluster.yaml says of the installed Ray; where it fails, the setting may go."""
+    from ray.autoscaler._private.resource_demand_scheduler import _add_min_workers_nodes
+    from ray.autoscaler._private.util import prepare_config
+    from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler
+
+    prepared = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    kinds, head = prepared["available_node_types"], prepared["head_node_type"]
+    up = {head: 1}  # the head itself
+    added = _add_min_workers_nodes([{}], dict(up), kinds, prepared["max_workers"], head, [], None)
+    assert added[2] == {head: 2}
+    least, most = kinds[head]["min_workers"], kinds[head]["max_workers"]
+    started: list[Any] = []
+    context = SimpleNamespace(
+        get_cluster_shape=lambda: up,
+        get_node_type_configs=lambda: {head: NodeTypeConfig(head, least, most)},
+        get_nodes=list,
+        update=started.extend,
+    )
+    ResourceDemandScheduler._enforce_min_workers_per_type(context)
+    assert len(started) == 1
+
+
+def reword(config: Config, key: str, old: str, new: str) -> None:
+    assert any(old in command for command in config[key])
+    config[key] = [command.replace(old, new) for command in config[key]]
+
+
 def head_start(config: Config, old: str, new: str) -> None:
-    commands = config["head_start_ray_commands"]
-    assert any(old in command for command in commands)
-    config["head_start_ray_commands"] = [command.replace(old, new) for command in commands]
+    reword(config, "head_start_ray_commands", old, new)
+
+
+def worker_start(config: Config, old: str, new: str) -> None:
+    reword(config, "worker_start_ray_commands", old, new)
+
+
+def workers(config: Config, *addresses: str) -> None:
+    config["provider"]["worker_ips"] = list(addresses)
 
 
 def drop_setup(config: Config, key: str, word: str) -> None:
@@ -195,6 +233,116 @@ LOCAL_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
         "file_mounts.~/weights.h5",
         "there is no weights.h5",
     ),
+    "v2 of the autoscaler": (
+        lambda c: head_start(c, "RAY_enable_autoscaler_v2=0", ""),
+        "head_start_ray_commands",
+        "counts the head among the workers",
+    ),
+    "v2 asked for": (
+        lambda c: head_start(c, "RAY_enable_autoscaler_v2=0", "RAY_enable_autoscaler_v2=1"),
+        "head_start_ray_commands",
+        "counts the head among the workers",
+    ),
+    "given up after 15 minutes": (
+        lambda c: head_start(c, "AUTOSCALER_NODE_START_WAIT_S=31536000", ""),
+        "head_start_ray_commands",
+        "off for 15 minutes is left out",
+    ),
+    "jobs do not wait": (
+        lambda c: head_start(c, "ORCHESTRATOR_CLUSTER=", "CLUSTER="),
+        "head_start_ray_commands",
+        "jobs are refused, not kept waiting",
+    ),
+    "head's address left to Ray": (
+        lambda c: head_start(c, "--node-ip-address=10.1.2.10", ""),
+        "head_start_ray_commands",
+        "may take 127.0.1.1",
+    ),
+    "head's address differs": (
+        lambda c: head_start(c, "--node-ip-address=10.1.2.10", "--node-ip-address=10.1.2.1"),
+        "head_start_ray_commands",
+        "--node-ip-address=10.1.2.1 is not the head_ip 10.1.2.10",
+    ),
+    "start tried once": (
+        lambda c: c.update(
+            worker_start_ray_commands=[
+                "mountpoint -q /mnt/xray || sudo -n mount /mnt/xray",
+                "RAY_AUTH_MODE=token ray start --address=$RAY_HEAD_IP:6379",
+            ]
+        ),
+        "worker_start_ray_commands",
+        "whose start fails once is left out",
+    ),
+    "storage gone after a reboot": (
+        lambda c: drop_setup(c, "worker_start_ray_commands", "mount"),
+        "worker_start_ray_commands",
+        "after a reboot nothing mounts /mnt/xray",
+    ),
+    "head's storage gone after a reboot": (
+        lambda c: drop_setup(c, "head_start_ray_commands", "mount"),
+        "head_start_ray_commands",
+        "after a reboot nothing mounts /mnt/xray",
+    ),
+    "sudo that asks": (
+        lambda c: worker_start(c, "sudo -n mount", "sudo mount"),
+        "worker_start_ray_commands",
+        "`sudo mount -t nfs 10.1.2.5:/export/xray /mnt/xray` may ask for a password",
+    ),
+    "no ray in shells": (
+        lambda c: drop_setup(c, "setup_commands", ".bashrc"),
+        "setup_commands (head)",
+        "`ray down` and `ray exec` find no `ray`",
+    ),
+    "a letter in an address": (
+        lambda c: workers(c, "10.77.0.1O", "10.77.0.12"),
+        "provider.worker_ips",
+        "'10.77.0.1O' is not an address",
+    ),
+    "a number too large": (
+        lambda c: workers(c, "10.77.0.11", "10.77.0.300"),
+        "provider.worker_ips",
+        "'10.77.0.300' is not an address",
+    ),
+    "a missing comma": (
+        lambda c: workers(c, "10.77.0.11 10.77.0.12"),
+        "provider.worker_ips",
+        "'10.77.0.11 10.77.0.12' is not an address",
+    ),
+    "two addresses merged": (
+        lambda c: workers(c, "10.77.0.1110.77.0.12"),
+        "provider.worker_ips",
+        "'10.77.0.1110.77.0.12' is not an address",
+    ),
+    "half an address of the head": (
+        lambda c: c["provider"].update(head_ip="10.77.0"),
+        "provider.head_ip",
+        "'10.77.0' is not an address",
+    ),
+    "every machine's own address": (
+        lambda c: workers(c, "127.0.0.1"),
+        "provider.worker_ips",
+        "127.0.0.1 is to each machine that machine itself",
+    ),
+    "another path in the mount": (
+        lambda c: reword(c, "initialization_commands", "-p /mnt/xray", "-p /mnt/xary"),
+        "initialization_commands",
+        "/mnt/xary is not the shared storage",
+    ),
+    "another path where jobs run": (
+        lambda c: worker_start(c, "cd /mnt/xray", "cd /mnt/xary"),
+        "worker_start_ray_commands",
+        "/mnt/xary is not the shared storage",
+    ),
+    "no GPU to show": (
+        lambda c: c["metadata"].update(worker={"CPU": 16}),
+        "setup_commands (worker)",
+        "nvidia-smi, which fails on every machine",
+    ),
+    "no CUDA": (
+        lambda c: reword(c, "setup_commands", "requirements-cluster", "requirements"),
+        "setup_commands (worker)",
+        "requirements.lock has no CUDA libraries",
+    ),
     "no GPU for a job": (
         lambda c: c["metadata"].update(worker={"CPU": 16}),
         "gpu.yaml",
@@ -262,6 +410,11 @@ AWS_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
         "setup_commands (head)",
         "installs whatever is newest",
     ),
+    "jobs do not wait": (
+        lambda c: head_start(c, "ORCHESTRATOR_CLUSTER=", "CLUSTER="),
+        "head_start_ray_commands",
+        "jobs are refused, not kept waiting",
+    ),
     "image may change": (
         lambda c: c.update(docker={"image": "xray:latest", "container_name": "xray"}),
         "docker",
@@ -270,7 +423,7 @@ AWS_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
     "too few GPUs": (
         lambda c: c["available_node_types"]["worker"].update(max_workers=1),
         "train-paper.yaml",
-        "asked for 2 worker(s)",
+        "asked for 2 workers",
     ),
 }
 
@@ -314,6 +467,42 @@ def test_each_planted_fault_is_named(
     assert all(fault["mend"] for fault in faults)
     lines = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert len(lines) == len(faults)
+
+
+def test_the_header_tells_how_to_make_a_cluster_without_gpus(home: Path, tmp_path: Path) -> None:
+    text = (ROOT / "cluster.yaml").read_text()
+    header = text[: text.index("cluster_name")]
+    assert re.search(
+        r"CPU only: no GPU.* no `nvidia-smi`.*requirements\.lock in place", header, re.S
+    )
+    config = fill_in(
+        yaml.safe_load(text.replace("requirements-cluster.lock", "requirements.lock")), home
+    )
+    config["metadata"]["worker"].pop("GPU")
+    config["worker_setup_commands"] = []
+    assert findings(place(tmp_path, config)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "names", [("head.ward.example", ["w1", "w-2.ward", "3com"]), ("fd00::1", ["fd00::2"])]
+)
+def test_names_and_both_kinds_of_address_are_taken(
+    names: tuple[str, list[str]], home: Path, tmp_path: Path
+) -> None:
+    config = fill_in(yaml.safe_load((ROOT / "cluster.yaml").read_text()), home)
+    head, workers = names
+    config["provider"].update(head_ip=head.replace(".example", ".org"), worker_ips=workers)
+    if ":" in head:
+        head_start(config, "--node-ip-address=10.1.2.10", f"--node-ip-address={head}")
+    assert findings(place(tmp_path, config)) == ([], [])
+
+
+def test_a_second_storage_is_no_misspelt_one(home: Path, tmp_path: Path) -> None:
+    config = fill_in(yaml.safe_load((ROOT / "cluster.yaml").read_text()), home)
+    config["initialization_commands"].append(
+        "mountpoint -q /mnt/models || sudo -n mount /mnt/models"
+    )
+    assert findings(place(tmp_path, config)) == ([], [])
 
 
 def test_many_faults_are_all_named_at_once(home: Path, tmp_path: Path, jobs: Path) -> None:

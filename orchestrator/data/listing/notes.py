@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.data.listing.ignored import OTHER_NAMES, OUTPUTS
 from orchestrator.data.schema import CLASS_NAMES
+from orchestrator.errors import counted
 
 NOTES_KEY = b"orchestrator.notes"  # JSON in the metadata of a manifest's schema
 
@@ -79,11 +80,11 @@ class Notes:
             listed = f": {_listed(self.ignored)}" if names else ""
             reads = self.ignored.keys() - {OUTPUTS, OTHER_NAMES}
             hint = "; --include-hidden reads hidden and system files" if reads else ""
-            lines.append(f"ignored {_counted(self.num_ignored, 'name')}{listed}{hint}")
+            lines.append(f"ignored {counted(self.num_ignored, 'name')}{listed}{hint}")
         if self.num_copies and names:
             copy, other = self.copies
             lines.append(
-                f"{_counted(self.num_copies, 'file')} seem to be there twice: {copy} holds as many "
+                f"{counted(self.num_copies, 'file')} seem to be there twice: {copy} holds as many "
                 f"files and bytes as {other}; remove one of the two"
             )
         if names:
@@ -93,9 +94,9 @@ class Notes:
             (self.num_others, "with other findings alone"),
         ):
             if number:
-                lines.append(f"{_counted(number, 'row')} {what}: left without a label")
+                lines.append(f"{counted(number, 'row')} {what}: left without a label")
         if self.num_merged:
-            lines.append(f"{_counted(self.num_merged, 'row')} of an image listed before: merged")
+            lines.append(f"{counted(self.num_merged, 'row')} of an image listed before: merged")
         return lines
 
     def _name_lines(self) -> list[str]:
@@ -137,8 +138,3 @@ def _listed(names: Mapping[str, int]) -> str:
     most = list(names.items())[:MOST_NAMES]
     more = ", ..." if len(names) > len(most) else ""
     return ", ".join(f"{name} ({number:,})" for name, number in most) + more
-
-
-def _counted(number: int, noun: str) -> str:
-    """Returns a number of things in words."""
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"

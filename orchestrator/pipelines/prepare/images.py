@@ -18,7 +18,7 @@ from orchestrator.data.sample import sample_manifest
 from orchestrator.data.schema import CLASS_NAMES, SPLITS
 from orchestrator.data.source import IngestedSource, load_dataset, open_manifest
 from orchestrator.data.splits import Split, class_by_split, render_class_table, split_rows
-from orchestrator.errors import DataError, SpecError
+from orchestrator.errors import DataError, SpecError, counted
 from orchestrator.pipelines.prepare.ingest import decode_limits, ingest_manifest
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json
@@ -124,7 +124,7 @@ def _open_images(
                 f"give --image-size {ingested.size_px} or ingest again"
             )
         return ingested
-    reporter.say(f"found {manifest.table.num_rows:,} files in {spec.data}")
+    reporter.say(f"found {counted(manifest.table.num_rows, 'file')} in {spec.data}")
     for line in load_notes(manifest.table.schema.metadata).lines():
         reporter.say(line)
     if limit is not None:

@@ -28,7 +28,7 @@ from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import has_part, part_path
 from orchestrator.data.shards import Stage, run_shards_here, shard_limit_s
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
-from orchestrator.errors import DataError, SpecError
+from orchestrator.errors import DataError, SpecError, counted
 from orchestrator.pipelines.prepare.ingest import (
     decode_limits,
     forget_hashed_patients,
@@ -154,7 +154,9 @@ def _score(
     listed = ingested.files.manifest if ingested else None
     work = place_manifest(spec, run, members.hashes, listed, naming, reporter)
     if opened.resumed:
-        reporter.say(f"resuming {run.path}: {work.manifest.num_rows:,} files, as listed then")
+        reporter.say(
+            f"resuming {run.path}: {counted(work.manifest.num_rows, 'file')}, as listed then"
+        )
     source: Source = ingested or FileSource(
         work.manifest.path,
         work.manifest.roots,

@@ -18,6 +18,7 @@ from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.config.workers import Session
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.source import IngestedSource
+from orchestrator.errors import counted
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.network import focal_alpha
 from orchestrator.model.strip import pick_samples
@@ -172,7 +173,7 @@ def _fit(
         head = run.checkpoints / "head"
         report = run_training(train_head, (task,), head, 1, session, told.poll, reporter.say)
     if not report:
-        reporter.say(f"starting {session.num_workers} training worker(s)")
+        reporter.say(f"starting {counted(session.num_workers, 'training worker')}")
         report = run_training(
             train_network,
             (task, dataset),
