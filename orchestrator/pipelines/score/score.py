@@ -228,9 +228,7 @@ def _score_run(
     if all(has_part(part_path(run.shards, shard), owner) for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
     elif here := _fit_here(spec, resources, source):
-        reporter.say(
-            "scoring in this process: all images fit one shard; --workers starts a cluster"
-        )
+        reporter.say("scoring in this process: one shard holds all; --workers starts a cluster")
         _score_shards(spec, run, source, work, members, here, run_shards_here, naming, reporter)
     else:
         # What is on an address is read from everywhere; a folder must be seen by every node.

@@ -112,7 +112,7 @@ def test_a_run_without_a_cluster_gives_the_same_tables_and_says_so(
         patch.setattr(scoring, "open_session", lambda *_, **__: pytest.fail("a cluster"))
         result = score(spec, HERE, recorder)
     assert predictions(result.run) == predictions(scored.run)
-    said = "scoring in this process: all images fit one shard; --workers starts a cluster"
+    said = "scoring in this process: one shard holds all; --workers starts a cluster"
     assert recorder.lines == [said]
     assert recorder.counts == [160]
     assert set(descendants(os.getpid())) <= before  # the decoders have ended
