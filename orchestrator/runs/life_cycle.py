@@ -281,7 +281,8 @@ def _recording_failure(run: RunDir, flag: str) -> Iterator[None]:
 
 def _finish(run: RunDir) -> None:
     """Removes what the work alone needed and what killed writers left; `_SUCCESS` comes last."""
-    run.write_status(Status.RUNNING, completed=True)
+    began = run.load_status().get("running_at")  # not now: what a run took is told from it
+    run.write_status(Status.RUNNING, completed=True, running_at=began)
     # `_` marks what is of no use after the end, in every run's folder; the lock goes last.
     useless = (path for path in run.path.iterdir() if path.name.startswith("_"))
     _remove_all(path for path in useless if path.name != LOCK_NAME)

@@ -334,7 +334,6 @@ class RunDir:
             status: the new state.
             **fields: JSON-able additions, such as `error` or `spec_digest`.
         """
-        stored = self.load_status() | fields
-        stored["status"] = str(status)
-        stored[f"{status.lower()}_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(self.status, stored)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        stored = self.load_status() | {"status": str(status), f"{status.lower()}_at": now}
+        write_json(self.status, stored | fields)

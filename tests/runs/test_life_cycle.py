@@ -273,3 +273,12 @@ def test_identity_is_what_decides_the_results() -> None:
     spec = TrainSpec(data="x", out="a", overwrite=True)
     assert identify(spec) == identify(TrainSpec(data="x", out="b"))
     assert identify(spec) != identify(TrainSpec(data="x", seed=1))
+
+
+def test_a_run_that_has_ended_says_when_it_began(tmp_path: Path) -> None:
+    began = "2026-01-01T02:00:00+00:00"
+    with open_run("score", tmp_path / "run", ScoreSpec(input=("x",)), Resources()) as opened:
+        write_json(opened.run.status, opened.run.load_status() | {"running_at": began})
+    status = opened.run.load_status()
+    assert status["status"] == "SUCCEEDED"
+    assert status["running_at"] == began < status["succeeded_at"]
