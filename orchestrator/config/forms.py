@@ -125,6 +125,3 @@ class RecipeForm(TrainingForm):
     ema: Annotated[
         float, flag("EMA decay of the weights; 0 disables it.", FINETUNING, ge=0, lt=1)
     ] = 0.0
-    finetune_members: Annotated[
-        int, flag("Fine-tunings whose logits the bundle averages.", FINETUNING, ge=1, le=10)
-    ] = 1

@@ -124,7 +124,6 @@ class FindLrSpec(TrainSpec):
             *("epochs", "patience", "features", "objective", "lr", "threshold", "calibration"),
             *("test_time_views", "precision", "mlflow", "weight_decay", "ema"),
             *("finetune", "finetune_epochs", "finetune_lr", "finetune_warmup"),
-            "finetune_members",
         }
     )
 

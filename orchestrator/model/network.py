@@ -4,7 +4,7 @@ A flat graph, with no model nested in a layer, keeps heat maps, freezing and exa
 simple. Training loops are in `fit.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -120,37 +120,6 @@ def logit_model(network: "keras.Model") -> "keras.Model":
     import keras
 
     return keras.Model(network.input, network.get_layer("logit").output, name="logit_model")
-
-
-def average_networks(networks: "Sequence[keras.Model]") -> "keras.Model":
-    """Returns the network whose logit is the mean of several networks' logits.
-
-    Args:
-        networks: models of `build_network` from images of one size; a single one is returned.
-
-    Returns:
-        A flat model with the input of the first and layers of its own, `logit` and `probability`
-        among them.
-    """
-    import keras
-
-    if len(networks) == 1:
-        return networks[0]
-    image, logits = networks[0].input, []
-    for number, network in enumerate(networks, 1):
-        # Layers of one graph need names of their own.
-        part = keras.models.clone_model(
-            logit_model(network),
-            input_tensors=image,
-            clone_function=lambda layer, number=number: type(layer).from_config(
-                {**layer.get_config(), "name": f"{layer.name}_{number}"}
-            ),
-        )
-        part.set_weights(network.get_weights())
-        logits.append(part.output)
-    logit = keras.layers.Average(name="logit", dtype="float32")(logits)
-    probability = keras.layers.Activation("sigmoid", name="probability", dtype="float32")(logit)
-    return keras.Model(image, probability, name="network")
 
 
 def settle_dropout(network: "keras.Model") -> None:

@@ -125,11 +125,6 @@ class RunDir:
         return self.path / "_head.npz"
 
     @property
-    def tuned(self) -> Path:
-        """Folder of the weights of each finished fine-tuning, NumPy."""
-        return self.path / "_tuned"
-
-    @property
     def checkpoints(self) -> Path:
         """Training state, one folder an epoch, kept by Ray Train."""
         return self.path / "_checkpoints"

@@ -8,7 +8,6 @@ from orchestrator.errors import SpecError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.network import (
     HEAD_LAYERS,
-    average_networks,
     build_head,
     build_network,
     copy_head,
@@ -80,21 +79,6 @@ def test_probability_is_the_sigmoid_of_the_logit(backbone: keras.Model) -> None:
     np.testing.assert_allclose(
         network.predict(pixels, verbose=0), 1 / (1 + np.exp(-logits)), atol=1e-6
     )
-
-
-def test_the_average_of_networks_is_one_flat_network_of_their_mean_logit() -> None:
-    networks = [
-        build_network(build_backbone("tiny", "none", 32, seed=s), 0.2, seed=s) for s in (1, 2)
-    ]
-    average = average_networks(networks)
-
-    logits = [logit_model(network).predict(images(3), verbose=0) for network in networks]
-    found = logit_model(average).predict(images(3), verbose=0)
-    np.testing.assert_allclose(found, np.mean(logits, axis=0), atol=1e-6)
-    np.testing.assert_allclose(average.predict(images(3), verbose=0), expit(found), atol=1e-6)
-    assert not any(isinstance(layer, keras.Model) for layer in average.layers)
-    assert average.count_params() == 2 * networks[0].count_params()
-    assert average_networks(networks[:1]) is networks[0]
 
 
 def test_last_layers_stay_float32_in_mixed_precision() -> None:

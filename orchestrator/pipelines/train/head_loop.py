@@ -80,13 +80,10 @@ def _plain_features(run: RunDir, part: LabelledRows) -> Any:
 
 
 def write_head(run: RunDir, head: Any, history: list[dict[str, float]]) -> None:
-    """Leaves a trained head, or a network's, in the run, for fine-tuning to start from."""
-    from orchestrator.model.network import HEAD_LAYERS
-
-    arrays = [array for name in HEAD_LAYERS for array in head.get_layer(name).get_weights()]
+    """Leaves the trained head and its history in the run, for fine-tuning to start from."""
     with atomic_path(run.head) as temporary, temporary.open("wb") as handle:
-        weights = {f"head/{index}": array for index, array in enumerate(arrays)}
-        np.savez(handle, history=np.array(json.dumps(history, default=float)), **weights)
+        weights = {f"head/{index}": array for index, array in enumerate(head.get_weights())}
+        np.savez(handle, history=np.array(json.dumps(history)), **weights)
 
 
 def epoch_reporter(

@@ -1,14 +1,11 @@
 """What a training worker does to train on images: the head, then the unfrozen network.
 
-Fine-tuning may be done several times from the same start, each with seeds of its own; the bundle
-then averages their logits. Each worker runs the same loop on its share of every global batch; rank
-0 writes.
+Each worker runs the same loop on its share of every global batch; rank 0 writes.
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +18,9 @@ from orchestrator.data.shifts import SHIFTS
 from orchestrator.data.source import IngestedSource
 from orchestrator.data.store import ImageStore, StoredImages
 from orchestrator.model.slices import batch_counts
-from orchestrator.pipelines.train.head_loop import epoch_reporter, write_head
+from orchestrator.pipelines.train.head_loop import epoch_reporter
 from orchestrator.pipelines.train.release import Trained, load_parts, release
 from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
-from orchestrator.runs.atomic import atomic_path
 from orchestrator.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -45,7 +41,6 @@ class _LiveRun:
         store: the images.
         network: trained in place.
         make_step: as `open_steps` gives it.
-        tuned: weights that each finished fine-tuning gives the bundle.
     """
 
     worker: WorkerContext
@@ -54,7 +49,6 @@ class _LiveRun:
     store: ImageStore
     network: Any
     make_step: "Callable[[Any, int, int, int], Step]"
-    tuned: list[list[Any]] = field(default_factory=list)
 
 
 def train_network(
@@ -101,9 +95,7 @@ def fit_network(
 
 def _stages(spec: TrainSpec) -> list[str]:
     head = ["head"] if spec.features == "live" else []
-    if spec.finetune == "none":
-        return head
-    return [*head, "finetune", *(f"finetune-{n}" for n in range(2, spec.finetune_members + 1))]
+    return head if spec.finetune == "none" else [*head, "finetune"]
 
 
 def _train_stages(
@@ -111,49 +103,14 @@ def _train_stages(
 ) -> tuple[list[dict[str, float]], int]:
     """Runs what is left of the stages; returns the whole history and the best epoch."""
     stages, resumed = _stages(live.task.spec), live.worker.checkpoint
-    first = stages.index(json.loads((resumed / _STAGE_FILE).read_text())) if resumed else 0
-    run, network, best_epoch = RunDir(live.task.run), live.network, 0
-    if not live.worker.rank:
-        done = (run.tuned / f"{stage}.npz" for stage in stages[:first] if stage != "head")
-        live.tuned.extend(map(_load_weights, done))
-    # Of a fine-tuning that goes on, too: the head that it began with is in the run.
-    start = network.get_weights()
-    for stage in stages[first:]:
-        network.set_weights(start)
+    done = json.loads((resumed / _STAGE_FILE).read_text()) if resumed else stages[0]
+    best_epoch = 0
+    for stage in stages[stages.index(done) :]:
         fit = _prepare(live, stage, history)
-        if resumed and stage == stages[first]:
+        if resumed and stage == done:
             fit.load(resumed)
         history, best_epoch = _run(live, stage, fit), fit.best_epoch
-        if stage == "head":
-            start = network.get_weights()
-        if live.worker.rank:
-            continue
-        if stage == "head":
-            write_head(run, network, history)
-        else:
-            _keep_tuned(live, stage)
     return history, best_epoch
-
-
-def _keep_tuned(live: _LiveRun, stage: str) -> None:
-    """Keeps what one fine-tuning gives the bundle."""
-    weights = live.network.get_weights()
-    with (
-        atomic_path(RunDir(live.task.run).tuned / f"{stage}.npz") as temporary,
-        temporary.open("wb") as handle,
-    ):
-        np.savez(handle, *weights)
-    live.tuned.append(weights)
-
-
-def _load_weights(path: Path) -> list[Any]:
-    with np.load(path, allow_pickle=False) as stored:
-        return [stored[f"arr_{number}"] for number in range(len(stored.files))]
-
-
-def _seed(spec: TrainSpec, stage: str) -> int:
-    """The seed of a stage: that of the spec, plus 1 for the second fine-tuning, and so on."""
-    return spec.seed + int(stage.partition("-")[2] or 1) - 1
 
 
 def _prepare(live: _LiveRun, stage: str, history: list[dict[str, float]]) -> "Fit":
@@ -163,9 +120,10 @@ def _prepare(live: _LiveRun, stage: str, history: list[dict[str, float]]) -> "Fi
 
     task, network = live.task, live.network
     spec, num_train = task.spec, len(live.parts["train"])
-    seed = _seed(spec, stage)
     if stage == "head":
-        model = compile_model(network, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=seed)
+        model = compile_model(
+            network, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed
+        )
         config = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
     else:
         unfreeze(network, spec.finetune)
@@ -179,7 +137,7 @@ def _prepare(live: _LiveRun, stage: str, history: list[dict[str, float]]) -> "Fi
             ema=spec.ema,
             alpha=task.alpha,
             gamma=spec.gamma,
-            seed=seed,
+            seed=spec.seed,
         )
         # The rate falls to the end, so all epochs are run, and one of the last quarter is taken:
         # an earlier one that leads on validation by chance has not settled.
@@ -190,7 +148,7 @@ def _prepare(live: _LiveRun, stage: str, history: list[dict[str, float]]) -> "Fi
             first_epoch=spec.finetune_epochs * 3 // 4,
             objective=spec.objective,
         )
-    step = live.make_step(model, spec.batch_size, num_train, seed)
+    step = live.make_step(model, spec.batch_size, num_train, spec.seed)
     return Fit(model, step, config, FitState(history=list(history)))
 
 
@@ -205,7 +163,7 @@ def _run(live: _LiveRun, stage: str, fit: "Fit") -> list[dict[str, float]]:
         train.rows,
         train.labels,
         spec.batch_size,
-        _seed(spec, stage),
+        spec.seed,
         spec.augmentation,
         worker.rank,
         worker.size,
@@ -244,16 +202,13 @@ def _take_head(run: RunDir, network: Any) -> list[dict[str, float]]:
 
 
 def trained_network(live: _LiveRun) -> Trained:
-    """A float32 network with the trained weights, of several fine-tunings their mean logit."""
+    """A float32 network with the trained weights, which the bundle keeps."""
     from orchestrator.model.engine.export import build_engine
-    from orchestrator.model.network import average_networks
     from orchestrator.model.views import scoring_model
 
-    task, networks = live.task, []
-    for weights in live.tuned or [live.network.get_weights()]:
-        networks.append(_build(task, "f32"))
-        networks[-1].set_weights(weights)
-    network = average_networks(networks)
+    task = live.task
+    network = _build(task, "f32")
+    network.set_weights(live.network.get_weights())
     model = scoring_model(network, task.spec.test_time_views)
     engine = build_engine(model, task.num_threads, task.spec.batch_size)
 
@@ -268,4 +223,4 @@ def trained_network(live: _LiveRun) -> Trained:
         return np.stack([logits(part, shift) for shift in SHIFTS.values()])
 
     num_trainable = sum(int(np.prod(v.shape)) for v in live.network.trainable_variables)
-    return Trained(network, num_trainable * len(networks), logits, shifted_logits)
+    return Trained(network, num_trainable, logits, shifted_logits)

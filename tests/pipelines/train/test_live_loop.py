@@ -23,12 +23,11 @@ from tests.conftest import ROOT, Recorder
 from tests.runs.finished import finish
 
 pytestmark = pytest.mark.ray
-HEAD_EPOCHS, FINETUNE_EPOCHS, MEMBERS = 4, 4, 2
-EPOCHS = HEAD_EPOCHS + MEMBERS * FINETUNE_EPOCHS
+HEAD_EPOCHS, FINETUNE_EPOCHS = 4, 8
 
 
 def live_spec(phantoms: Path, folder: Path) -> TrainSpec:
-    """A live run of all stages; 160 phantoms leave a row count that no batch divides."""
+    """A live run of both stages; 160 phantoms leave a row count that no batch divides."""
     return TrainSpec(
         data=str(phantoms),
         out=str(folder / "bundle"),
@@ -45,7 +44,6 @@ def live_spec(phantoms: Path, folder: Path) -> TrainSpec:
         finetune="all",
         finetune_epochs=FINETUNE_EPOCHS,
         finetune_lr=0.003,
-        finetune_members=MEMBERS,
         ema=0.8,
         test_time_views=3,
         threshold="youden-shifted",
@@ -138,17 +136,11 @@ def undisturbed(
 def test_live_training_releases_a_bundle_of_its_best_epoch(undisturbed: SimpleNamespace) -> None:
     info = load_info(undisturbed.bundle)
     report, history = undisturbed.report, undisturbed.history
-    assert [row["epoch"] for row in history] == list(range(1, EPOCHS + 1))
-    for begin in (HEAD_EPOCHS, HEAD_EPOCHS + FINETUNE_EPOCHS):
-        assert history[begin + FINETUNE_EPOCHS - 1]["lr"] < history[begin + 2]["lr"]
-    assert report["best_epoch"] == EPOCHS  # only the last of four is in the last quarter
-    # The second fine-tuning began where the first one did, with another order of the images.
-    first, second = history[HEAD_EPOCHS], history[HEAD_EPOCHS + FINETUNE_EPOCHS]
-    before = history[HEAD_EPOCHS - 1]["val_loss"]
-    assert abs(first["val_loss"] - second["val_loss"]) < abs(before - history[-1]["val_loss"])
-    assert first["loss"] != second["loss"]
-    # Two networks in one graph: the tiny backbone and head twice.
-    assert info.num_parameters == 2 * (6_200 + 32 * 512 + 512 + 32_832 + 2_080 + 33)
+    assert [row["epoch"] for row in history] == list(range(1, HEAD_EPOCHS + FINETUNE_EPOCHS + 1))
+    assert history[-1]["lr"] < history[HEAD_EPOCHS + 2]["lr"]
+    best = history[report["best_epoch"] - 1]
+    late = history[HEAD_EPOCHS + FINETUNE_EPOCHS * 3 // 4 :]
+    assert best["val_auroc"] == max(row["val_auroc"] for row in late)
     assert info.training["finetune"] == "all"
     assert (info.test_time_views, info.threshold.rule) == (3, "youden-shifted")
 
@@ -227,7 +219,6 @@ def test_fine_tuning_starts_from_the_head_trained_on_cached_features(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     change = {"features": "cached", "views": 2, "finetune": "top:1", "test_time_views": 1}
-    change |= {"finetune_members": 1}
     spec = live_spec(phantoms, tmp_path).model_copy(update=change)
     recorder = Recorder()
 
