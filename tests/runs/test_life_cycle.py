@@ -55,7 +55,7 @@ class World:
         patch.setattr(finding, "_find", lambda spec, _, run, __: self.work(run))
         patch.setattr(scoring, "_score", lambda spec, _, opened, *__: self.work(opened.run))
         members = SimpleNamespace(size_px=64, bundles=(folder / "model",), hashes=["0"])
-        patch.setattr(scoring, "load_members", lambda _: members)
+        patch.setattr(scoring, "load_members", lambda *_: members)
         patch.setattr(ingesting, "_ingest", lambda *given: self.work(given[4]))
         self.text = "first"
 
