@@ -4,6 +4,7 @@ Nothing is started: files are listed and sized, the rest is arithmetic with the 
 `estimate.py`, each with its basis.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,6 +27,8 @@ from orchestrator.model.bundle_folder import newest_bundle
 
 THIS_MACHINE = "this machine"
 _MONTH = 30  # days
+_ALIVE = ("state", "=", "ALIVE")
+_JOIN_S = 10.0  # longest wait for a head to list itself
 _TRAINS = ("train", "tune", "compare", "find-lr")
 
 
@@ -141,8 +144,13 @@ def _dashboard_nodes(address: str) -> list[dict[str, float]]:
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException
 
+    until = time.monotonic() + _JOIN_S
     try:
-        live = list_nodes(address=address, filters=[("state", "=", "ALIVE")], limit=10_000)
+        # The head is a node itself; one that has just started does not list it for a moment.
+        while not (live := list_nodes(address=address, filters=[_ALIVE], limit=10_000)):
+            if time.monotonic() > until:
+                raise RuntimeError("it lists no node")
+            time.sleep(0.2)
     except (AuthenticationError, RayStateApiException, ConnectionError, RuntimeError) as error:
         reason = str(error).strip().partition(". ")[0].splitlines()[0]
         raise ClusterError(

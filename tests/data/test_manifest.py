@@ -229,7 +229,7 @@ def test_public_training_folder():
     assert table.num_rows == 5216
     assert table.column("label").to_pylist().count(0) == 1341
     assert table.column("label").to_pylist().count(1) == 3875
-    assert len(set(table.column("patient_id").to_pylist())) == 2846
+    assert len(set(table.column("patient_id").to_pylist())) == 3654
     assert table.column("patient_id").null_count == 0
     assert set(table.column("split").to_pylist()) == {"train"}
     assert table.column("code").null_count == 5216

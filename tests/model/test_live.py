@@ -10,7 +10,7 @@ from tests.model.worker_run import NUM_TRAIN, MemoryStore
 
 
 def batches_of(rank: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    store = MemoryStore()
+    store = MemoryStore(32)
     rows = np.arange(NUM_TRAIN)
     made = ImageBatches(store, rows, store.labels[rows], 8, 3, "light", rank, size)
     return list(made.epoch(2))
@@ -26,7 +26,7 @@ def test_global_batches_do_not_depend_on_the_number_of_workers() -> None:
 
 
 def test_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
-    store = MemoryStore()
+    store = MemoryStore(32)
     rows = np.arange(NUM_TRAIN)
     made = ImageBatches(store, rows, store.labels[rows], 8, 3, "none")
     epochs = [np.concatenate([images for images, _ in made.epoch(e)])[..., 0] for e in (0, 1)]

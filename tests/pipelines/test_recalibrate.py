@@ -150,7 +150,9 @@ def test_unlabelled_images_count_for_nothing_and_a_calibration_may_stay(
     trained: SimpleNamespace, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = [0, 1] * 100
-    logits = np.random.default_rng(0).normal(size=200) + 2 * np.array(labels)
+    own = load_info(trained.bundle).calibration
+    spread = np.random.default_rng(0).normal(size=200) + 2 * np.array(labels) - 1
+    logits = (spread - own.intercept) / own.slope
     score = scored_as([*labels, None], [*logits, 99.0])
     monkeypatch.setattr(recalibration, "score", score)
     found = run(trained, phantoms, tmp_path / "bundle", calibration="none", threshold="youden")

@@ -37,6 +37,7 @@ _MODEL = SimpleNamespace(
     bundles=(Path("model"),),
     hashes=["0" * 64],
     calibrations=(),
+    given=None,
     threshold=Threshold(0.5, "half"),
     facts=lambda: {"backbone": "tiny", "sha256": "0" * 64, "image_size": 64, "weights": "none"},
 )
@@ -82,7 +83,7 @@ def write(seed: int, name: str, inbox: Path, fields: dict[str, Any], waits: bool
     for change in CHANGES:
         setattr(os, change, _paused(getattr(os, change), chance))
     add_file(inbox, f"{name}.png")
-    scoring.load_members = lambda _: _MODEL  # type: ignore[assignment, return-value]
+    scoring.load_members = lambda *_: _MODEL  # type: ignore[assignment, return-value]
     scoring.ScoreStage = Stage  # type: ignore[assignment, misc]
     scoring.run_shards = run_shards  # type: ignore[assignment]
     session = SimpleNamespace(threads_per_worker=1)
