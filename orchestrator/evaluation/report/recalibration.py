@@ -151,7 +151,7 @@ def _need_line(need: Mapping[str, Any] | None) -> str:
             "said to be enough; the interval of the threshold shows how firm it is."
         )
     name, floor = need["of_class"], format_figure(need["floor"])
-    found = f"These are {need['found']:,}."
+    found = f"There are {need['found']:,} here."
     if need["needed"] is None:
         return f"No number of {name} images can hold a floor of {floor}. {found}"
     return (
