@@ -117,8 +117,10 @@ def test_two_workers_train_an_efficientnet_as_one_does(tmp_path: Path) -> None:
     one, again, two = (run_workers(tmp_path, n, 0.2, "EfficientNetB0", 64)[0] for n in (1, 1, 2))
     for name, array in one.weights.items():
         np.testing.assert_array_equal(again.weights[name], array, err_msg=name)
+    # Of 21 images that hardly differ in their logits, rounding turns a pair round: no AUROC.
     for ours, theirs in zip(one.history, two.history, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-4)
+        for name in ("loss", "val_loss", "val_log_loss"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-4), name
     for name, array in one.weights.items():
         np.testing.assert_allclose(two.weights[name], array, rtol=0, atol=1e-4, err_msg=name)
 
