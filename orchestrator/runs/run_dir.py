@@ -329,6 +329,8 @@ class RunDir:
             status: the new state.
             **fields: JSON-able additions, such as `error` or `spec_digest`.
         """
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        # Runs of a folder are in the order of their ends, and small ones end within one second.
+        unit = "milliseconds" if status == Status.SUCCEEDED else "seconds"
+        now = datetime.now(UTC).isoformat(timespec=unit)
         stored = self.load_status() | {"status": str(status), f"{status.lower()}_at": now}
         write_json(self.status, stored | fields)
