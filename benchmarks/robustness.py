@@ -149,7 +149,7 @@ def print_table(names: Sequence[str], rows: dict[tuple[str, str], list[dict[str,
 
 
 def main() -> None:
-    """Judges two bundles, or two recipes without each cohort."""
+    """Judges bundles, or recipes trained without each cohort."""
     here = Path(__file__).parent.parent
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     public = here.parent / "shared" / "data" / "kermany224" / "train"

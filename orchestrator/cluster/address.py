@@ -40,7 +40,7 @@ def check_answers(address: str) -> None:
     """
     if address.startswith(("http://", "https://")):
         raise SpecError(
-            f"{address} takes jobs alone: write a job file and run `orchestrator submit FILE`, or "
+            f"{address} only accepts jobs: write a job file and run `orchestrator submit FILE`, or "
             "run this command on a node of the cluster with RAY_ADDRESS=HOST:6379"
         )
     if address != "auto":

@@ -70,7 +70,8 @@ class Resources(Form):
         flag("Time limit of one shard, such as 2h.", CLUSTER, default="by its images, 30m or more"),
     ] = None
     max_wait: Annotated[
-        Duration, flag("Longest wait for room in the cluster, or for a lock.", CLUSTER)
+        Duration,
+        flag("Longest wait for room in the cluster, or for a lock.", CLUSTER, default="2h"),
     ] = timedelta(hours=2)
     wait_for_lock: Annotated[
         bool, flag("Wait while another process works in the output folder.", CLUSTER)

@@ -157,7 +157,10 @@ def run_shards_here(
                     f"shard {shard} ran into its time limit ({limit_s:,.0f} s); committed shards "
                     f"are kept: {LATE_ADVICE}, and run the same command again"
                 )
-            if (error := done.exception()) is not None:
+            error = done.exception()
+            if isinstance(error, OrchestratorError):
+                raise error
+            if error is not None:
                 raise describe_failure(shard, error) from error
             reporter.advance(done.result())
     finally:

@@ -113,7 +113,7 @@ def cross_validate(
         seed: of the division.
 
     Raises:
-        DataError: a class has fewer than two patients.
+        DataError: a class has fewer than two patients, or nearly all its images are of one.
     """
     from sklearn.model_selection import StratifiedGroupKFold  # takes two seconds to import
 
@@ -128,6 +128,11 @@ def cross_validate(
     probabilities, calls = np.empty(len(labels), np.float32), np.empty(len(labels), np.int8)
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     for others, held in folds.split(labels, labels, groups):
+        if len(np.unique(labels[others])) < 2:
+            raise DataError(
+                "nearly all images of a class are of one patient, so the operating point cannot be "
+                "judged on others: label images of more patients"
+            )
         point = choose_point(labels[others], logits[others], rule, kept)
         probabilities[held] = point.calibration.apply(logits[held])
         calls[held] = call_labels(probabilities[held], point.threshold.value)

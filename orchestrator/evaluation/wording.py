@@ -24,11 +24,11 @@ METRIC_TITLES = {
 _SYNONYMS = {"recall": "sensitivity", "precision": "ppv"}
 NO_FIGURE = "–"
 _RULES = {
-    "youden": "highest sensitivity + specificity (Youden's index) on validation images",
+    "youden": "highest sensitivity + specificity (Youden's index) on {images}",
     "youden-smoothed": "highest sensitivity + specificity (Youden's index) of the smoothed "
-    "distributions of validation images",
-    "accuracy": "highest accuracy on validation images",
-    "f1": "highest F1 on validation images",
+    "distributions of {images}",
+    "accuracy": "highest accuracy on {images}",
+    "f1": "highest F1 on {images}",
     "fixed": "given by the user",
 }
 
@@ -119,7 +119,7 @@ def seeds_note(num_seeds: int) -> str:
         )
     return (
         "Each model was trained once: the intervals count the patients and leave out the chance "
-        "of training, so another seed may turn a small difference round."
+        "of training, so another seed may reverse a small difference."
     )
 
 
@@ -136,4 +136,4 @@ def describe_rule(rule: str, images: str = "validation images") -> str:
     if name in ("sensitivity", "specificity") and floor:
         other = "specificity" if name == "sensitivity" else "sensitivity"
         return f"highest {other} with a {name} of at least {floor} on {images}"
-    return _RULES.get(rule, rule).replace("validation images", images)
+    return _RULES[rule].format(images=images) if rule in _RULES else rule

@@ -58,7 +58,7 @@ def _head(launcher: Launcher) -> Iterator[Finding]:
             "and a lost one does not come back",
             "write RAY_enable_autoscaler_v2=0 before `ray start`",
         )
-    if not re.search(r"\bAUTOSCALER_NODE_START_WAIT_S=\d{6}", command):
+    if not re.search(r"\bAUTOSCALER_NODE_START_WAIT_S=[\"']?\d{6}", command):
         yield Finding(
             _HEAD,
             "a machine that is off for 15 minutes is left out until the next `ray up`",

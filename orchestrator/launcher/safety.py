@@ -127,7 +127,7 @@ def _paths(launcher: Launcher) -> Iterator[Finding]:
         for path in re.findall(r"(?<![\w.:~$}*])/[\w./-]+", " ".join(commands)):
             found = "/".join(path.split("/")[: depth + 1])
             is_near = get_close_matches(found, [shared], 1, 0.8) if shared else []
-            if is_near and found != shared and found not in seen:
+            if is_near and not found.startswith(shared) and found not in seen:
                 seen.add(found)
                 yield Finding(key, f"{found} is not the shared storage", f"write {shared}")
 

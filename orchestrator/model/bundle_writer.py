@@ -115,5 +115,6 @@ def _finish(folder: Path, info: BundleInfo, texts: Mapping[str, str]) -> BundleI
         for name in names
     }
     written = info.model_copy(update={"files": files})
+    written._stored = None  # a copy would keep that of the bundle it was read from
     write_text(folder / INFO_FILE, written.model_dump_json(indent=2) + "\n")
     return written

@@ -50,9 +50,13 @@ def _chosen_on(info: "BundleInfo") -> str:
     bounds = format_range(found.threshold.as_dict())
     return (
         f"**Recalibrated** on {found.date}: {fitted} chosen on "
-        f"{found.num_images:,} labelled images{patients} ({counts}), and not on those of the "
-        f"training; the network is that of the bundle `{info.parent}`."
-        + (f" On other patients as many the threshold would lie in {bounds}." if bounds else "")
+        f"{found.num_images:,} labelled images{patients} ({counts}), and not on the training "
+        f"data; the network is that of the bundle `{info.parent}`."
+        + (
+            f" Chosen on as many other patients, it would lie in {bounds} (95% interval)."
+            if bounds
+            else ""
+        )
     )
 
 

@@ -164,6 +164,7 @@ def _release(
             "threshold": info.threshold.value,
             "threshold_rule": info.threshold.rule,
             "calibration": asdict(info.calibration),
+            "recalibrated": info.recalibration is not None,
         },
         before=before,
         after=after,
@@ -175,8 +176,6 @@ def _release(
         warnings=warnings,
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
     )
-    for line in report["warnings"]:
-        reporter.say(f"warning: {line}")
     page = render_recalibration_html(report)
     write_json(run.report_json, report)
     write_text(run.report_html, page)

@@ -36,7 +36,10 @@ def test_an_address_is_the_one_given_or_of_the_environment(
         ("10.0.0.1", "expected HOST:PORT"),
         ("10.0.0.1:head", "expected HOST:PORT"),
         ("10.0.0.1:99999", "expected HOST:PORT"),
-        ("http://10.0.0.1:8265", "takes jobs alone: write a job file and run `orchestrator submit"),
+        (
+            "http://10.0.0.1:8265",
+            "only accepts jobs: write a job file and run `orchestrator",
+        ),
     ],
 )
 def test_what_is_no_address_of_a_head_is_told_apart(address: str, message: str) -> None:

@@ -89,6 +89,7 @@ def test_an_error_of_the_stage_arrives_as_it_was_and_closes_it(tmp_path: Path) -
     with pytest.raises(DataError) as caught:
         run(lambda: stage, tmp_path)
     assert str(caught.value) == "received x; expected y; do z"
+    assert caught.value.__cause__ is None  # not itself: a circle
     assert stage.num_closed == 1
 
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -135,8 +136,9 @@ class DecoderPool:
             while task := self._tasks.get_nowait():
                 task.future.cancel()
         self._tasks.put(None)  # for all threads
+        until = time.monotonic() + _EXIT_S
         for thread in self._threads:
-            thread.join(_EXIT_S)
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _drive(self) -> None:
         """Keeps one process supplied with files, and replaces it when it is lost."""

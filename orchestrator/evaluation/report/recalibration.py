@@ -112,7 +112,10 @@ def render_recalibration_html(report: Mapping[str, Any]) -> str:
             {
                 "bundle": parent["sha256"],
                 "threshold": parent["threshold"],
-                "threshold chosen by": describe_rule(parent["threshold_rule"]),
+                "threshold chosen by": describe_rule(
+                    parent["threshold_rule"],
+                    _OF_IMAGES if parent["recalibrated"] else "validation images",
+                ),
                 "calibration": parent["calibration"],
             }
         ),
@@ -133,14 +136,12 @@ def _too_few(need: Need | None) -> list[str]:
     if need is None or need.enough:
         return []
     wanted = (
-        "no number of images is enough for it"
+        "no number of images is enough for it: choose a floor below 1"
         if need.needed is None
-        else f"it needs {need.of_class} images of {need.needed:,} patients"
+        else f"it needs {need.of_class} images of {need.needed:,} patients, and there are "
+        f"{need.found:,}: label more"
     )
-    return [
-        f"too few images for a floor of {need.floor:g}: {wanted}, and there are {need.found:,}; "
-        "on other patients the floor may not be met"
-    ]
+    return [f"on other patients the floor of {need.floor:g} may not be met: {wanted}"]
 
 
 def _need_line(need: Mapping[str, Any] | None) -> str:
