@@ -18,7 +18,7 @@ from orchestrator.cli.schedule_jobs import (
     list_usable,
     open_ledger,
 )
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, counted
 
 if TYPE_CHECKING:
     from orchestrator.config.cron import Ticks
@@ -50,7 +50,7 @@ def resume(job: JobName, jobs: Jobs = JOBS, ledger: LedgerFile = None) -> None:
 
 
 def trigger(job: JobName, jobs: Jobs = JOBS, ledger: LedgerFile = None) -> None:
-    """Run a job now, once, as a tick of its own; overlap of the job's schedule counts."""
+    """Run a job now, once, as a tick of its own; the job's `overlap` setting applies."""
     book, _ = _open_to_run(job, jobs, ledger)
     now = datetime.now(UTC)
     tick = book.trigger(job, now)
@@ -70,13 +70,13 @@ def backfill(
 
     book, ticks = _open_to_run(job, jobs, ledger)
     if isinstance(ticks, After):
-        raise SpecError(f"{job} is due {ticks.cron} and has no ticks of its own; backfill that one")
+        raise SpecError(f"{job} runs {ticks.cron} and has no ticks of its own; backfill that job")
     now = datetime.now(UTC)
     start, end = _moment("--from", since, ticks), _moment("--to", until, ticks)
     if start > end:
-        raise SpecError(f"--from {since} is later than --to {until}; exchange them")
+        raise SpecError(f"--from {since} is later than --to {until}; swap them")
     if end > now:
-        raise SpecError(f"--to {until} has not come yet; ticks to come run by themselves")
+        raise SpecError(f"--to {until} is in the future; future ticks run on schedule")
     if end - start > _LONGEST_SPAN:
         raise SpecError(f"--from {since} is more than ten years before --to; narrow the span")
     due = list(islice(ticks.between(start - timedelta(seconds=1), end), _MOST_RUNS + 1))
@@ -88,14 +88,17 @@ def backfill(
         raise SpecError(f"{job} ({ticks.cron}) has no tick from {since} to {until}; widen the span")
     found = book.backfill(job, due, now)
     if not found:
-        write_line(f"nothing to run: each of the {len(due)} tick(s) of {job} there has its run")
+        write_line(
+            f"nothing to run: {job} has a run for each of {counted(len(due), 'tick')}, finished or "
+            f"not; a failed one is not repeated: `orchestrator schedule trigger {job}` runs it now"
+        )
         return
     write_line(
-        f"requested: {len(found)} run(s) of {job}, for its ticks from {found[0]:%Y-%m-%d %H:%M} to "
-        f"{found[-1]:%Y-%m-%d %H:%M} UTC, one after another"
+        f"requested: {counted(len(found), 'run')} of {job}, for its ticks from "
+        f"{found[0]:%Y-%m-%d %H:%M} to {found[-1]:%Y-%m-%d %H:%M} UTC, one after another"
     )
     if len(found) < len(due):
-        write_line(f"{len(due) - len(found)} tick(s) between have their run already")
+        write_line(f"left out: {counted(len(due) - len(found), 'tick')} with a run already")
     _say_who_runs(book, job, now)
 
 
@@ -135,12 +138,13 @@ def _moment(option: str, text: str, ticks: "Ticks") -> datetime:
     """Returns an instant as given; without an offset it is in the job's time zone."""
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        local = found if found.tzinfo else found.replace(tzinfo=ZoneInfo(ticks.timezone))
+        return local.astimezone(UTC)  # differences within a zone are those of its wall clock
+    except (ValueError, OverflowError):
         raise SpecError(f"{option} {text[:60]!r} is no time; expected one {_MOMENT}") from None
-    return found if found.tzinfo else found.replace(tzinfo=ZoneInfo(ticks.timezone))
 
 
 def _say_who_runs(book: "Ledger", job: str, now: datetime) -> None:
     if not book.is_led(now):
-        tell("no scheduler leads this ledger now; it runs once one does: orchestrator schedule run")
+        tell("no scheduler is running on this ledger; start one with `orchestrator schedule run`")
     tell(f"`orchestrator schedule history {job}` shows what becomes of it")

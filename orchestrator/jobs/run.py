@@ -54,7 +54,8 @@ def run_job(
     if not wait:
         jobs = connection.get(start=False)
         if jobs is not None and connection.cluster != LOCAL:
-            _check_seen(jobs, submission_id)
+            with contextlib.suppress(ClusterError):  # it was taken, whatever this look finds
+                _check_seen(jobs, submission_id)
         return view_job(jobs, submission_id)
     for left in range(job.retries, -1, -1):
         view = _wait(connection, submission_id, job.timeout, say)

@@ -3,11 +3,12 @@
 A run that wrote `_SUCCESS` is never shown as failed, and one whose driver is gone never as running.
 """
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import ClusterError, SpecError
 from orchestrator.jobs.client import JobInfo, Jobs
 from orchestrator.jobs.records import End, Record, keep_end, load_end, load_record, load_records
 from orchestrator.jobs.submit import next_try
@@ -157,7 +158,9 @@ def _keep_end(
         and view.status is not Status.SUCCEEDED
         and not load_end(view.submission_id)
     ):
-        reason = load_error(jobs, view) or view.reason
+        reason = view.reason
+        with contextlib.suppress(ClusterError):  # its log may have gone with its node
+            reason = load_error(jobs, view) or reason
         keep_end(view.submission_id, End(view.status, reason, view.exit_code))
 
 

@@ -166,8 +166,7 @@ class Decider:
         """Writes one job's verdicts; ticks decided together queue behind one another."""
         name = plan.job.name
         before = skips = self._declared.rows[name].skips
-        if plan.placed:
-            replace_runs(write, plan.replaced, max(plan.placed))
+        newest = None
         for each in plan.verdicts:
             tick = each.tick
             if each.skip_reason is not None:
@@ -180,6 +179,10 @@ class Decider:
                 if tick in plan.impossible:
                     reason = fail(write, plan.job, name, tick, plan.impossible[tick])
                     self._leadership.say(f"{run_key(name, tick)}: {TickState.FAILED}: {reason}")
+                else:
+                    newest = tick
+        if newest is not None:  # and not for a tick that a backfill had asked for already
+            replace_runs(write, plan.replaced, newest)
         last = plan.verdicts[-1]
         write.advance(name, last.tick, skips)
         if before < plan.schedule.notify_after_skips <= skips:

@@ -8,7 +8,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from orchestrator.cli import schedule_requests
 from orchestrator.cli.schedule import app
+from orchestrator.config.cron import Ticks
 from orchestrator.config.load import load_job
 from orchestrator.errors import SpecError
 from orchestrator.runs.run_dir import RunDir
@@ -84,7 +86,7 @@ def test_pause_and_resume(folder: Path) -> None:
 def test_trigger_requests_one_run_and_says_who_runs_it(folder: Path) -> None:
     done = run("trigger", "nightly")
     assert done.stdout.startswith("requested: nightly, as its tick of ")
-    assert "no scheduler leads this ledger now" in done.stderr
+    assert "no scheduler is running on this ledger" in done.stderr
     ledger = Ledger(folder / "state" / "ledger.sqlite3")
     (requested,) = ledger.requested()
     assert (requested.job, requested.origin) == ("nightly", "trigger")
@@ -103,18 +105,18 @@ def test_backfill_says_how_many_ticks_it_runs(folder: Path) -> None:
     span = ("--from", "2026-03-01", "--to", "2026-03-04T02:00")
     done = run("backfill", "nightly", *span)
     assert done.stdout == (  # 02:00 in Shanghai is 18:00 UTC
-        "requested: 4 run(s) of nightly, for its ticks from 2026-02-28 18:00 to 2026-03-03 18:00 "
+        "requested: 4 runs of nightly, for its ticks from 2026-02-28 18:00 to 2026-03-03 18:00 "
         "UTC, one after another\n"
     )
     ledger = Ledger(folder / "state" / "ledger.sqlite3")
     assert {run.origin for run in ledger.requested()} == {"backfill"}
     assert (
-        "each of the 4 tick(s) of nightly there has its run"
+        "nothing to run: nightly has a run for each of 4 ticks"
         in run("backfill", "nightly", *span).stdout
     )
     more = run("backfill", "nightly", "--from", "2026-03-04", "--to", "2026-03-05T18:00Z").stdout
-    assert "requested: 2 run(s)" in more
-    assert "1 tick(s) between have their run already" in more
+    assert "requested: 2 runs" in more
+    assert "left out: 1 tick with a run already" in more
     assert len(ledger.requested()) == 6
 
 
@@ -122,12 +124,12 @@ def test_backfill_says_how_many_ticks_it_runs(folder: Path) -> None:
     ("job", "since", "until", "message"),
     [
         ("nightly", "2026-03-02", "2026-03-01", "is later than --to"),
-        ("nightly", "2026-03-02", "2999-03-01", "has not come yet"),
+        ("nightly", "2026-03-02", "2999-03-01", "is in the future"),
         ("nightly", "1970-01-01", "2026-03-01", "more than ten years"),
         ("nightly", "yesterday", "2026-03-01", "--from 'yesterday' is no time; expected one such"),
         ("nightly", "2026-03-01T03:00", "2026-03-01T04:00", "has no tick from 2026-03-01T03:00"),
         ("hourly", "2026-01-01", "2026-03-01", "more than 1,000 ticks"),
-        ("follower", "2026-01-01", "2026-03-01", "is due after nightly and has no ticks of its"),
+        ("follower", "2026-01-01", "2026-03-01", "runs after nightly and has no ticks of its"),
         ("nobody", "2026-01-01", "2026-03-01", "no scheduled job is named nobody"),
     ],
 )
@@ -276,3 +278,10 @@ def test_the_ledger_is_outside_the_working_folder_unless_named(
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "elsewhere"))
     run("pause", "nightly")
     assert (folder / "elsewhere" / "orchestrator" / "schedule.sqlite3").exists()
+
+
+def test_a_span_begins_with_its_first_tick_on_the_day_the_clocks_go_forward() -> None:
+    ticks = Ticks("0 3 * * *", "America/New_York")
+    start = schedule_requests._moment("--from", "2026-03-08T03:00", ticks)
+    second = timedelta(seconds=1)
+    assert list(ticks.between(start - second, start)) == [datetime(2026, 3, 8, 7, tzinfo=UTC)]
