@@ -124,3 +124,10 @@ def test_a_rule_without_a_floor_promises_nothing() -> None:
     labels, _, groups = make_site(10)
     assert count_needed(labels, groups, "youden-smoothed") is None
     assert count_needed(labels, groups, "0.5") is None
+
+
+def test_a_class_of_nearly_one_patient_cannot_be_judged_on_others() -> None:
+    labels = np.array([0] * 6 + [1, 0, 1], np.int8)
+    groups = np.array([0] * 6 + [1, 2, 2])
+    with pytest.raises(DataError, match="nearly all images of a class are of one patient"):
+        cross_validate(labels, np.arange(9.0), groups, "youden")
