@@ -13,6 +13,7 @@ Over 300 lines: every read of the file is here.
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +44,8 @@ from orchestrator.schedule.tables import (
     split_statements,
 )
 from orchestrator.schedule.writes import Writes, find_free_tick
+
+_BUSY_S = 30.0  # longest wait for another process's write
 
 
 class Superseded(Exception):
@@ -90,11 +93,23 @@ class Ledger:
             make_folder(path.parent)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             sync_folder(path.parent)
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+            self._use_wal()
             self._db.execute("PRAGMA synchronous = FULL")  # an intent survives a power cut
             self._prepare()
             self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _use_wal(self) -> None:
+        """Sets the journal's mode, for which SQLite does not wait where another one is writing."""
+        until = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
 
     def _prepare(self) -> None:
         with self._transaction():

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import re
 import sqlite3
@@ -151,10 +152,20 @@ def test_a_lease_from_before_the_clock_went_back_does_not_lock_everybody_out(
     assert ledger.acquire("b", NOW, 15.0) is not None
 
 
+def test_a_new_ledger_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.2, lambda: other.execute("COMMIT")).start()
+    with contextlib.closing(Ledger(path)) as ledger:
+        assert ledger.jobs() == {}
+    other.close()
+
+
 def test_only_one_of_many_that_try_at_once_leads(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     leases = []
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(8, timeout=60)
 
     def attempt(name: str) -> None:
         own = Ledger(path)
