@@ -53,6 +53,10 @@ def score_summary(result: Any) -> list[str]:
     rows += [(f"  called {name}", f"{n:,}") for name, n in counts["called"].items()]
     rows.append(("rejected", f"{counts['rejected']:,}"))
     rows += [(f"  {code}", f"{n:,}") for code, n in counts["rejected_by_code"].items()]
+    scope = report.get("scope") or {"out_of_scope": 0, "populations": ()}
+    if scope["out_of_scope"]:
+        rows.append(("out of scope", f"{scope['out_of_scope']:,}"))
+        rows += [(f"  {code}", f"{n:,}") for code, n in scope["by_code"].items()]
     if counts["ignored"]:
         rows.append(("ignored, no input", f"{counts['ignored']:,}"))
     known = counts["scored_before"] + counts["rejected_before"]
@@ -68,6 +72,7 @@ def score_summary(result: Any) -> list[str]:
     if own := report.get("overridden_threshold"):
         given = f"{report['threshold']:.4f}, given for this run"
         parts.append(f"threshold    {given}; the model's own is {own['value']:.4f}")
+    parts += [f"made for     {population}" for population in scope["populations"]]
     parts.append(f"predictions  {result.run / 'predictions'}")
     if counts["rejected"]:
         parts.append(f"rejected     {result.run / 'rejected.parquet'}")

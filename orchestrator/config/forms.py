@@ -1,14 +1,15 @@
 """What the forms of several commands share: limits on input files, a training's data and recipe."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ValidationInfo, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from orchestrator.config.fields import (
     DATA,
     FINETUNING,
     LIMITS,
     MODEL,
+    SCORING,
     STORED,
     TRAINING,
     Alpha,
@@ -105,9 +106,25 @@ class TrainingForm(ListingForm):
         return self
 
 
+OutOfScope = Annotated[
+    Literal["mark", "reject"],
+    flag("Images unlike those that the model was trained on: mark or reject them.", SCORING),
+]
+
+
 class RecipeForm(TrainingForm):
     """What `train` and `compare` take besides: augmentation, loss and head, and fine-tuning."""
 
+    population: Annotated[
+        Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")] | None,
+        flag(
+            "Whom the images are of, such as 'children, 1 to 5 years, one site'; the model and "
+            "reports of what it scores repeat it.",
+            DATA,
+            default="not stated",
+            metavar="<text>",
+        ),
+    ] = None
     augmentation: Augmentation = "paper"
     lr: HeadRate = 0.001
     alpha: Alpha = "auto"

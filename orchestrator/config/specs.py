@@ -47,7 +47,7 @@ from orchestrator.config.fields import (
     Weights,
     flag,
 )
-from orchestrator.config.forms import DecodeLimits, RecipeForm, TrainingForm
+from orchestrator.config.forms import DecodeLimits, OutOfScope, RecipeForm, TrainingForm
 from orchestrator.config.listing import ListingForm
 
 
@@ -123,7 +123,7 @@ class FindLrSpec(TrainSpec):
     UNUSED: ClassVar[frozenset[str]] = frozenset(
         {
             *("epochs", "patience", "features", "objective", "lr", "threshold", "calibration"),
-            *("test_time_views", "precision", "mlflow", "weight_decay", "ema"),
+            *("test_time_views", "precision", "mlflow", "weight_decay", "ema", "population"),
             *("finetune", "finetune_epochs", "finetune_lr", "finetune_warmup"),
         }
     )
@@ -236,6 +236,7 @@ class ScoreSpec(ListingForm):
     )
     threshold: GivenThreshold = None
     max_rejected_fraction: MaxRejected = 1.0
+    out_of_scope: OutOfScope = "mark"
     allow_empty: Annotated[
         bool, flag("Accept an input that holds no files.", DATA, decides=False)
     ] = False

@@ -60,6 +60,9 @@ PREDICTIONS = pa.schema(
         ("height_px", pa.int32()),
         ("grey_rule", pa.string()),
         ("decode_notes", pa.string()),
+        # `in_scope`, or words of `evaluation.scope.SCOPE_CODES` joined by commas; null where the
+        # model does not say what it is for
+        ("scope", pa.string()),
         ("logit", pa.float32()),
         ("probability", pa.float32()),  # calibrated, of PNEUMONIA
         ("predicted", pa.int8()),

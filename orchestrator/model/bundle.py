@@ -3,6 +3,7 @@
     model.keras      the network, images to probability
     openvino.xml     what scores: images to logit, for CPU workers, with openvino.bin
     README.md        the model card
+    scope.json       what its training images were like, to mark others by; not in older bundles
     bundle.json      what it is, and the SHA-256 of every other file; written last
 
 A folder without `bundle.json` is not a bundle, so a half-written one is never used. Reading the
@@ -29,11 +30,14 @@ from orchestrator.runs.atomic import digest, sha256_file
 if TYPE_CHECKING:
     import keras
 
+    from orchestrator.evaluation.scope import ScopeReference
+
 SCHEMA_VERSION = 1
 MODEL_FILE = "model.keras"
 IR_FILE = "openvino.xml"
 IR_WEIGHTS_FILE = "openvino.bin"
 CARD_FILE = "README.md"
+SCOPE_FILE = "scope.json"
 REQUIRED_FILES = (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE, CARD_FILE)
 
 _LISTABLE = frozenset({".keras", ".xml", ".bin", ".md", ".json", ".html", ".svg", ".yaml"})
@@ -68,6 +72,7 @@ class TrainingData(_Form):
 
     fingerprint: str
     counts: dict[str, dict[str, int]]
+    population: str | None = None  # whom the images are of, in the words of who trained it
 
 
 class Recalibration(_Form):
@@ -155,6 +160,25 @@ def load_info(folder: Path) -> BundleInfo:
         _check_file(folder / name, entry)
     check_keras_file(folder / MODEL_FILE)
     return info
+
+
+def load_scope(folder: Path) -> "ScopeReference | None":
+    """Returns what a bundle's training images were like; None where it does not say.
+
+    Its hash is verified by `load_info`, not here.
+
+    Raises:
+        BundleError: not a bundle, or the file cannot be read.
+    """
+    from orchestrator.evaluation.scope import ScopeReference
+
+    if SCOPE_FILE not in _read_info(folder / INFO_FILE).files:
+        return None
+    path = folder / SCOPE_FILE
+    try:
+        return ScopeReference.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read; copy the bundle again") from error
 
 
 def load_network(folder: Path) -> "keras.Model":

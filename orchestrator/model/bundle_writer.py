@@ -4,7 +4,7 @@ Its network is a trained one, or that of another bundle.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from orchestrator.model.bundle import (
     IR_WEIGHTS_FILE,
     MODEL_FILE,
     REQUIRED_FILES,
+    SCOPE_FILE,
     BundleInfo,
     FileEntry,
     _check_name,
@@ -81,12 +82,13 @@ def copy_bundle(
         ClusterError: the file system refused a write.
     """
     texts = _begin(folder, info, extra)
-    for name in (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE):
+    scope = [SCOPE_FILE] if SCOPE_FILE in info.files else []
+    for name in (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE, *scope):
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(parent / name, temporary)
         if sha256_file(folder / name) != info.files[name].sha256:
             raise BundleError(f"{parent / name} was changed meanwhile; copy the bundle again")
-    return _finish(folder, info, texts)
+    return _finish(folder, info, texts, scope)
 
 
 def _begin(folder: Path, info: BundleInfo, extra: Mapping[str, str] | None) -> dict[str, str]:
@@ -103,11 +105,13 @@ def _begin(folder: Path, info: BundleInfo, extra: Mapping[str, str] | None) -> d
     return texts
 
 
-def _finish(folder: Path, info: BundleInfo, texts: Mapping[str, str]) -> BundleInfo:
+def _finish(
+    folder: Path, info: BundleInfo, texts: Mapping[str, str], copied: Sequence[str] = ()
+) -> BundleInfo:
     """Writes the text files and, last, what the bundle is."""
     for name, text in texts.items():
         write_text(folder / name, text)
-    names = sorted({*REQUIRED_FILES, *texts})
+    names = sorted({*REQUIRED_FILES, *texts, *copied})
     files = {
         name: FileEntry(
             sha256=sha256_file(folder / name), size_bytes=(folder / name).stat().st_size

@@ -81,7 +81,11 @@ def _counts(info: "BundleInfo") -> str:
     for split, by_class in info.data.counts.items():
         numbers = [by_class.get(name, 0) for name in info.class_names]
         rows.append([split, *(f"{number:,}" for number in (*numbers, sum(numbers)))])
-    return _table(header, rows) + f"\n\nFingerprint: `{info.data.fingerprint}`"
+    population = info.data.population or "not stated"
+    return (
+        _table(header, rows)
+        + f"\n\nPopulation: {population}\n\nFingerprint: `{info.data.fingerprint}`"
+    )
 
 
 def _metrics(info: "BundleInfo") -> str:
@@ -126,7 +130,8 @@ def _limits(info: "BundleInfo") -> str:
             "- Figures hold for images like those it was trained on. Another hospital, machine, "
             "age group or view can lower them: measure on your own labelled images first.",
             "- It tells two classes apart and knows no other finding; an image that is not a "
-            "frontal chest X-ray gets a probability too.",
+            "frontal chest X-ray gets a probability too. Scoring marks most of these: `scope.json` "
+            "holds what the training images were like.",
             f"- {chosen}",
             "- Labels are those of the data set; their errors are in every figure.",
         ]

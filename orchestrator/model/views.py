@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import SpecError
-from orchestrator.model.network import logit_model
+from orchestrator.model.network import HEAD_LAYERS, logit_model
 
 if TYPE_CHECKING:
     import keras
@@ -12,7 +12,9 @@ CLOSER = 0.9  # share of the side that the closer view shows
 FARTHER = 1.15  # side of the farther view, its border black
 
 
-def scoring_model(network: "keras.Model", num_views: int) -> "keras.Model":
+def scoring_model(
+    network: "keras.Model", num_views: int, *, with_features: bool = False
+) -> "keras.Model":
     """Returns what scores an image: the logit of a network, or the mean logit of three views.
 
     Zoom differs from one site to the next; the mean over it steadied the results on images unlike
@@ -21,9 +23,10 @@ def scoring_model(network: "keras.Model", num_views: int) -> "keras.Model":
     Args:
         network: a model of `build_network`; its layers are shared with the result.
         num_views: 1, or 3 for the plain, a closer and a farther view.
+        with_features: whether the pooled features, of three views their mean, follow the logit.
 
     Returns:
-        A model from images [None, S, S, 1] to logit float32 [None, 1].
+        A model from images [None, S, S, 1] to float32 [None, 1], the logit, or [None, 1 + D].
 
     Raises:
         SpecError: another number of views.
@@ -31,6 +34,12 @@ def scoring_model(network: "keras.Model", num_views: int) -> "keras.Model":
     import keras
 
     single = logit_model(network)
+    if with_features:
+        pooled = network.get_layer(HEAD_LAYERS[0]).input
+        joined = keras.layers.Concatenate(name="logit_features", dtype="float32")(
+            [single.output, pooled]
+        )
+        single = keras.Model(network.input, joined, name=single.name)
     if num_views == 1:
         return single
     if num_views != 3:

@@ -48,10 +48,35 @@ def test_both_engines_score_three_views_alike(
     network: keras.Model, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    model = scoring_model(network, 3)
-    engine = build_engine(model, 1, 4)
+    engine = build_engine(network, 3, 1, 4)
     assert engine.name == "openvino"
-    np.testing.assert_allclose(engine.logits(images), keras_engine(model).logits(images), atol=1e-4)
+    model = keras_engine(scoring_model(network, 3), batch_size=4)
+    np.testing.assert_allclose(engine.logits(images), model.logits(images), atol=1e-4)
+    joined = scoring_model(network, 3, with_features=True)
+    both = keras_engine(joined, batch_size=4, with_features=True).predict(images)
+    assert both.shape == (len(images), 1 + engine.num_features)
+    np.testing.assert_allclose(engine.predict(images), both, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_views", [1, 3])
+def test_features_beside_the_logit_are_those_of_the_backbone(
+    network: keras.Model, images: np.ndarray, num_views: int
+) -> None:
+    joined = scoring_model(network, num_views, with_features=True)
+    both = keras_engine(joined, with_features=True)
+    np.testing.assert_allclose(
+        both.logits(images),
+        keras_engine(scoring_model(network, num_views)).logits(images),
+        atol=1e-6,
+    )
+    pooled = keras.Model(network.input, network.get_layer("dropout_512").input)
+    seen = keras_engine(pooled).predict(images)
+    found = both.predict(images)[:, 1:]
+    assert found.shape == seen.shape
+    if num_views == 1:
+        np.testing.assert_allclose(found, seen, atol=1e-6)
+    else:
+        assert 0 < np.abs(found - seen).max() < np.abs(seen).max()
 
 
 def test_other_numbers_of_views() -> None:

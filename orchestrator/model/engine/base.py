@@ -61,9 +61,10 @@ class Engine:
         size_px: height and width of the images it takes, px.
         batch_size: images a call of the network.
         num_outputs: numbers an image gives: 1 for a classifier's logit, D for a backbone.
+        num_features: pooled features that follow each logit where they were asked for, or 0.
         num_streams: batches computed at a time.
-        run_batch: uint8 [batch_size, size_px, size_px] -> float32 [batch_size, num_outputs], from
-            as many threads at a time as there are streams.
+        run_batch: uint8 [batch_size, size_px, size_px] -> float32 [batch_size, num_outputs +
+            num_features], from as many threads at a time as there are streams.
     """
 
     name: EngineName
@@ -73,6 +74,7 @@ class Engine:
     num_outputs: int
     num_streams: int
     run_batch: Callable[[Array], Array]
+    num_features: int = 0
     _threads: ThreadPoolExecutor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -108,14 +110,14 @@ class Engine:
             images: uint8 [N, size_px, size_px], any N.
 
         Returns:
-            float32 [N, num_outputs], in the order of the images.
+            float32 [N, num_outputs + num_features], in the order of the images.
 
         Raises:
             SpecError: the images have another shape or dtype.
         """
         starts = range(0, len(images), self.batch_size)
         futures = [self.submit(images[start : start + self.batch_size]) for start in starts]
-        outputs = np.empty((len(images), self.num_outputs), np.float32)
+        outputs = np.empty((len(images), self.num_outputs + self.num_features), np.float32)
         for start, future in zip(starts, futures, strict=True):
             outputs[start : start + self.batch_size] = future.result()
         return outputs
@@ -127,7 +129,7 @@ class Engine:
             images: uint8 [N, size_px, size_px], N <= batch_size; not to be changed until done.
 
         Returns:
-            The outputs to come, float32 [N, num_outputs].
+            The outputs to come, float32 [N, num_outputs + num_features].
 
         Raises:
             SpecError: the images have another shape or dtype.

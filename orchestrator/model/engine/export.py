@@ -20,6 +20,7 @@ from orchestrator.model.engine.base import BACKBONE_FILE, Array, Engine, resolve
 from orchestrator.model.engine.keras import keras_engine
 from orchestrator.model.engine.openvino import openvino_engine
 from orchestrator.model.keras_file import last_line, load_keras_file
+from orchestrator.model.views import scoring_model
 from orchestrator.runs.atomic import atomic_path, write_errors
 
 if TYPE_CHECKING:
@@ -52,11 +53,14 @@ def export_backbone(backbone: "keras.Model", folder: Path, num_threads: int | No
     return difference
 
 
-def build_engine(model: "keras.Model", num_threads: int, batch_size: int) -> Engine:
-    """Returns the engine that `load_engine` would choose, for a model in memory.
+def build_engine(
+    network: "keras.Model", num_views: int, num_threads: int, batch_size: int
+) -> Engine:
+    """Returns the engine that `load_engine` would choose, for a model in memory, with features.
 
     Args:
-        model: as `export_ir` takes it.
+        network: a model of `build_network`.
+        num_views: its test-time views.
         num_threads: CPU threads.
         batch_size: images a call.
 
@@ -64,11 +68,12 @@ def build_engine(model: "keras.Model", num_threads: int, batch_size: int) -> Eng
         BundleError: the OpenVINO export disagrees with Keras.
     """
     if resolve_engine("auto") == "keras":
-        return keras_engine(model, batch_size=batch_size)
+        model = scoring_model(network, num_views, with_features=True)
+        return keras_engine(model, batch_size=batch_size, with_features=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
-        export_ir(model, path, num_threads)
-        return openvino_engine(path, num_threads, "f32", batch_size)
+        export_ir(scoring_model(network, num_views), path, num_threads)
+        return openvino_engine(path, num_threads, "f32", batch_size, with_features=True)
 
 
 def export_ir(model: "keras.Model", path: Path, num_threads: int | None = None) -> float:

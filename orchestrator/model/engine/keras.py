@@ -24,7 +24,11 @@ _TF32_SWITCH = threading.Lock()
 
 
 def keras_engine(
-    model: "keras.Model", precision: str = "f32", batch_size: int | None = None
+    model: "keras.Model",
+    precision: str = "f32",
+    batch_size: int | None = None,
+    *,
+    with_features: bool = False,
 ) -> Engine:
     """Wraps a Keras model that is in memory; it runs on Keras's backend.
 
@@ -33,6 +37,8 @@ def keras_engine(
             For another precision than f32 its layers' policies are changed in place.
         precision: as `load_engine` takes it.
         batch_size: images a call of the network, >= 1; None for 32.
+        with_features: whether the model gives pooled features after its logit, as
+            `views.scoring_model` makes it.
 
     Returns:
         The engine.
@@ -58,7 +64,9 @@ def keras_engine(
             return np.asarray(model.predict_on_batch(images[..., np.newaxis]), np.float32)
 
     size_px, num_outputs = int(model.input_shape[1]), int(model.output_shape[-1])
-    return Engine("keras", checked, size_px, batch_size, num_outputs, 1, run_batch)
+    num_features = num_outputs - 1 if with_features else 0
+    num_outputs -= num_features
+    return Engine("keras", checked, size_px, batch_size, num_outputs, 1, run_batch, num_features)
 
 
 @contextmanager
@@ -100,7 +108,7 @@ def set_policy(model: "keras.Model", policy: str) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             set_policy(layer, policy)
-        elif layer.name not in ("image", "preprocess", "logit", "probability"):
+        elif layer.name not in ("image", "preprocess", "logit", "logit_features", "probability"):
             layer.dtype_policy = policy
 
 

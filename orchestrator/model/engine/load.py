@@ -22,6 +22,7 @@ def load_engine(
     *,
     batch_size: int | None = None,
     sha256: str | None = None,
+    with_features: bool = False,
 ) -> Engine:
     """Loads the engine of a bundle, after checking its hashes, or of an exported backbone.
 
@@ -34,6 +35,7 @@ def load_engine(
         precision: `f32`, `bf16` or `f16`; on a CPU without such instructions f32 is faster.
         batch_size: images a call of the network, >= 1; None for the engine's own.
         sha256: of the bundle that is meant; None for whichever is there.
+        with_features: whether a bundle's pooled features follow its logit.
 
     Returns:
         An engine whose `logits` (bundle) or `predict` (backbone) can be called from one thread
@@ -44,7 +46,7 @@ def load_engine(
             another one than is meant.
         SpecError: unknown engine or precision, or one that this machine does not have.
     """
-    loaded = _load(folder, engine, num_threads, precision, batch_size)
+    loaded = _load(folder, engine, num_threads, precision, batch_size, with_features)
     if sha256 is not None:
         # After loading: what was read in between has these hashes, or they differ now.
         _check_bundle(folder, sha256)
@@ -64,7 +66,12 @@ def _check_bundle(folder: Path, sha256: str) -> None:
 
 
 def _load(
-    folder: Path, engine: str, num_threads: int | None, precision: str, batch_size: int | None
+    folder: Path,
+    engine: str,
+    num_threads: int | None,
+    precision: str,
+    batch_size: int | None,
+    with_features: bool,
 ) -> Engine:
     from orchestrator.model import bundle
 
@@ -73,7 +80,8 @@ def _load(
         if not is_backbone:
             bundle.load_info(folder)
         ir = folder / (BACKBONE_FILE if is_backbone else bundle.IR_FILE)
-        return openvino_engine(ir.with_suffix(".xml"), num_threads, precision, batch_size)
+        ir = ir.with_suffix(".xml")
+        return openvino_engine(ir, num_threads, precision, batch_size, with_features=with_features)
 
     from orchestrator.model.keras_file import load_keras_file
     from orchestrator.model.views import scoring_model
@@ -82,5 +90,5 @@ def _load(
     if is_backbone:
         return keras_engine(load_keras_file(folder / BACKBONE_FILE), precision, batch_size)
     num_views = bundle.load_info(folder).test_time_views
-    model = scoring_model(bundle.load_network(folder), num_views)
-    return keras_engine(model, precision, batch_size)
+    model = scoring_model(bundle.load_network(folder), num_views, with_features=with_features)
+    return keras_engine(model, precision, batch_size, with_features=with_features)

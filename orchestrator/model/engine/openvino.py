@@ -11,6 +11,7 @@ import numpy as np
 from orchestrator.config.workers import count_cpus
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.keras_file import last_line
+from orchestrator.model.network import HEAD_LAYERS
 
 if TYPE_CHECKING:
     pass
@@ -32,7 +33,12 @@ _F32_KERNELS = {
 
 
 def openvino_engine(
-    path: Path, num_threads: int | None, precision: str, batch_size: int | None = None
+    path: Path,
+    num_threads: int | None,
+    precision: str,
+    batch_size: int | None = None,
+    *,
+    with_features: bool = False,
 ) -> Engine:
     """Reads an IR file and compiles it for the CPU at a fixed batch size.
 
@@ -41,6 +47,8 @@ def openvino_engine(
         num_threads: as `load_engine` takes it.
         precision: as `load_engine` takes it.
         batch_size: images a call of the network, >= 1; None for `default_batch_size`.
+        with_features: whether the pooled features of a classifier follow its logit; of several
+            test-time views their mean.
 
     Returns:
         The engine.
@@ -64,11 +72,13 @@ def openvino_engine(
         batch_size = batch_size or default_batch_size("openvino", size_px)
         shape = [batch_size, size_px, size_px]
         model.reshape(shape)
+        num_pooled = _add_features(model) if with_features else 0
         compiled = core.compile_model(model, "CPU", settings)
         if checked == "f32" and "jit_gemm" in _convolution_kernels(compiled):
             # What it falls back on where a layer suits none of those asked for: many times slower.
             model = core.read_model(path)
             model.reshape(shape)
+            num_pooled = _add_features(model) if with_features else 0
             compiled = core.compile_model(model, "CPU", settings)
     except (RuntimeError, ElementTree.ParseError) as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
@@ -90,12 +100,51 @@ def openvino_engine(
         request = idle.get()
         try:
             request.infer([images], share_inputs=True)
-            return np.array(request.get_output_tensor(0).data)
+            outputs = np.array(request.get_output_tensor(0).data)
+            if not num_pooled:
+                return outputs
+            pooled = [request.get_output_tensor(1 + view).data for view in range(num_pooled)]
+            return np.concatenate([outputs, np.mean(pooled, axis=0)], axis=1)
         finally:
             idle.put(request)
 
     num_outputs = int(model.output(0).shape[1])
-    return Engine("openvino", checked, size_px, batch_size, num_outputs, num_streams, run_batch)
+    num_features = int(model.output(1).shape[1]) if num_pooled else 0
+    return Engine(
+        "openvino",
+        checked,
+        size_px,
+        batch_size,
+        num_outputs,
+        num_streams,
+        run_batch,
+        num_features,
+    )
+
+
+def _add_features(model: Any) -> int:
+    """Makes what the head takes an output of a classifier, for each of its test-time views.
+
+    Found by the name of the head's first layer, so that an IR needs no second output of its own.
+
+    Args:
+        model: of an IR that `export.export_ir` wrote; changed in place.
+
+    Returns:
+        The number of views.
+
+    Raises:
+        BundleError: it has no such layer.
+    """
+    pooled = [
+        node.input_value(0)
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "MatMul" and f"/{HEAD_LAYERS[0]}" in node.get_friendly_name()
+    ]
+    if not pooled:
+        raise BundleError("the OpenVINO network has no head that takes features; train it again")
+    model.add_outputs(pooled)
+    return len(pooled)
 
 
 def _read_ir(core: Any, path: Path, precision: Precision) -> Any:

@@ -37,6 +37,11 @@ class Members:
         return [info.sha256 for info in self.infos]
 
     @property
+    def populations(self) -> list[str]:
+        """Whom the training images are of, as far as the models say."""
+        return sorted({p for info in self.infos if (p := info.data.population) is not None})
+
+    @property
     def calibrations(self) -> tuple[Calibration, ...]:
         """From logit to probability, of each."""
         return tuple(info.calibration for info in self.infos)

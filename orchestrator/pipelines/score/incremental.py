@@ -154,6 +154,7 @@ def _terms(spec: ScoreSpec, models: list[str]) -> dict[str, Any]:
         "decoder": DECODER_VERSION,
         # Runs of earlier versions have no such key, and none was given there.
         **({} if spec.threshold is None else {"threshold": spec.threshold}),
+        **({} if spec.out_of_scope == "mark" else {"out_of_scope": spec.out_of_scope}),
     }
 
 

@@ -1,7 +1,6 @@
 """Score folders: manifest -> shards -> predictions, rejected rows, accounting, report.
 
-What a run has to do is decided in `incremental.py`; its tables and its report are made in
-`tables.py`.
+What a run has to do is decided in `incremental.py`; tables and report are made in `tables.py`.
 """
 
 import contextlib
@@ -275,6 +274,7 @@ def _score_shards(
             members.threshold.value,
             session.threads_per_worker,
             naming,
+            spec.out_of_scope == "reject",
         )
 
     # While the workers start, imports cost no time.

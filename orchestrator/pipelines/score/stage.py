@@ -15,7 +15,9 @@ from orchestrator.data.source import Source
 from orchestrator.errors import DataError
 from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.figures import Calibration
+from orchestrator.model.bundle import load_scope
 from orchestrator.model.engine.load import load_engine
+from orchestrator.pipelines.score.gate import describe_marks, mark_images, reject_marked
 
 # Columns of a shard's file beside those of the predictions, while the run lasts.
 _MORE = (
@@ -31,8 +33,8 @@ def shard_schema(num_models: int) -> pa.Schema:
     return pa.schema([*schema.predictions_schema(num_models), *_MORE])
 
 
-# Rows, and each model's outputs to come.
-_Batch = tuple[tuple[dict[str, Any], ...], list[Future[Any]]]
+# Rows, their images, and each model's outputs to come.
+_Batch = tuple[tuple[dict[str, Any], ...], Any, list[Future[Any]]]
 
 
 @dataclass
@@ -50,6 +52,7 @@ class ScoreStage:
         threshold: PNEUMONIA is called where probability >= threshold.
         num_threads: compute threads, and decoding processes.
         naming: how rows name their files.
+        rejects: whether an image out of scope is rejected; it is scored and marked otherwise.
     """
 
     source: Source
@@ -62,10 +65,12 @@ class ScoreStage:
     threshold: float
     num_threads: int
     naming: FileNaming
+    rejects: bool
 
     def __post_init__(self) -> None:
         self._reader = self.source.open_reader(self.num_threads)
         self._following: int | None = None
+        self._scopes = [load_scope(bundle) for bundle in self.bundles]
         self._engines = [
             load_engine(
                 bundle,
@@ -74,8 +79,9 @@ class ScoreStage:
                 self.precision,
                 batch_size=self.batch_size,
                 sha256=sha256,
+                with_features=scope is not None,
             )
-            for bundle, sha256 in zip(self.bundles, self.hashes, strict=True)
+            for bundle, sha256, scope in zip(self.bundles, self.hashes, self._scopes, strict=True)
         ]
         for engine in self._engines:
             engine.check_classifier()
@@ -114,12 +120,13 @@ class ScoreStage:
     def _submit(self, batch: list[tuple[dict[str, Any], Any]]) -> _Batch:
         rows, images = zip(*batch, strict=True)
         stacked = np.stack(images)
-        return rows, [engine.submit(stacked) for engine in self._engines]
+        return rows, stacked, [engine.submit(stacked) for engine in self._engines]
 
     def _store(self, batch: _Batch) -> None:
         """Waits for a batch and writes its results into its rows."""
-        rows, futures = batch
-        logits = [future.result()[:, 0] for future in futures]
+        rows, images, futures = batch
+        outputs = [future.result() for future in futures]
+        logits = [each[:, 0] for each in outputs]
         if not all(np.isfinite(each).all() for each in logits):
             raise DataError(
                 "the model gave a logit that is not a number; its weights are damaged or its "
@@ -131,5 +138,10 @@ class ScoreStage:
             columns = {"probability": np.mean(each, axis=0, dtype=each[0].dtype)}
             columns |= {f"probability_{number}": one for number, one in enumerate(each, 1)}
         columns["predicted"] = call_labels(columns["probability"], self.threshold)
+        marks = mark_images(self._scopes, rows, images, outputs)
         for place, row in enumerate(rows):
-            row |= {name: values[place] for name, values in columns.items()}
+            row["scope"] = describe_marks(marks[place])
+            if marks[place] and self.rejects:
+                row |= reject_marked(marks[place])
+            else:
+                row |= {name: values[place] for name, values in columns.items()}

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from orchestrator.config.specs import ScoreSpec
 from orchestrator.data import schema
 from orchestrator.data.known.known_files import iter_known, known_writer
-from orchestrator.data.listing.notes import Notes
 from orchestrator.data.manifest import StoredManifest, rewrite_manifest
 from orchestrator.data.parquet import open_writer, write_parquet
 from orchestrator.data.pseudonym import FileNaming
@@ -22,9 +21,11 @@ from orchestrator.data.rejections import Rejections, check_rejected
 from orchestrator.data.shard_files import check_parts, part_path, read_part
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.evaluation.report.report import build_report, render_html
+from orchestrator.evaluation.report.scope import ScopeCounts
 from orchestrator.evaluation.tally import Tally
 from orchestrator.pipelines.score.ensemble import Members
 from orchestrator.pipelines.score.incremental import Work
+from orchestrator.pipelines.score.stage import shard_schema
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.run_dir import RunDir
 
@@ -51,7 +52,8 @@ def finish_tables(
             spec allows; the tables are written all the same.
     """
     predictions = schema.predictions_schema(len(members.bundles))
-    tally = Tally(members.threshold.value)
+    shards = shard_schema(len(members.bundles))
+    tally, scopes = Tally(members.threshold.value), ScopeCounts()
     before: Counter[tuple[int, str, str | None]] = Counter()  # root, how it matched, code there
     rejections = Rejections()
     known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
@@ -65,7 +67,7 @@ def finish_tables(
                 rejections.add_counted(left_out["code"], left_out["files"], path)
         for row in iter_known(work.restored):
             add_known(naming.apply(row))
-        for shard, table in enumerate(_checked_shards(run, work.manifest)):
+        for shard, table in enumerate(_checked_shards(run, work.manifest, shards)):
             rejected = pc.is_valid(table.column("code"))
             known = pc.is_valid(table.column("known_run"))
             scored = table.filter(pc.invert(pc.or_(rejected, known)))
@@ -79,10 +81,11 @@ def finish_tables(
                 before[row["root"], "content", None] += 1
                 add_known(_known_by_content(row))
             tally.add(scored, bad)
+            scopes.add(scored, table.filter(rejected))
         if not work.manifest.num_shards:  # readers of a data set want one file at least
             write_parquet(run.predictions / "part-00000.parquet", predictions.empty_table())
     found = work.manifest.num_rows + work.num_known
-    report = _write_report(spec, run, tally, found, before, work.manifest.notes, members)
+    report = _write_report(spec, run, tally, found, before, work.manifest, members, scopes)
     if found and not report["counts"]["scored"] + report["counts"]["scored_before"]:
         where = f"{run.rejected} lists them" if tally.num_rejected else "earlier runs rejected them"
         raise DataError(
@@ -103,12 +106,14 @@ def write_named(stored: StoredManifest, path: Path, naming: FileNaming) -> None:
     rewrite_manifest(stored, path, named, names=not naming.hashes)
 
 
-def _checked_shards(run: RunDir, manifest: StoredManifest) -> Iterator[pa.Table]:
+def _checked_shards(run: RunDir, manifest: StoredManifest, schema: pa.Schema) -> Iterator[pa.Table]:
     """Yields each committed shard once its rows are the manifest's, one for one."""
     check_parts(run.shards, manifest.num_shards, run.load_uuid())
-    first = 0
+    first, expected = 0, schema.empty_table()
     for shard, num_rows in enumerate(manifest.shard_rows):
         table = read_part(part_path(run.shards, shard))
+        # One that an earlier version has committed lacks the newest columns.
+        table = pa.concat_tables([table, expected], promote_options="default")
         rows = table.column("row").to_numpy()
         # As numbers, a row's fates add up to one: scored, rejected, or known from an earlier run.
         fates = sum(
@@ -136,10 +141,12 @@ def _write_report(
     tally: Tally,
     found: int,
     before: Mapping[tuple[int, str, str | None], int],
-    notes: Notes,
+    manifest: StoredManifest,
     members: Members,
+    scopes: ScopeCounts,
 ) -> dict[str, Any]:
     """Writes and returns the report of a finished set of tables."""
+    notes = manifest.notes
     report = build_report(
         tally,
         found=found,
@@ -155,6 +162,8 @@ def _write_report(
             for (root, matched, code), files in before.items()
         ],
     )
+    roots = None if spec.hash_paths else manifest.roots
+    report["scope"] = scopes.as_report(members.populations, roots)
     write_json(run.report_json, report)
     write_text(run.report_html, render_html(report, tally))
     return report

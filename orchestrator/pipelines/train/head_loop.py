@@ -11,6 +11,7 @@ import numpy as np
 
 from orchestrator.cluster.worker_context import WorkerContext
 from orchestrator.data.labelled_rows import LabelledRows
+from orchestrator.data.store import Rows
 from orchestrator.pipelines.prepare.feature_set import open_features
 from orchestrator.pipelines.train.release import Trained, load_parts, release
 from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
@@ -41,7 +42,7 @@ def train_head(worker: WorkerContext, task: ReleaseTask) -> dict[str, Any]:
     parts = load_parts(run)
     train, val = parts["train"], parts["val"]
     views = open_features(run.features).take(train.rows, spec.views)
-    val_features = _plain_features(run, val)
+    val_features = _plain_features(run, val.rows)
     head = build_head(views.shape[-1], spec.dropout, seed=spec.seed)
     model = compile_model(
         head, lr=training.lr, alpha=training.alpha, gamma=spec.gamma, seed=spec.seed
@@ -69,14 +70,14 @@ def _trained(task: TrainingTask, head: Any) -> Trained:
     to_logit = logit_model(head)
 
     def logits(part: LabelledRows) -> Any:
-        features = _plain_features(run, part)
+        features = _plain_features(run, part.rows)
         return to_logit.predict(features, batch_size=spec.batch_size, verbose=0)[:, 0]
 
-    return Trained(network, head.count_params(), logits)
+    return Trained(network, head.count_params(), logits, lambda rows: _plain_features(run, rows))
 
 
-def _plain_features(run: RunDir, part: LabelledRows) -> Any:
-    return open_features(run.features).take(part.rows)[0]
+def _plain_features(run: RunDir, rows: Rows) -> Any:
+    return open_features(run.features).take(rows)[0]
 
 
 def write_head(run: RunDir, head: Any, history: list[dict[str, float]]) -> None:

@@ -16,7 +16,7 @@ from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.shard_files import Images
 from orchestrator.data.shifts import SHIFTS
 from orchestrator.data.source import IngestedSource
-from orchestrator.data.store import ImageStore, StoredImages
+from orchestrator.data.store import ImageStore, Rows, StoredImages
 from orchestrator.model.slices import batch_counts
 from orchestrator.pipelines.train.head_loop import epoch_reporter
 from orchestrator.pipelines.train.release import Trained, load_parts, release
@@ -204,23 +204,30 @@ def _take_head(run: RunDir, network: Any) -> list[dict[str, float]]:
 def trained_network(live: _LiveRun) -> Trained:
     """A float32 network with the trained weights, which the bundle keeps."""
     from orchestrator.model.engine.export import build_engine
-    from orchestrator.model.views import scoring_model
 
     task = live.task
     network = _build(task, "f32")
     network.set_weights(live.network.get_weights())
-    model = scoring_model(network, task.spec.test_time_views)
-    engine = build_engine(model, task.num_threads, task.spec.batch_size)
+    engine = build_engine(
+        network, task.spec.test_time_views, task.num_threads, task.spec.batch_size
+    )
+
+    def outputs(rows: Rows, shift: Callable[[Images], Images] | None = None) -> Any:
+        blocks = []
+        for start in range(0, len(rows), engine.batch_size):
+            images = live.store.take(rows[start : start + engine.batch_size])
+            blocks.append(engine.predict(shift(images) if shift else images))
+        return np.concatenate(blocks)
 
     def logits(part: LabelledRows, shift: Callable[[Images], Images] | None = None) -> Any:
-        blocks = []
-        for start in range(0, len(part), engine.batch_size):
-            images = live.store.take(part.rows[start : start + engine.batch_size])
-            blocks.append(engine.logits(shift(images) if shift else images))
-        return np.concatenate(blocks)
+        return outputs(part.rows, shift)[:, 0]
 
     def shifted_logits(part: LabelledRows) -> Any:
         return np.stack([logits(part, shift) for shift in SHIFTS.values()])
 
     num_trainable = sum(int(np.prod(v.shape)) for v in live.network.trainable_variables)
-    return Trained(network, num_trainable, logits, shifted_logits)
+
+    def features(rows: Rows) -> Any:
+        return outputs(rows)[:, 1:]
+
+    return Trained(network, num_trainable, logits, features, shifted_logits)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 
 from orchestrator.config.fields import SHIFTED
@@ -29,6 +30,7 @@ from orchestrator.model import bundle
 from orchestrator.model.bundle_writer import write_bundle
 from orchestrator.model.strip import MAX_VIEWS, draw_strip
 from orchestrator.pipelines.train.evaluated import write_evaluated
+from orchestrator.pipelines.train.scope import describe_scope
 from orchestrator.pipelines.train.task import ReleaseTask
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.run_dir import RunDir
@@ -44,6 +46,7 @@ class Trained:
         network: a model of `build_network`, in float32.
         num_trainable: weights that training could change.
         logits: gives the logits, float32 [n], of the rows of a split.
+        features: gives the pooled features, float32 [n, D], of manifest rows.
         shifted_logits: gives those of each of the shifted copies, float32 [shifts, n]; None for a
             head on cached features, which sees no images.
     """
@@ -51,6 +54,7 @@ class Trained:
     network: Any
     num_trainable: int
     logits: Callable[[LabelledRows], Any]
+    features: Callable[[npt.NDArray[np.int64]], Any]
     shifted_logits: Callable[[LabelledRows], Any] | None = None
 
 
@@ -145,7 +149,9 @@ def release(
             for name, key in (("validation", "val"), ("test", "test"))
             if key in evaluations
         },
-        data=bundle.TrainingData(fingerprint=task.fingerprint, counts=task.counts),
+        data=bundle.TrainingData(
+            fingerprint=task.fingerprint, counts=task.counts, population=spec.population
+        ),
         training=_without_paths(report)["recipe"],
         seed=spec.seed,
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
@@ -154,7 +160,10 @@ def release(
         task.bundle,
         trained.network,
         info,
-        extra={"report.html": page(_without_paths(report))},
+        extra={
+            "report.html": page(_without_paths(report)),
+            bundle.SCOPE_FILE: describe_scope(task.scope, trained.features),
+        },
         num_threads=task.training.num_threads,
     )
     return report

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.config.specs import TrainSpec
 from orchestrator.model.strip import Samples
+from orchestrator.pipelines.train.scope import ScopeSample
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ReleaseTask:
         fingerprint: digest of the training data.
         counts: images by split, then by class.
         audit: the leakage audit, JSON-able.
+        scope: images that the bundle's reference is made of.
         samples: images for the report's strip; None where training sees no augmented view.
     """
 
@@ -45,4 +47,5 @@ class ReleaseTask:
     fingerprint: str
     counts: dict[str, dict[str, int]]
     audit: dict[str, Any]
+    scope: ScopeSample
     samples: Samples | None

@@ -29,6 +29,7 @@ from orchestrator.pipelines.train.check import check_run_folder, check_spec, che
 from orchestrator.pipelines.train.head_loop import train_head
 from orchestrator.pipelines.train.live_loop import train_network
 from orchestrator.pipelines.train.lr_search import search_rate
+from orchestrator.pipelines.train.scope import sample_scope
 from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
 from orchestrator.pipelines.train.tracking import Tracking, open_tracking
 from orchestrator.progress import Reporter
@@ -143,6 +144,7 @@ def _train(
         fingerprint=fingerprint(rows),
         counts=by_split(prepared.counts),
         audit=prepared.audit,
+        scope=sample_scope(dataset, rows, names, spec.seed),
         samples=pick_samples(dataset, rows, names, spec.seed) if _augments(spec) else None,
     )
     run.evaluating.unlink(missing_ok=True)

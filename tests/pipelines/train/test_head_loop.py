@@ -13,9 +13,11 @@ import pytest
 from orchestrator.cluster.worker_context import ReportEpoch, WorkerContext
 from orchestrator.config.specs import TrainSpec
 from orchestrator.data.shard_files import part_path, write_part
-from orchestrator.model.bundle import load_info
-from orchestrator.pipelines.prepare.feature_set import pack_features
+from orchestrator.evaluation.scope import ScopeImages
+from orchestrator.model.bundle import load_info, load_scope
+from orchestrator.pipelines.prepare.feature_set import open_features, pack_features
 from orchestrator.pipelines.train.head_loop import train_head
+from orchestrator.pipelines.train.scope import ScopeSample
 from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
 from orchestrator.runs.run_dir import RunDir
 
@@ -73,8 +75,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path
 
 
+def shown(number: int) -> ScopeImages:
+    noise = np.random.default_rng(1).integers(0, 256, (number, 32, 32), dtype=np.uint8)
+    return ScopeImages(noise, np.full(number, 80), np.full(number, 64))
+
+
 def build_task(prepared: Path, folder: Path, **changes: object) -> ReleaseTask:
     shutil.copytree(prepared, folder / "run")
+    splits = {name: np.flatnonzero(np.array(SPLITS) == name) for name in ("train", "val")}
     spec = TrainSpec(
         data="x", backbone="tiny", weights="none", image_size=64, views=1, epochs=EPOCHS
     )
@@ -93,6 +101,7 @@ def build_task(prepared: Path, folder: Path, **changes: object) -> ReleaseTask:
             "blocking": False,
             **dict.fromkeys(("same_patient", "same_bytes", "near_duplicate", "possible"), 0),
         },
+        scope=ScopeSample(splits, {name: shown(len(rows)) for name, rows in splits.items()}),
         samples=None,
     )
 
@@ -102,7 +111,7 @@ def alone(report: ReportEpoch, checkpoint: Path | None = None) -> WorkerContext:
 
 
 def test_a_head_is_trained_and_released(prepared: Path, tmp_path: Path) -> None:
-    task = build_task(prepared, tmp_path)
+    task = build_task(prepared, tmp_path, population="phantoms")
     reports = Reports(tmp_path / "checkpoint")
 
     report = train_head(alone(reports), task)
@@ -113,6 +122,15 @@ def test_a_head_is_trained_and_released(prepared: Path, tmp_path: Path) -> None:
     assert report["validation"]["metrics"]["auroc"]["value"] > 0.9
     info = load_info(task.bundle)
     assert info.threshold.value == report["threshold"]
+    assert info.data.population == "phantoms"
+    scope = load_scope(task.bundle)
+    assert scope is not None
+    assert (scope.num_images, scope.num_held_out) == (40, 16)
+    features = open_features(task.training.run / "_features").take(np.arange(40, 56))[0]
+    beyond = scope.distances(features) > scope.max_distance
+    assert not beyond.any()
+    farthest = scope.distances(features).max()
+    assert scope.max_distance == pytest.approx(1.15 * farthest)
     assert info.num_trainable == 32 * 512 + 512 + 32_832 + 2_080 + 33
 
 
