@@ -63,6 +63,12 @@ class LockedError(ClusterError):
     """Another process works in the folder; the same command may succeed once that has ended."""
 
 
+class DriftError(OrchestratorError):
+    """The images of a finished run drifted from those of the training, and that was to be told."""
+
+    exit_code = 6
+
+
 def describe_newer(what: object, found: int, known: int) -> str:
     """Returns the message about something stored that only a newer program understands.
 
@@ -78,7 +84,8 @@ def describe_newer(what: object, found: int, known: int) -> str:
 
 
 # Ends of a run that would come again: only a change of what was asked for, or given, can help.
-FINAL_EXIT_CODES = frozenset(error.exit_code for error in (SpecError, DataError, BundleError))
+_FINAL = (SpecError, DataError, BundleError, DriftError)
+FINAL_EXIT_CODES = frozenset(error.exit_code for error in _FINAL)
 
 
 class ImageError(Exception):

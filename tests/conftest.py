@@ -138,6 +138,7 @@ def trained(
             views=2,
             epochs=4,
             lr=0.003,
+            population="phantoms",
         )
         result = train(spec, Resources(workers=1), recorder)
     return SimpleNamespace(

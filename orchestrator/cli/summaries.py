@@ -1,4 +1,7 @@
-"""The closing tables of a command, as text: counts, metrics, and where the results are."""
+"""The closing tables of a command, as text: counts, metrics, and where the results are.
+
+Over 300 lines, one function a command.
+"""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +23,7 @@ from orchestrator.evaluation.wording import (
     format_mean,
     format_range,
     metric_title,
+    name_drifted,
     seeds_note,
 )
 
@@ -73,6 +77,8 @@ def score_summary(result: Any) -> list[str]:
         given = f"{report['threshold']:.4f}, given for this run"
         parts.append(f"threshold    {given}; the model's own is {own['value']:.4f}")
     parts += [f"made for     {population}" for population in scope["populations"]]
+    if (drift := report.get("drift")) and drift["drifted"]:
+        parts.append(f"drift        {name_drifted(drift)}")
     parts.append(f"predictions  {result.run / 'predictions'}")
     if counts["rejected"]:
         parts.append(f"rejected     {result.run / 'rejected.parquet'}")

@@ -106,10 +106,21 @@ class TrainingForm(ListingForm):
         return self
 
 
-OutOfScope = Annotated[
-    Literal["mark", "reject"],
-    flag("Images unlike those that the model was trained on: mark or reject them.", SCORING),
-]
+class GateForm(ListingForm):
+    """What scoring does with images that the model was not made for."""
+
+    out_of_scope: Annotated[
+        Literal["mark", "reject"],
+        flag("Images unlike those that the model was trained on: mark or reject them.", SCORING),
+    ] = "mark"
+    fail_on_drift: Annotated[
+        bool,
+        flag(
+            "Exit with code 6 if images or probabilities drift from those of the training.",
+            SCORING,
+            decides=False,
+        ),
+    ] = False
 
 
 class RecipeForm(TrainingForm):

@@ -47,7 +47,7 @@ from orchestrator.config.fields import (
     Weights,
     flag,
 )
-from orchestrator.config.forms import DecodeLimits, OutOfScope, RecipeForm, TrainingForm
+from orchestrator.config.forms import DecodeLimits, GateForm, RecipeForm, TrainingForm
 from orchestrator.config.listing import ListingForm
 
 
@@ -191,7 +191,7 @@ class CompareSpec(RecipeForm):
         return self
 
 
-class ScoreSpec(ListingForm):
+class ScoreSpec(GateForm):
     """Score a folder of X-rays: one row per image and a report."""
 
     input: Annotated[
@@ -236,7 +236,6 @@ class ScoreSpec(ListingForm):
     )
     threshold: GivenThreshold = None
     max_rejected_fraction: MaxRejected = 1.0
-    out_of_scope: OutOfScope = "mark"
     allow_empty: Annotated[
         bool, flag("Accept an input that holds no files.", DATA, decides=False)
     ] = False

@@ -8,20 +8,27 @@ nothing; so it is marked, with a code for each way in which it differs.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from scipy.linalg import eigh
 
-Array = npt.NDArray[np.float64]
+from orchestrator.evaluation.drift import Spread
+from orchestrator.evaluation.scope_images import (
+    IMAGE_FIGURES,
+    Array,
+    ScopeImages,
+    image_figures,
+    unit_thumbnails,
+)
 
 IN_SCOPE = "in_scope"
 NOTHING: Mapping[str, Sequence[Any]] = MappingProxyType({})
+NO_FILES: Mapping[str, int] = MappingProxyType({})
 # Every code an image can be marked with, and what it says. The codes are stable.
 SCOPE_CODES: dict[str, str] = {
     "out_of_scope_modality": "Its header names no modality of X-rays (CR, DX), nor one trained on.",
@@ -36,7 +43,6 @@ SCOPE_CODES: dict[str, str] = {
     "X-ray, or several beside each other.",
 }
 
-_THUMB_PX = 32
 _NUM_AXES = 32  # of the features, kept one by one; the rest count as equal in every direction
 _HELD_OUT_MARKED = 0.01  # of held-out images may be farther away than the limit without its slack
 # X-rays of another machine lie somewhat farther; hands, slices, pages and noise beyond 1.4.
@@ -53,37 +59,9 @@ _FRONTAL = frozenset({"AP", "PA", "FRONTAL", "LLD", "RLD", "OTHER"})
 _USUAL = 0.01  # of the training images have a word that is then as good as the ones above
 _MIN_AGES = 20
 KNOWN_WORDS = ("modality", "view_position", "sex")  # of a header, counted over training images
+_NUM_TOLD = 4  # axes whose figures are followed
+FIGURES = (*IMAGE_FIGURES, "distance", *(f"axis_{n}" for n in range(1, _NUM_TOLD + 1)))
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-IMAGE_FIGURES = ("width_px", "height_px", "aspect", "brightness", "dark", "bright", "likeness")
-
-
-@dataclass(frozen=True)
-class ScopeImages:
-    """What is looked at of some images beside their features.
-
-    Attributes:
-        thumbnails: uint8 [N, 32, 32], of the images as the model sees them.
-        width_px: int [N], of the files.
-        height_px: int [N], of the files.
-    """
-
-    thumbnails: npt.NDArray[np.uint8]
-    width_px: npt.NDArray[np.int64]
-    height_px: npt.NDArray[np.int64]
-
-
-def make_thumbnails(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Returns images averaged to 32 x 32 px.
-
-    Args:
-        images: uint8 [N, S, S].
-
-    Returns:
-        uint8 [N, 32, 32].
-    """
-    size = (_THUMB_PX, _THUMB_PX)
-    small = [Image.fromarray(one).resize(size, Image.Resampling.BOX) for one in images]
-    return np.array([np.asarray(one) for one in small], np.uint8).reshape(-1, *size)
 
 
 class ScopeReference(BaseModel):
@@ -104,6 +82,9 @@ class ScopeReference(BaseModel):
         variances: along these, [K].
         rest_variance: in every direction beside them.
         max_distance: beyond it an image is like none of them.
+        spreads: how the held-out images were spread, by each of `FIGURES` and the logit.
+        logits: their logits at each hundredth, from the least to the greatest, [101].
+        files: training files found, and those rejected, by code.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -122,10 +103,18 @@ class ScopeReference(BaseModel):
     variances: list[float]
     rest_variance: float
     max_distance: float
+    spreads: dict[str, Spread] = {}
+    logits: list[float] = []
+    files: dict[str, int] = {}
 
-    def figures(self, images: ScopeImages) -> dict[str, Array]:
-        """Returns each of `IMAGE_FIGURES` of some images, float64 [N]."""
-        return _image_figures(images, np.array(self.template))
+    def describe(self, images: ScopeImages, features: npt.NDArray[np.float32]) -> dict[str, Array]:
+        """Returns each of `FIGURES` of some images, float64 [N].
+
+        Args:
+            images: of N images.
+            features: their pooled features, float32 [N, D].
+        """
+        return _describe(images, features, *self._terms)
 
     def distances(self, features: npt.NDArray[np.float32]) -> Array:
         """Returns how far features lie from those of the training images; about 1 for like ones.
@@ -144,32 +133,26 @@ class ScopeReference(BaseModel):
             Statistical Society B 61, 1999 (the covariance); Lee et al., A simple unified framework
             for detecting out-of-distribution samples, NeurIPS 2018 (the distance).
         """
-        return _distances(
-            features,
-            np.array(self.mean),
-            np.array(self.axes),
-            np.array(self.variances),
-            self.rest_variance,
-        )
+        return _distances(features, self._terms[1])[0]
+
+    @cached_property
+    def _terms(self) -> "tuple[Array, _Shape]":
+        mean, axes, variances = map(np.array, (self.mean, self.axes, self.variances))
+        return np.array(self.template), (mean, axes, variances, self.rest_variance)
 
     def mark(
-        self,
-        images: ScopeImages,
-        features: npt.NDArray[np.float32],
-        facts: Sequence[Mapping[str, Any]],
+        self, seen: Mapping[str, Array], facts: Sequence[Mapping[str, Any]]
     ) -> list[list[str]]:
         """Returns the codes of each image, none where it is in scope.
 
         Args:
-            images: of N images.
-            features: their pooled features, float32 [N, D].
+            seen: what `describe` returns of N images.
             facts: what the header of each says, by names of `DicomFacts`; what it does not say is
                 missing or None, and gives no code.
         """
-        seen = self.figures(images)
         low, high = self.aspects
         found = {
-            "out_of_scope_not_chest": self.distances(features) > self.max_distance,
+            "out_of_scope_not_chest": seen["distance"] > self.max_distance,
             "out_of_scope_inverted": seen["likeness"] < self.min_likeness,
             "out_of_scope_blank": seen["bright"] - seen["dark"] < self.min_contrast,
             "out_of_scope_aspect": (seen["aspect"] < low) | (seen["aspect"] > high),
@@ -205,6 +188,8 @@ def fit_scope(
     train_features: npt.NDArray[np.float32],
     held_out: ScopeImages,
     held_out_features: npt.NDArray[np.float32],
+    logits: npt.NDArray[np.float32],
+    files: Mapping[str, int] = NO_FILES,
     facts: Mapping[str, Sequence[Any]] = NOTHING,
 ) -> ScopeReference:
     """Returns the reference of a training: means of its training images, limits by held-out ones.
@@ -216,26 +201,28 @@ def fit_scope(
         train_features: float32 [N, D].
         held_out: of M images of other patients, at least one.
         held_out_features: float32 [M, D].
+        logits: of held-out images, float32 [L].
+        files: training files found, and those rejected, by code.
         facts: `age_years` and words of `KNOWN_WORDS` of the training images, in any order, None
             where not known; those that no image has may be left out.
     """
-    template = _unit(train.thumbnails).mean(axis=0)
+    template = unit_thumbnails(train.thumbnails).mean(axis=0)
     template /= max(float(np.linalg.norm(template)), 1e-12)
-    seen = _image_figures(train, template)
-    other = _image_figures(held_out, template)
+    shape = _fit_features(train_features)
+    seen = _describe(train, train_features, template, shape)
+    other = _describe(held_out, held_out_features, template, shape)
     both = {name: np.concatenate([seen[name], other[name]]) for name in IMAGE_FIGURES}
     likeness = float(np.quantile(both["likeness"], 0.01))
     contrast = float(np.quantile(both["bright"] - both["dark"], 0.01))
     aspects = np.quantile(both["aspect"], (0.005, 0.995))
-    shape = _fit_features(train_features)
-    distances = np.sort(_distances(held_out_features, *shape))
+    distances = np.sort(other["distance"])
     rank = min(math.ceil((len(distances) + 1) * (1 - _HELD_OUT_MARKED)), len(distances))
     mean, axes, variances, rest = shape
     ages = [age for age in facts.get("age_years", ()) if age is not None]
     return ScopeReference(
         num_images=len(train_features),
         num_held_out=len(held_out_features),
-        trained_on={name: _rounded(np.quantile(of, _QUANTILES)) for name, of in seen.items()},
+        trained_on={name: _rounded(np.quantile(seen[name], _QUANTILES)) for name in IMAGE_FIGURES},
         words={
             name: dict(Counter(known))
             for name in KNOWN_WORDS
@@ -251,28 +238,26 @@ def fit_scope(
         variances=_rounded(variances),
         rest_variance=rest,
         max_distance=_SLACK * float(distances[rank - 1]),
+        spreads={name: Spread.of(of) for name, of in (other | {"logit": logits}).items()},
+        logits=_rounded(np.quantile(logits, np.linspace(0, 1, 101))),
+        files=dict(files),
     )
 
 
-def _image_figures(images: ScopeImages, template: Array) -> dict[str, Array]:
-    flat = images.thumbnails.reshape(len(images.thumbnails), -1).astype(np.float64)
-    dark, bright = np.quantile(flat, (0.05, 0.95), axis=1)
-    width, height = (of.astype(np.float64) for of in (images.width_px, images.height_px))
-    likeness = _unit(images.thumbnails) @ template
-    of = (width, height, width / height, flat.mean(axis=1), dark, bright, likeness)
-    return dict(zip(IMAGE_FIGURES, of, strict=True))
+def _describe(
+    images: ScopeImages, features: npt.NDArray[np.float32], template: Array, shape: "_Shape"
+) -> dict[str, Array]:
+    distances, along = _distances(features, shape)
+    figures = image_figures(images, template)
+    of = (*figures.values(), distances, *along.T[:_NUM_TOLD])
+    return dict(zip(FIGURES, of, strict=False))  # a tiny network has fewer axes
 
 
-def _unit(thumbnails: npt.NDArray[np.uint8]) -> Array:
-    """Each thumbnail as a row of mean 0 and length 1, all zeros where it is one grey."""
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
-    flat -= flat.mean(axis=1, keepdims=True)
-    unit: Array = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-    return unit
+# Mean, main axes, variances along them, and the mean variance beside them.
+_Shape = tuple[Array, Array, Array, float]
 
 
-def _fit_features(features: npt.NDArray[np.float32]) -> tuple[Array, Array, Array, float]:
-    """Mean, main axes, variances along them, and the mean variance beside them."""
+def _fit_features(features: npt.NDArray[np.float32]) -> _Shape:
     mean = features.mean(axis=0, dtype=np.float64)
     centred = features - mean
     num_images, width = centred.shape
@@ -281,18 +266,17 @@ def _fit_features(features: npt.NDArray[np.float32]) -> tuple[Array, Array, Arra
     values, vectors = eigh(covariance, subset_by_index=(width - kept, width - 1))
     total = max(float(np.trace(covariance)), 1e-12)
     rest = max((total - float(values.sum())) / (width - kept), 1e-6 * total / width)
-    return mean, vectors.T, np.maximum(values, rest), rest
+    return mean, vectors.T[::-1], np.maximum(values, rest)[::-1], rest
 
 
-def _distances(
-    features: npt.NDArray[np.float32], mean: Array, axes: Array, variances: Array, rest: float
-) -> Array:
+def _distances(features: npt.NDArray[np.float32], shape: _Shape) -> tuple[Array, Array]:
+    """The distances, and the place along each axis in its standard deviations, [N, K]."""
+    mean, axes, variances, rest = shape
     centred = features - mean
     along = centred @ axes.T
     beside = np.maximum((centred**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
     squared: Array = (along**2 / variances).sum(axis=1) + beside / rest
-    distances: Array = np.sqrt(squared / features.shape[1])
-    return distances
+    return np.sqrt(squared / features.shape[1]), along / np.sqrt(variances)
 
 
 def _rounded(values: npt.ArrayLike) -> list[float]:

@@ -123,6 +123,37 @@ def seeds_note(num_seeds: int) -> str:
     )
 
 
+FIGURE_TITLES = {
+    "called PNEUMONIA": "called PNEUMONIA",
+    "logit": "logit",
+    "rejected": "rejected files by code",
+    "width_px": "width",
+    "height_px": "height",
+    "aspect": "width over height",
+    "brightness": "mean grey level",
+    "dark": "dark end of the grey levels",
+    "bright": "bright end of the grey levels",
+    "likeness": "likeness to the mean training image",
+    "distance": "distance of the features",
+    **{f"axis_{n}": f"features, direction {n}" for n in range(1, 5)},
+}
+
+
+def name_drifted(drift: Mapping[str, Any]) -> str:
+    """Returns the figures that drifted, first of all images, then of inputs and devices.
+
+    Args:
+        drift: as a report has it.
+    """
+    parts = []
+    for group in drift["groups"]:
+        names = [FIGURE_TITLES[of["name"]] for of in group["figures"] if of["drifted"]]
+        if names:
+            where = "" if group["kind"] == "all" else f" ({group['kind']} {group['name']})"
+            parts.append(", ".join(names) + where)
+    return "; ".join(parts)
+
+
 def describe_rule(rule: str, images: str = "validation images") -> str:
     """Returns a threshold rule in words.
 

@@ -8,7 +8,7 @@ which reads the folder.
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import FINAL_EXIT_CODES, SpecError
+from orchestrator.errors import FINAL_EXIT_CODES, DriftError, SpecError
 from orchestrator.runs.run_dir import RunDir
 from orchestrator.runs.states import Status, TickState
 
@@ -110,6 +110,9 @@ def settle(
     """
     if seen is not None and seen.status in AT_WORK:
         return TryState(TickState(seen.status))
+    if seen is not None and seen.exit_code == DriftError.exit_code:
+        drifted = f"finished, and its images drifted (exit code {DriftError.exit_code})"
+        return TryState(TickState.FAILED, f"{drifted}; its report.html says how")
     if evidence.succeeded or (seen is not None and seen.status is Status.SUCCEEDED):
         return TryState(TickState.SUCCEEDED)
     if seen is None:

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from orchestrator.data.phantoms import _draw, _make_anatomy
-from orchestrator.evaluation.scope import (
-    ScopeImages,
-    ScopeReference,
-    fit_scope,
-    make_thumbnails,
-)
+from orchestrator.evaluation.scope import FIGURES, ScopeReference, fit_scope
+from orchestrator.evaluation.scope_images import ScopeImages, make_thumbnails
 from tests.data.make_out_of_scope import DRAWN, crop, invert
 
 SIDE = 64
@@ -33,6 +29,17 @@ def features(rng: np.random.Generator, number: int, at: float = 0.0) -> np.ndarr
     return np.asarray(rng.normal(size=(number, 64)) * wide + at, np.float32)
 
 
+def fit(*of: Any, **more: Any) -> ScopeReference:
+    logits = np.linspace(-3, 3, 50, dtype=np.float32)
+    return fit_scope(of[0], of[1], of[2], of[3], logits, **more)
+
+
+def mark(
+    reference: ScopeReference, images: ScopeImages, of: np.ndarray, *facts: dict[str, Any]
+) -> list[list[str]]:
+    return reference.mark(reference.describe(images, of), facts or [{}] * len(of))
+
+
 @pytest.fixture(scope="module")
 def chests() -> list[np.ndarray]:
     return [phantom(number) for number in range(120)]
@@ -41,18 +48,18 @@ def chests() -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def reference(chests: list[np.ndarray]) -> ScopeReference:
     rng = np.random.default_rng(0)
-    return fit_scope(shown(chests[:60]), features(rng, 60), shown(chests[60:90]), features(rng, 30))
+    return fit(shown(chests[:60]), features(rng, 60), shown(chests[60:90]), features(rng, 30))
 
 
 def marks(reference: ScopeReference, images: list[np.ndarray], at: float = 0.0) -> list[list[str]]:
     rng = np.random.default_rng(1)
-    return reference.mark(shown(images), features(rng, len(images), at), [{}] * len(images))
+    return mark(reference, shown(images), features(rng, len(images), at))
 
 
 def test_at_most_one_in_a_hundred_held_out_images_is_too_far(chests: list[np.ndarray]) -> None:
     rng = np.random.default_rng(3)
     of_val = features(rng, 500)
-    reference = fit_scope(shown(chests[:60]), features(rng, 100), shown(chests[60:90]), of_val)
+    reference = fit(shown(chests[:60]), features(rng, 100), shown(chests[60:90]), of_val)
     distances = reference.distances(of_val)
     assert 0 < (distances > reference.max_distance / 1.15).sum() <= 5
     assert not (distances > reference.max_distance).any()
@@ -63,7 +70,7 @@ def test_distance_is_mahalanobis_by_the_kept_axes_and_one_variance_beside_them()
     rng = np.random.default_rng(5)
     seen, new = features(rng, 4000), features(rng, 20, at=0.3)
     noise = shown([rng.integers(0, 256, (SIDE, SIDE)).astype(np.uint8)])
-    reference = fit_scope(noise, seen, noise, seen[:100])
+    reference = fit(noise, seen, noise, seen[:100])
     centred = seen - seen.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(centred.T, bias=True))
     kept = np.sort(values)[::-1][: len(reference.variances)]
@@ -110,14 +117,16 @@ def test_a_reference_is_small_and_is_read_back_as_it_was(reference: ScopeReferen
     assert len(text) < 40_000
     low, high = reference.trained_on["width_px"][0], reference.trained_on["width_px"][-1]
     assert (low, high) == (SIDE, SIDE)
+    assert set(reference.spreads) == {*FIGURES, "logit"}
+    assert all(sum(of.counts) == 30 for name, of in reference.spreads.items() if name != "logit")
 
 
 def test_constant_features_and_one_image_have_a_reference() -> None:
     """A dead network, or a data set of almost nothing, must not end a training."""
     image = shown([np.full((SIDE, SIDE), 9, np.uint8)])
-    reference = fit_scope(image, np.zeros((1, 4), np.float32), image, np.zeros((1, 4), np.float32))
-    assert reference.mark(image, np.zeros((1, 4), np.float32), [{}]) == [[]]
-    far = reference.mark(image, np.ones((1, 4), np.float32), [{}])
+    reference = fit(image, np.zeros((1, 4), np.float32), image, np.zeros((1, 4), np.float32))
+    assert mark(reference, image, np.zeros((1, 4), np.float32)) == [[]]
+    far = mark(reference, image, np.ones((1, 4), np.float32))
     assert far == [["out_of_scope_not_chest"]]
 
 
@@ -154,9 +163,9 @@ def test_headers_are_held_against_those_of_the_training(
     chests: list[np.ndarray], said: dict[str, Any], code: str | None
 ) -> None:
     seen, of = shown(chests[:1]), np.zeros((1, 64), np.float32)
-    reference = fit_scope(seen, of, seen, of, FACTS)
-    assert reference.mark(seen, of, [said]) == [[code] if code else []]
+    reference = fit(seen, of, seen, of, facts=FACTS)
+    assert mark(reference, seen, of, said) == [[code] if code else []]
     assert reference.words["modality"] == {"DX": 60, "RG": 39, "OT": 1}
-    unsaid = fit_scope(seen, of, seen, of)
+    unsaid = fit(seen, of, seen, of)
     assert (unsaid.words, unsaid.ages) == ({}, None)
-    assert unsaid.mark(seen, of, [{"age_years": 61.0}]) == [[]]
+    assert mark(unsaid, seen, of, {"age_years": 61.0}) == [[]]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.specs import Resources, ScoreSpec
-from orchestrator.errors import ClusterError, DataError
+from orchestrator.errors import ClusterError, DataError, DriftError
 from orchestrator.runs.life_cycle import open_run
 from orchestrator.runs.reconcile import TIMEOUT, ClusterAnswer, Evidence, look_at, settle
 from orchestrator.runs.run_dir import RunDir
@@ -138,3 +138,10 @@ def test_a_folder_that_cannot_be_read_decides_nothing(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="symbolic links"):
         look_at(tmp_path / "loop")
+
+
+def test_a_run_that_finished_and_drifted_has_failed_and_is_not_repeated() -> None:
+    answer = ClusterAnswer(Status.FAILED, DriftError.exit_code)
+    finding = settle(answer, DONE, state=TickState.RUNNING, mark="old", stop_reason=None)
+    assert (finding.state, finding.retry) == (TickState.FAILED, False)
+    assert "drifted (exit code 6)" in str(finding.reason)

@@ -23,7 +23,7 @@ from orchestrator.evaluation.report.page import (
     list_facts,
     render,
 )
-from orchestrator.evaluation.report.scope import scope_view
+from orchestrator.evaluation.report.scope import drift_view, scope_view
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
 from orchestrator.evaluation.wording import INTENDED_USE, NO_FIGURE, describe_rule
 
@@ -156,6 +156,7 @@ def render_html(report: Mapping[str, Any], tally: Tally) -> str:
         **_image_lists(tally),
         **_rejected_lists(tally),
         scope=scope_view(report),
+        drift=drift_view(report),
         grey_rules=_explained(report["decoding"]["grey_rules"], GREY_RULES),
         decode_notes=_explained(report["decoding"]["notes"], DECODE_NOTES),
         model_facts=list_facts(

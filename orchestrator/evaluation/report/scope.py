@@ -1,4 +1,4 @@
-"""The part of a scoring report on images that the model was not made for."""
+"""The parts of a scoring report on images out of scope, and on drift from the training images."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from orchestrator.data.schema import escape_path
 from orchestrator.evaluation.scope import IN_SCOPE, SCOPE_CODES
+from orchestrator.evaluation.wording import FIGURE_TITLES, name_drifted
 
 
 @dataclass
@@ -78,3 +79,24 @@ def scope_view(report: dict[str, Any]) -> dict[str, Any] | None:
         for code, count in scope["by_code"].items()
     ]
     return {**scope, "rows": rows}
+
+
+def drift_view(report: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns what the page shows of drift, None where nothing was compared.
+
+    Args:
+        report: of a scoring run.
+    """
+    drift = report.get("drift")
+    if not drift:
+        return None
+    (whole,) = [group for group in drift["groups"] if group["kind"] == "all"]
+    rest = [group for group in drift["groups"] if group["kind"] != "all"]
+    parts = [{**group, "groups": [group]} for group in rest]
+    return {
+        **drift,
+        "titles": FIGURE_TITLES,
+        "figures": sorted(whole["figures"], key=lambda of: -of["index"]),
+        "named": name_drifted(drift),
+        "parts": [{**part, "drifted": name_drifted({"groups": part["groups"]})} for part in parts],
+    }

@@ -17,7 +17,7 @@ from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.figures import Calibration
 from orchestrator.model.bundle import load_scope
 from orchestrator.model.engine.load import load_engine
-from orchestrator.pipelines.score.gate import describe_marks, mark_images, reject_marked
+from orchestrator.pipelines.score.gate import describe_marks, look_at, name_device, reject_marked
 
 # Columns of a shard's file beside those of the predictions, while the run lasts.
 _MORE = (
@@ -25,6 +25,9 @@ _MORE = (
     *[schema.MANIFEST.field(name) for name in ("mtime_ns", "patient_source")],
     pa.field("known_run", pa.string()),  # the earlier run that scored the same bytes, and its row
     pa.field("known_row", pa.int64()),
+    # By `evaluation.scope.FIGURES`, and maker and model; null where the model has no reference
+    pa.field("figures", pa.list_(pa.float32())),
+    pa.field("device", pa.string()),
 )
 
 
@@ -138,10 +141,12 @@ class ScoreStage:
             columns = {"probability": np.mean(each, axis=0, dtype=each[0].dtype)}
             columns |= {f"probability_{number}": one for number, one in enumerate(each, 1)}
         columns["predicted"] = call_labels(columns["probability"], self.threshold)
-        marks = mark_images(self._scopes, rows, images, outputs)
-        for place, row in enumerate(rows):
-            row["scope"] = describe_marks(marks[place])
-            if marks[place] and self.rejects:
-                row |= reject_marked(marks[place])
+        seen = look_at(self._scopes, rows, images, outputs)
+        for place, (row, marks) in enumerate(zip(rows, seen.marks, strict=True)):
+            row["scope"] = describe_marks(marks)
+            if seen.figures is not None:
+                row |= {"figures": seen.figures[place], "device": name_device(row)}
+            if marks and self.rejects:
+                row |= reject_marked(marks)
             else:
                 row |= {name: values[place] for name, values in columns.items()}

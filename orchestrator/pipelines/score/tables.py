@@ -23,6 +23,7 @@ from orchestrator.errors import ClusterError, DataError
 from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.report.scope import ScopeCounts
 from orchestrator.evaluation.tally import Tally
+from orchestrator.pipelines.score.drift import RunDrift
 from orchestrator.pipelines.score.ensemble import Members
 from orchestrator.pipelines.score.incremental import Work
 from orchestrator.pipelines.score.stage import shard_schema
@@ -53,7 +54,7 @@ def finish_tables(
     """
     predictions = schema.predictions_schema(len(members.bundles))
     shards = shard_schema(len(members.bundles))
-    tally, scopes = Tally(members.threshold.value), ScopeCounts()
+    tally, scopes, drift = Tally(members.threshold.value), ScopeCounts(), RunDrift(members)
     before: Counter[tuple[int, str, str | None]] = Counter()  # root, how it matched, code there
     rejections = Rejections()
     known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
@@ -82,10 +83,11 @@ def finish_tables(
                 add_known(_known_by_content(row))
             tally.add(scored, bad)
             scopes.add(scored, table.filter(rejected))
+            drift.add(table.filter(pc.invert(known)))
         if not work.manifest.num_shards:  # readers of a data set want one file at least
             write_parquet(run.predictions / "part-00000.parquet", predictions.empty_table())
     found = work.manifest.num_rows + work.num_known
-    report = _write_report(spec, run, tally, found, before, work.manifest, members, scopes)
+    report = _write_report(spec, run, tally, found, before, work.manifest, members, scopes, drift)
     if found and not report["counts"]["scored"] + report["counts"]["scored_before"]:
         where = f"{run.rejected} lists them" if tally.num_rejected else "earlier runs rejected them"
         raise DataError(
@@ -144,6 +146,7 @@ def _write_report(
     manifest: StoredManifest,
     members: Members,
     scopes: ScopeCounts,
+    drift: RunDrift,
 ) -> dict[str, Any]:
     """Writes and returns the report of a finished set of tables."""
     notes = manifest.notes
@@ -164,6 +167,7 @@ def _write_report(
     )
     roots = None if spec.hash_paths else manifest.roots
     report["scope"] = scopes.as_report(members.populations, roots)
+    report["drift"] = drift.as_report(roots)
     write_json(run.report_json, report)
     write_text(run.report_html, render_html(report, tally))
     return report

@@ -162,7 +162,7 @@ def release(
         info,
         extra={
             "report.html": page(_without_paths(report)),
-            bundle.SCOPE_FILE: describe_scope(task.scope, trained.features),
+            bundle.SCOPE_FILE: describe_scope(task.scope, trained.features, val_logits, task.audit),
         },
         num_threads=task.training.num_threads,
     )

@@ -1,6 +1,6 @@
 """What a training leaves in its bundle of the images it was made of, to know other images by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from orchestrator.data.source import IngestedSource
 from orchestrator.data.store import ImageStore
-from orchestrator.evaluation.scope import KNOWN_WORDS, ScopeImages, fit_scope, make_thumbnails
+from orchestrator.evaluation.scope import KNOWN_WORDS, fit_scope
+from orchestrator.evaluation.scope_images import ScopeImages, make_thumbnails
 
 _MOST = {"train": 2000, "val": 2000}  # images; more change no limit by much
 _AT_A_TIME = 256
@@ -64,16 +65,27 @@ def sample_scope(
     return ScopeSample(chosen, images, facts)
 
 
-def describe_scope(sample: ScopeSample, features: Callable[[Rows], Any]) -> str:
+def describe_scope(
+    sample: ScopeSample,
+    features: Callable[[Rows], Any],
+    logits: npt.NDArray[np.float32],
+    audit: Mapping[str, Any],
+) -> str:
     """Returns the content of the bundle's `scope.json`.
 
     Args:
         sample: the images.
         features: gives the pooled features, float32 [n, D], of manifest rows.
+        logits: of the validation images, float32 [N].
+        audit: of the training; counts the files found and rejected.
     """
     of_train, of_val = (features(sample.rows[name]) for name in ("train", "val"))
     images = sample.images
-    reference = fit_scope(images["train"], of_train, images["val"], of_val, sample.facts)
+    counts = audit.get("files", {})
+    files = {"found": counts["found"], **counts["rejected_by_code"]} if counts else {}
+    reference = fit_scope(
+        images["train"], of_train, images["val"], of_val, logits, files, sample.facts
+    )
     return reference.model_dump_json() + "\n"
 
 

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.cluster.worker_context import ReportEpoch, WorkerContext
 from orchestrator.config.specs import TrainSpec
 from orchestrator.data.shard_files import part_path, write_part
-from orchestrator.evaluation.scope import ScopeImages
+from orchestrator.evaluation.scope_images import ScopeImages
 from orchestrator.model.bundle import load_info, load_scope
 from orchestrator.pipelines.prepare.feature_set import open_features, pack_features
 from orchestrator.pipelines.train.head_loop import train_head
