@@ -112,3 +112,10 @@ def test_one_root_of_two_that_drifts_is_named_and_small_ones_are_not_judged(
     }
     assert by_name == {WHOLE: False, ("root", "0"): False, ("root", "1"): True}
     assert found["drifted"]
+
+
+def test_nearer_images_are_no_drift_and_farther_ones_are() -> None:
+    rng = np.random.default_rng(4)
+    spreads = {"distance": Spread.of(rng.normal(1.0, 0.1, 300))}
+    assert not report(spreads, all={"distance": rng.normal(0.8, 0.1, 100)})["drifted"]
+    assert report(spreads, all={"distance": rng.normal(1.2, 0.1, 100)})["drifted"]

@@ -92,11 +92,13 @@ def drift_view(report: dict[str, Any]) -> dict[str, Any] | None:
         return None
     (whole,) = [group for group in drift["groups"] if group["kind"] == "all"]
     rest = [group for group in drift["groups"] if group["kind"] != "all"]
-    parts = [{**group, "groups": [group]} for group in rest]
     return {
         **drift,
         "titles": FIGURE_TITLES,
         "figures": sorted(whole["figures"], key=lambda of: -of["index"]),
         "named": name_drifted(drift),
-        "parts": [{**part, "drifted": name_drifted({"groups": part["groups"]})} for part in parts],
+        "parts": [
+            {**group, "drifted": name_drifted({"groups": [{**group, "kind": "all"}]})}
+            for group in rest
+        ],
     }
