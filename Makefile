@@ -21,8 +21,9 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/orchestrator demo --out demo
 
+# Two processes: what needs the one Ray cluster in one of them, the rest in the other.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
