@@ -122,15 +122,16 @@ def _check_rule(value: Any) -> Any:
     if matched is None:
         raise ValueError(
             "expected youden, youden-smoothed, accuracy, f1, sensitivity@0.95 or specificity@0.9 "
-            "(any floor from 0 to 1), each also with -shifted, or a threshold from 0 to 1"
+            "(any floor from 0 to 1), each also with -shifted or -cohorts, or a number from 0 to 1"
         )
     return text
 
 
 SHIFTED = "-shifted"  # ends a rule that altered copies of the validation images count for
+COHORTS = "-cohorts"  # ends a rule that has to hold in each cohort of the validation images
 _NUMBER = r"(?:0|1|0?\.\d+|1\.0+|0\.\d+)"
 _RULE = (
-    rf"(?:youden|youden-smoothed|accuracy|f1|(?:sensitivity|specificity)@{_NUMBER})(?:{SHIFTED})?"
+    rf"(?:youden|youden-smoothed|accuracy|f1|(?:sensitivity|specificity)@{_NUMBER})(?:{SHIFTED}|{COHORTS})?"
     rf"|{_NUMBER}"
 )
 # Context in which the spec that a run has stored is read: what it asks for was accepted once.
@@ -142,7 +143,7 @@ ThresholdRule = Annotated[
     BeforeValidator(_check_rule),
     flag(
         "Threshold rule: youden, youden-smoothed, accuracy, f1, sensitivity@0.95, specificity@0.9, "
-        "or a number; with -shifted, altered validation images count as well.",
+        "or a number. youden-shifted counts altered images too, youden-cohorts the worst site.",
         MODEL,
         metavar="<rule>",
     ),

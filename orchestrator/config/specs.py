@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from orchestrator.config.addresses import NoSecret
 from orchestrator.config.fields import (
     CLUSTER,
+    COHORTS,
     DATA,
     MODEL,
     SCORING,
@@ -183,10 +184,10 @@ class CompareSpec(RecipeForm):
                 f"an ensemble is of two backbones or more, received {self.backbones[0]} alone; "
                 "name more with --backbones, or leave --ensemble out"
             )
-        if self.ensemble == "mean" and self.threshold.endswith(SHIFTED):
+        if self.ensemble == "mean" and self.threshold.endswith((SHIFTED, COHORTS)):
             raise ValueError(
-                f"the threshold of --ensemble mean cannot be chosen by {self.threshold}: the "
-                f"altered copies are not kept; give a rule without {SHIFTED}, or --ensemble vote"
+                f"--ensemble mean cannot choose its threshold by {self.threshold}; give a rule "
+                f"without {SHIFTED} and {COHORTS}, or --ensemble vote"
             )
         return self
 
@@ -286,9 +287,9 @@ class RecalibrateSpec(ListingForm):
     @field_validator("threshold")
     @classmethod
     def _needs_no_pixels(cls, value: str) -> str:
-        if value.endswith(SHIFTED):
-            plain = value.removesuffix(SHIFTED)
-            raise ValueError(f"altered copies of images are made in training alone; give {plain}")
+        plain = value.removesuffix(SHIFTED).removesuffix(COHORTS)
+        if plain != value:
+            raise ValueError(f"altered copies and cohorts are for training alone; give {plain}")
         return value
 
     def scoring(self) -> ScoreSpec:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from orchestrator.config.specs import TrainSpec
 from orchestrator.model.strip import Samples
 
@@ -38,6 +41,7 @@ class ReleaseTask:
         counts: images by split, then by class.
         audit: the leakage audit, JSON-able.
         samples: images for the report's strip; None where training sees no augmented view.
+        cohorts: int64 [validation rows], for a threshold rule that has to hold in each of them.
     """
 
     training: TrainingTask
@@ -46,3 +50,4 @@ class ReleaseTask:
     counts: dict[str, dict[str, int]]
     audit: dict[str, Any]
     samples: Samples | None
+    cohorts: npt.NDArray[np.int64] | None = None

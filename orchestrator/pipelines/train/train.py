@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 
 from orchestrator.cluster.ray_train import run_training
 from orchestrator.cluster.session import open_session
+from orchestrator.config.fields import COHORTS
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.config.workers import Session
+from orchestrator.data.cohorts import number_cohorts
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.source import IngestedSource
 from orchestrator.errors import counted
@@ -123,6 +125,8 @@ def _train(
     else:
         prepared.write(run)
     dataset, rows, names = prepared.dataset, prepared.rows, prepared.split
+    by_cohort = spec.threshold.endswith(COHORTS)  # told before the work, not after it
+    cohorts = number_cohorts(rows.filter(pc.equal(names, "val"))) if by_cohort else None
     if spec.features == "live":
         prepare_backbone(spec, run.backbone.parent, session, reporter, engines=False)
     elif not run.head.exists():
@@ -144,6 +148,7 @@ def _train(
         counts=by_split(prepared.counts),
         audit=prepared.audit,
         samples=pick_samples(dataset, rows, names, spec.seed) if _augments(spec) else None,
+        cohorts=cohorts,
     )
     run.evaluating.unlink(missing_ok=True)
     told = EpochLines(run, reporter, tracking.epoch)
