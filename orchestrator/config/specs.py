@@ -289,7 +289,7 @@ class RecalibrateSpec(ListingForm):
     def _needs_no_pixels(cls, value: str) -> str:
         plain = value.removesuffix(SHIFTED).removesuffix(COHORTS)
         if plain != value:
-            raise ValueError(f"altered copies and cohorts are for training alone; give {plain}")
+            raise ValueError(f"altered copies and cohorts count in training alone; give {plain}")
         return value
 
     def scoring(self) -> ScoreSpec:
