@@ -47,6 +47,12 @@ def complete_backbone(incomplete: str) -> list[str]:
 
 
 @_quiet
+def complete_backbones(incomplete: str) -> list[str]:
+    """Names of the registry, and the word for all of them where it can stand alone."""
+    return [*complete_backbone(incomplete), *([] if "," in incomplete else ["all"])]
+
+
+@_quiet
 def complete_bundle(incomplete: str) -> list[str]:
     """Bundles under models/."""
     from orchestrator.model.bundle_folder import list_bundles
@@ -78,6 +84,6 @@ def complete_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
 
 _OF_FIELDS = {
     "backbone": complete_backbone,
-    "backbones": complete_backbone,
+    "backbones": complete_backbones,
     "model": complete_bundle,
 }

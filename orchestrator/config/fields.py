@@ -115,16 +115,25 @@ Objective = Literal["auroc", "auprc", "log_loss"]
 TrainingObjective = Literal["auroc", "auprc", "log_loss", "val_loss"]
 
 
-def _check_rule(value: Any) -> Any:
+def _check_rule(value: Any, *, also: str = ", each also with -shifted or -cohorts") -> Any:
     """Accepts a rule by name or a number as text, as YAML gives numbers."""
     text = str(value)
     matched = re.fullmatch(_RULE, text)
     if matched is None:
         raise ValueError(
             "expected youden, youden-smoothed, accuracy, f1, sensitivity@0.95 or specificity@0.9 "
-            "(any floor from 0 to 1), each also with -shifted or -cohorts, or a number from 0 to 1"
+            f"(any floor from 0 to 1){also}, or a number from 0 to 1"
         )
     return text
+
+
+def _check_plain_rule(value: Any) -> Any:
+    """Accepts a rule that needs neither altered copies of the images nor cohorts of them."""
+    text = str(value)
+    plain = text.removesuffix(SHIFTED).removesuffix(COHORTS)
+    if plain != text:
+        raise ValueError(f"altered copies and cohorts count in training alone; give {plain}")
+    return _check_rule(text, also="")
 
 
 SHIFTED = "-shifted"  # ends a rule that altered copies of the validation images count for
@@ -138,15 +147,23 @@ _RULE = (
 STORED = "stored"
 
 # By what the operating point is chosen; `evaluation.calibration` applies it.
+_RULE_HELP = (
+    "Threshold rule: youden, youden-smoothed, accuracy, f1, sensitivity@0.95, specificity@0.9, "
+    "or a number"
+)
 ThresholdRule = Annotated[
     str,
     BeforeValidator(_check_rule),
     flag(
-        "Threshold rule: youden, youden-smoothed, accuracy, f1, sensitivity@0.95, specificity@0.9, "
-        "or a number. youden-shifted counts altered images too, youden-cohorts the worst site.",
+        f"{_RULE_HELP}. youden-shifted counts altered images too, youden-cohorts the worst site.",
         MODEL,
         metavar="<rule>",
     ),
+]
+PlainThresholdRule = Annotated[
+    str,
+    BeforeValidator(_check_plain_rule),
+    flag(f"{_RULE_HELP}.", MODEL, metavar="<rule>"),
 ]
 
 

@@ -37,13 +37,13 @@ from orchestrator.config.fields import (
     Paths,
     PathText,
     PatientKeyFile,
+    PlainThresholdRule,
     Positive,
     RunFolder,
     Searched,
     Seed,
     ShardRows,
     Span,
-    ThresholdRule,
     TrainingObjective,
     Weights,
     flag,
@@ -273,7 +273,7 @@ class RecalibrateSpec(ListingForm):
         PathText | None,
         flag("Folder for the new bundle.", default="a new folder in models/", decides=False),
     ] = None
-    threshold: ThresholdRule = "youden"
+    threshold: PlainThresholdRule = "youden"
     calibration: Annotated[
         Calibrated,
         flag("Probability calibration on the images; none: the bundle's own stays.", MODEL),
@@ -283,14 +283,6 @@ class RecalibrateSpec(ListingForm):
     patient_key_file: PatientKeyFile = None
     limits: DecodeLimits = DecodeLimits()
     overwrite: Overwrite = False
-
-    @field_validator("threshold")
-    @classmethod
-    def _needs_no_pixels(cls, value: str) -> str:
-        plain = value.removesuffix(SHIFTED).removesuffix(COHORTS)
-        if plain != value:
-            raise ValueError(f"altered copies and cohorts count in training alone; give {plain}")
-        return value
 
     def scoring(self) -> ScoreSpec:
         """Returns the scoring of the images, which the recalibration rests on."""

@@ -12,6 +12,7 @@ from orchestrator.errors import SpecError, counted
 # A worker takes at most this many cores of a node unless told otherwise: one model instance
 # stops gaining from more threads at about this number.
 _CPUS_PER_WORKER = 8
+_LEAST = 0.0001  # of a CPU or GPU that Ray counts
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ def plan_workers(resources: Resources, nodes: list[dict[str, float]]) -> Session
     gpus_each = resources.gpus_per_worker
     if gpus_each == "auto":
         gpus_each = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    for name, each in (("cpus", resources.cpus_per_worker), ("gpus", gpus_each)):
+        if each is not None and 0 < each < _LEAST:
+            raise SpecError(
+                f"--{name}-per-worker {each:g} is less than {_LEAST:g}, the smallest share "
+                "that Ray counts: give more"
+            )
     hosts = [n for n in nodes if n.get("GPU", 0) >= gpus_each and n.get("CPU", 0) >= 1]
     if not hosts:
         raise SpecError(

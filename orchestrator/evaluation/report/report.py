@@ -140,6 +140,7 @@ def render_html(report: Mapping[str, Any], tally: Tally) -> str:
     has_labels = report["confusion"] is not None
     recalibrated = "recalibrated" in report["model"]
     images = "labelled images of one site" if recalibrated else "validation images"
+    own = report["overridden_threshold"]
     view = (
         build_view(report, labels[labelled], probabilities[labelled], "score")
         if has_labels
@@ -151,6 +152,7 @@ def render_html(report: Mapping[str, Any], tally: Tally) -> str:
         view=view,
         subtitle=_subtitle(report),
         label_line=_label_line(report),
+        own_rule=describe_rule(own["rule"], images) if own else None,
         **_histogram(report, labels, probabilities),
         **_image_lists(tally),
         **_rejected_lists(tally),

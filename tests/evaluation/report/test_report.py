@@ -70,6 +70,21 @@ def report_and_page(scored, bad, threshold=0.5):
     return report, page, visible
 
 
+@pytest.mark.parametrize(
+    ("model", "images"),
+    [({}, "validation images"), ({"recalibrated": "x"}, "labelled images of one site")],
+)
+def test_the_rule_of_a_threshold_that_was_replaced_is_told_in_words(model, images):
+    tally = Tally(0.3)
+    tally.add(predictions([0, 1], [0.1, 0.7]), rejected())
+    own = {"value": 0.5, "rule": "sensitivity@0.95"}
+    report = build_report(
+        tally, found=2, threshold_rule="fixed", overridden=own, model=MODEL | model, run=RUN
+    )
+    words = f"0.500 (highest specificity with a sensitivity of at least 0.95 on {images})"
+    assert words in render_html(report, tally)
+
+
 def test_labelled_run():
     scored = predictions(
         [0, 0, 1, 1, 1], [0.1, 0.7, 0.2, 0.8, 0.9], patients=["a", "b", "c", "c", "d"]
