@@ -17,6 +17,7 @@ from orchestrator.cli import (
     compare,
     demo,
     doctor,
+    explain,
     ingest,
     inspect,
     jobs,
@@ -46,6 +47,7 @@ app.add_typer(train.app)
 app.add_typer(tune.app)
 app.add_typer(compare.app)
 app.add_typer(score.app)
+app.add_typer(explain.app)
 app.add_typer(recalibrate.app)
 app.add_typer(ingest.app)
 app.add_typer(inspect.app)

@@ -9,6 +9,7 @@ from orchestrator.config.fields import (
     FINETUNING,
     LIMITS,
     MODEL,
+    SCORING,
     STORED,
     TRAINING,
     Alpha,
@@ -34,6 +35,17 @@ from orchestrator.config.fields import (
     flag,
 )
 from orchestrator.config.listing import ListingForm
+
+Heatmaps = Annotated[
+    int,
+    flag(
+        "Images to draw heat maps of: wrong ones, the least certain, a random few.",
+        SCORING,
+        decides=False,
+        ge=0,
+        le=1000,
+    ),
+]
 
 
 class DecodeLimits(Form):

@@ -48,7 +48,7 @@ from orchestrator.config.fields import (
     Weights,
     flag,
 )
-from orchestrator.config.forms import DecodeLimits, RecipeForm, TrainingForm
+from orchestrator.config.forms import DecodeLimits, Heatmaps, RecipeForm, TrainingForm
 from orchestrator.config.listing import ListingForm
 
 
@@ -236,6 +236,7 @@ class ScoreSpec(ListingForm):
         "f32"
     )
     threshold: GivenThreshold = None
+    heatmaps: Heatmaps = 0
     max_rejected_fraction: MaxRejected = 1.0
     allow_empty: Annotated[
         bool, flag("Accept an input that holds no files.", DATA, decides=False)

@@ -16,6 +16,7 @@ from orchestrator.errors import DataError
 from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.report import plots
+from orchestrator.evaluation.report.heat_picture import list_heatmaps
 from orchestrator.evaluation.report.page import (
     NEGATIVE,
     POSITIVE,
@@ -125,12 +126,13 @@ def build_report(
     }
 
 
-def render_html(report: Mapping[str, Any], tally: Tally) -> str:
+def render_html(report: Mapping[str, Any], tally: Tally, thumbnails: Sequence[str] = ()) -> str:
     """Returns report.html of a scoring run: one page without scripts or outside files.
 
     Args:
         report: from `build_report`.
         tally: what it was built from.
+        thumbnails: `data:` addresses of small heat maps, one for each of `report["heatmaps"]`.
 
     Returns:
         HTML, all text from the tables escaped.
@@ -155,6 +157,7 @@ def render_html(report: Mapping[str, Any], tally: Tally) -> str:
         own_rule=describe_rule(own["rule"], images) if own else None,
         **_histogram(report, labels, probabilities),
         **_image_lists(tally),
+        heatmaps=list_heatmaps(report, thumbnails),
         **_rejected_lists(tally),
         grey_rules=_explained(report["decoding"]["grey_rules"], GREY_RULES),
         decode_notes=_explained(report["decoding"]["notes"], DECODE_NOTES),

@@ -2,6 +2,8 @@
 
 What a run has to do is decided in `incremental.py`; its tables and its report are made in
 `tables.py`.
+
+Over 300 lines, the steps of one run in their order.
 """
 
 import contextlib
@@ -35,6 +37,7 @@ from orchestrator.pipelines.prepare.ingest import (
     load_patient_key,
 )
 from orchestrator.pipelines.score.ensemble import Members, load_members
+from orchestrator.pipelines.score.heatmaps import load_explainer
 from orchestrator.pipelines.score.incremental import (
     Work,
     commit_listed,
@@ -146,6 +149,8 @@ def _score(
 ) -> None:
     """Lists, scores, reports and publishes in a claimed run."""
     run = opened.run
+    if spec.heatmaps:
+        load_explainer(members)  # it may be that none can be drawn, which is told at once
     engine = _find_engine(spec, resources, opened)
     spec = spec.model_copy(update={"engine": engine})
     key = load_patient_key(spec.patient_key_file)
@@ -241,7 +246,7 @@ def _score_run(
     # Mostly imported already, by `_import_ahead`.
     from orchestrator.pipelines.score.tables import finish_tables, write_named
 
-    finish_tables(spec, run, work, members, naming)
+    finish_tables(spec, run, work, source, members, naming, reporter)
     if work.manifest.path != run.manifest:
         write_named(work.manifest, run.manifest, naming)
 

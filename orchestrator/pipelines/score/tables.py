@@ -20,17 +20,26 @@ from orchestrator.data.parquet import open_writer, write_parquet
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.rejections import Rejections, check_rejected
 from orchestrator.data.shard_files import check_parts, part_path, read_part
+from orchestrator.data.source import Source
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.tally import Tally
 from orchestrator.pipelines.score.ensemble import Members
+from orchestrator.pipelines.score.heatmaps import Heatmaps, draw_heatmaps
 from orchestrator.pipelines.score.incremental import Work
+from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.run_dir import RunDir
 
 
 def finish_tables(
-    spec: ScoreSpec, run: RunDir, work: Work, members: Members, naming: FileNaming
+    spec: ScoreSpec,
+    run: RunDir,
+    work: Work,
+    source: Source,
+    members: Members,
+    naming: FileNaming,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Turns committed shards into the run's tables and report, one shard in memory at a time.
 
@@ -38,8 +47,10 @@ def finish_tables(
         spec: the run's spec.
         run: the run, all its shards committed.
         work: every file found.
+        source: where the pixels came from.
         members: the models.
         naming: how the tables name files; the shards do so already.
+        reporter: receives every heat map.
 
     Returns:
         The report.
@@ -82,7 +93,10 @@ def finish_tables(
         if not work.manifest.num_shards:  # readers of a data set want one file at least
             write_parquet(run.predictions / "part-00000.parquet", predictions.empty_table())
     found = work.manifest.num_rows + work.num_known
-    report = _write_report(spec, run, tally, found, before, work.manifest.notes, members)
+    heatmaps: Heatmaps = ([], [])
+    if spec.heatmaps:
+        heatmaps = draw_heatmaps(spec, run, tally, work, source, members, reporter)
+    report = _write_report(spec, run, tally, found, before, work.manifest.notes, members, heatmaps)
     if found and not report["counts"]["scored"] + report["counts"]["scored_before"]:
         where = f"{run.rejected} lists them" if tally.num_rejected else "earlier runs rejected them"
         raise DataError(
@@ -138,6 +152,7 @@ def _write_report(
     before: Mapping[tuple[int, str, str | None], int],
     notes: Notes,
     members: Members,
+    heatmaps: Heatmaps,
 ) -> dict[str, Any]:
     """Writes and returns the report of a finished set of tables."""
     report = build_report(
@@ -155,6 +170,9 @@ def _write_report(
             for (root, matched, code), files in before.items()
         ],
     )
+    entries, thumbnails = heatmaps
+    if entries:
+        report["heatmaps"] = entries
     write_json(run.report_json, report)
-    write_text(run.report_html, render_html(report, tally))
+    write_text(run.report_html, render_html(report, tally, thumbnails))
     return report
