@@ -21,6 +21,7 @@ from orchestrator.cli import (
     ingest,
     inspect,
     jobs,
+    models,
     plan,
     recalibrate,
     runs,
@@ -51,6 +52,7 @@ app.add_typer(explain.app)
 app.add_typer(recalibrate.app)
 app.add_typer(ingest.app)
 app.add_typer(inspect.app)
+app.add_typer(models.app, name="models")
 app.add_typer(jobs.submit_app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")

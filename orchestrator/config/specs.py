@@ -206,7 +206,7 @@ class ScoreSpec(ListingForm):
     model: Annotated[
         Paths | None,
         flag(
-            "Model bundle; repeat the option to average several.",
+            "Model bundle, or models:production; repeat the option to average several.",
             SCORING,
             default="the newest bundle in models/",
         ),
@@ -261,7 +261,9 @@ class ScoreSpec(ListingForm):
 class RecalibrateSpec(ListingForm):
     """Choose calibration and threshold of a bundle anew, on labelled images of one site."""
 
-    model: Annotated[PathText, flag("Model bundle.", metavar="BUNDLE", positional=True)]
+    model: Annotated[
+        PathText, flag("Model bundle, or models:production.", metavar="BUNDLE", positional=True)
+    ]
     data: Annotated[
         PathText,
         flag(

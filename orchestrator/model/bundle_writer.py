@@ -22,7 +22,7 @@ from orchestrator.model.bundle import (
     REQUIRED_FILES,
     BundleInfo,
     FileEntry,
-    _check_name,
+    check_name,
 )
 from orchestrator.model.bundle_folder import INFO_FILE
 
@@ -95,7 +95,7 @@ def _begin(folder: Path, info: BundleInfo, extra: Mapping[str, str] | None) -> d
 
     texts = {CARD_FILE: render_card(info), **(extra or {})}
     for name in texts:
-        _check_name(folder, name)
+        check_name(folder, name)
     with write_errors(folder):
         make_folder(folder)
         (folder / INFO_FILE).unlink(missing_ok=True)

@@ -36,7 +36,7 @@ from orchestrator.pipelines.prepare.ingest import (
     forget_hashed_patients,
     load_patient_key,
 )
-from orchestrator.pipelines.score.ensemble import Members, load_members
+from orchestrator.pipelines.score.ensemble import Members, keep_begun, load_members
 from orchestrator.pipelines.score.heatmaps import load_explainer
 from orchestrator.pipelines.score.incremental import (
     Work,
@@ -89,11 +89,11 @@ def score(
         ClusterError: a worker or the disk failed; the same command with `--out` goes on later.
         LockedError: another process works in the run, or with `only_new` in `out_root`.
     """
-    members = load_members(spec.model, spec.threshold)
+    folder, target = _place_run(spec, run_folder)
+    members = load_members(keep_begun(spec, RunDir(folder)), spec.threshold)
     check_inputs(spec.input)
     ingested = open_ingested_input(spec, members.size_px)
-    folder, target = _place_run(spec, run_folder)
-    spec = spec.model_copy(update={"model": tuple(map(str, members.bundles)), "out": target})
+    spec = spec.model_copy(update={"model": members.names, "out": target})
     others = {"models": members.hashes, "decoder": DECODER_VERSION}
     resumes = holds_unfinished(RunDir(folder), spec, others)
     if target is not None and not spec.overwrite and not resumes:
@@ -239,7 +239,7 @@ def _score_run(
         # What is on an address is read from everywhere; a folder must be seen by every node.
         roots = source.roots if isinstance(source, FileSource) else ()
         inputs = [os.fsdecode(root) for root in roots] or spec.input
-        reads = [Path(place) for place in (*inputs, *(spec.model or ())) if "://" not in place]
+        reads = [Path(place) for place in inputs if "://" not in place] + [*members.bundles]
         reads += [work.index.folder] if work.index else []
         with open_session(resources, reads=reads, writes=[run.path]) as session:
             _score_shards(spec, run, source, work, members, session, run_shards, naming, reporter)
