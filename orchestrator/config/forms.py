@@ -30,11 +30,11 @@ from orchestrator.config.fields import (
     Positive,
     RunFolder,
     Seed,
-    ThresholdRule,
     Views,
     flag,
 )
 from orchestrator.config.listing import ListingForm
+from orchestrator.config.threshold import ThresholdRule
 
 Heatmaps = Annotated[
     int,

@@ -14,12 +14,10 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from orchestrator.config.addresses import NoSecret
 from orchestrator.config.fields import (
     CLUSTER,
-    COHORTS,
     DATA,
     MODEL,
     SCORING,
     SEARCH,
-    SHIFTED,
     SPACE,
     TRAINING,
     Augmentation,
@@ -30,14 +28,12 @@ from orchestrator.config.fields import (
     Finetune,
     FinetuneEpochs,
     Form,
-    GivenThreshold,
     MaxRejected,
     Objective,
     Overwrite,
     Paths,
     PathText,
     PatientKeyFile,
-    PlainThresholdRule,
     Positive,
     RunFolder,
     Searched,
@@ -50,6 +46,7 @@ from orchestrator.config.fields import (
 )
 from orchestrator.config.forms import DecodeLimits, Heatmaps, RecipeForm, TrainingForm
 from orchestrator.config.listing import ListingForm
+from orchestrator.config.threshold import COHORTS, SHIFTED, GivenThreshold, PlainThresholdRule
 
 
 class Resources(Form):

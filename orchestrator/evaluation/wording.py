@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.config.fields import COHORTS, SHIFTED
+from orchestrator.config.threshold import COHORTS, SHIFTED
 
 INTENDED_USE = (
     "Research use only. Not a diagnostic device: its output must not guide the care of a patient."

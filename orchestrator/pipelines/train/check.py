@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from orchestrator.config.fields import SHIFTED
 from orchestrator.config.specs import TrainSpec
+from orchestrator.config.threshold import SHIFTED
 from orchestrator.config.workers import Session
 from orchestrator.data.schema import escape_path
 from orchestrator.errors import SpecError

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from orchestrator.config.fields import COHORTS, SHIFTED
 from orchestrator.config.specs import TrainSpec
+from orchestrator.config.threshold import COHORTS, SHIFTED
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.schema import CLASS_NAMES

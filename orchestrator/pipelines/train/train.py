@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from orchestrator.cluster.ray_train import run_training
 from orchestrator.cluster.session import open_session
-from orchestrator.config.fields import COHORTS
 from orchestrator.config.specs import Resources, TrainSpec
+from orchestrator.config.threshold import COHORTS
 from orchestrator.config.workers import Session
 from orchestrator.data.cohorts import number_cohorts
 from orchestrator.data.listing.inputs import check_inputs
