@@ -90,13 +90,15 @@ class ImageError(Exception):
     Args:
         code: stable snake_case code, one of `orchestrator.data.decode.images.REJECTION_CODES`.
         message: one line for the person who sees the rejected row.
+        facts: what the header said, a `DicomFacts`; None where there was none to read.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, facts: object = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.facts = facts
 
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
-        """Pickles by both arguments, so the error crosses a process boundary whole."""
-        return (type(self), (self.code, self.message))
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str, object]]:
+        """Pickles by its arguments, so the error crosses a process boundary whole."""
+        return (type(self), (self.code, self.message, self.facts))

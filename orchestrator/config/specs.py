@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from orchestrator.config.addresses import NoSecret
+from orchestrator.config.dicom import DicomForm
 from orchestrator.config.fields import (
     CLUSTER,
     DATA,
@@ -189,7 +190,7 @@ class CompareSpec(RecipeForm):
         return self
 
 
-class ScoreSpec(ListingForm):
+class ScoreSpec(DicomForm):
     """Score a folder of X-rays: one row per image and a report."""
 
     input: Annotated[
@@ -292,7 +293,7 @@ class RecalibrateSpec(ListingForm):
         return ScoreSpec(input=(self.data,), model=(self.model,), **given)
 
 
-class IngestSpec(ListingForm):
+class IngestSpec(DicomForm):
     """Decode a folder once into an Arrow data set of uint8 images."""
 
     input: Annotated[

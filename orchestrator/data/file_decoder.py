@@ -26,6 +26,7 @@ class FileDecoder:
         limits: limits on one file.
         patient_key: key of the hash under which DICOM patient ids are kept.
         known: what earlier runs have scored, or None.
+        keep_uids: keep the UIDs of DICOM files as they are.
     """
 
     roots: tuple[bytes, ...]
@@ -33,6 +34,7 @@ class FileDecoder:
     limits: Limits
     patient_key: bytes | None
     known: KnownIndex | None = None
+    keep_uids: bool = False
 
     def fetch(self, file: tuple[int, bytes]) -> tuple[int, bytes] | bytes:
         """Returns what the decoding process is given of a file: its name, or its content.
@@ -75,4 +77,4 @@ class FileDecoder:
             origin = self.known.find_content(hashlib.sha256(data).hexdigest())
             if origin is not None:
                 return origin
-        return decode(data, self.size_px, self.limits, self.patient_key)
+        return decode(data, self.size_px, self.limits, self.patient_key, keep_uids=self.keep_uids)

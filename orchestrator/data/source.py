@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from orchestrator.data import schema
 from orchestrator.data.decode.decoders import DecoderPool
+from orchestrator.data.decode.dicom_facts import DicomFacts
 from orchestrator.data.decode.images import DecodedImage, Limits
 from orchestrator.data.file_decoder import Decoded, FileDecoder
 from orchestrator.data.known.index import KnownIndex, Origin
@@ -70,9 +71,10 @@ class Reader(Protocol):
                 have all been handed out; None where it is not known.
 
         Yields:
-            The row as a mapping with the columns of `MANIFEST` and `DECODED`, and its image,
-            uint8 [size_px, size_px]; the image is None where `code` says why it was rejected, or
-            `known_run` that it was scored before.
+            The row as a mapping with the columns of `MANIFEST` and `DECODED`, for a decoded file
+            `file_format` and for DICOM what `DicomFacts` holds, and its image, uint8 [size_px,
+            size_px]; the image is None where `code` says why it was rejected, or `known_run` that
+            it was scored before.
         """
 
     def close(self) -> None:
@@ -91,6 +93,7 @@ class FileSource:
         patient_key: key of the hash under which DICOM patient ids are kept.
         known: what earlier runs have scored; images found there are not decoded, and their rows
             name the run under `known_run` and the row under `known_row`.
+        keep_uids: keep the UIDs of DICOM files as they are.
     """
 
     manifest: Path
@@ -100,6 +103,7 @@ class FileSource:
     limits: Limits
     patient_key: bytes | None
     known: KnownIndex | None = None
+    keep_uids: bool = False
 
     def open_reader(self, num_processes: int) -> "FileReader":
         """Returns a reader with decoding processes of its own; see `Source.open_reader`."""
@@ -126,7 +130,12 @@ class FileReader:
         self._source = source
         self._roots = Roots(source.roots, source.manifest.stat().st_mtime_ns)
         self._decoder = FileDecoder(
-            source.roots, source.size_px, source.limits, source.patient_key, source.known
+            source.roots,
+            source.size_px,
+            source.limits,
+            source.patient_key,
+            source.known,
+            source.keep_uids,
         )
         self._pool = DecoderPool(
             self._decoder,
@@ -178,7 +187,8 @@ class FileReader:
         try:
             found = self._result(row, future)
         except ImageError as error:
-            return row | {"code": error.code, "message": error.message}, None
+            rejected = {"code": error.code, "message": error.message}
+            return row | rejected | _facts_columns(error.facts), None
         if isinstance(found, Origin):
             known = {"known_run": found.run, "known_row": found.row}
             return row | {"sha256": found.sha256} | known, None
@@ -220,11 +230,15 @@ class IngestedSource:
         files: of the data set, which is whole.
         num_shards: files of images.
         size_px: height and width of the stored images, px.
+        dicom_columns: what it keeps of DICOM headers.
+        keep_uids: whether it keeps UIDs as they are.
     """
 
     files: DatasetFiles
     num_shards: int
     size_px: int
+    dicom_columns: tuple[str, ...] = ()
+    keep_uids: bool = False
 
     def open_reader(self, num_processes: int) -> "IngestedSource":
         """Returns itself: nothing is decoded; see `Source.open_reader`."""
@@ -286,13 +300,15 @@ def load_dataset(files: DatasetFiles) -> IngestedSource:
     try:
         info = json.loads(described.read_text(encoding="utf-8"))
         version, size_px, shards = info["schema_version"], info["size_px"], info["num_shards"]
+        # Earlier versions kept nothing of DICOM headers.
+        kept = (tuple(info.get("dicom_columns", ())), bool(info.get("keep_uids")))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{described} is not a data set description; ingest again") from error
     if not isinstance(version, int) or version < 1:
         raise DataError(f"{described} is not a data set description; ingest again")
     if version > DATASET_VERSION:
         raise DataError(describe_newer(described.parent, version, DATASET_VERSION))
-    return IngestedSource(files, num_shards=int(shards), size_px=int(size_px))
+    return IngestedSource(files, int(shards), int(size_px), *kept)
 
 
 def open_manifest(
@@ -326,6 +342,11 @@ def open_manifest(
 def _decoded_columns(row: Row, image: DecodedImage) -> Row:
     """What decoding adds to a row; an id in the DICOM header outranks one in the file's name."""
     found: Row = {name: getattr(image, name) for name in schema.DECODED.names}
+    found |= {"file_format": image.file_format} | _facts_columns(image.facts)
     if image.patient_id is not None and row["patient_source"] != "column":
         found |= {"patient_id": image.patient_id, "patient_source": "dicom"}
     return found
+
+
+def _facts_columns(facts: object) -> Row:
+    return vars(facts) if isinstance(facts, DicomFacts) else {}

@@ -52,6 +52,8 @@ def with_canaries(ds: Dataset) -> Dataset:
     fill(ds, kept=(0x0028,))
     sop_class = ds.file_meta.MediaStorageSOPClassUID
     ds.SOPClassUID, ds.PatientID = sop_class, f"{CANARY}-id"
+    # A device's name is free text, kept where it holds nothing of the patient's name or id.
+    ds.PatientName, ds.ManufacturerModelName = f"{CANARY}^few", f"{CANARY} few"
     ds.RequestAttributesSequence = Sequence([outer, few])
     ds["RequestAttributesSequence"].is_undefined_length = True
     ds.SharedFunctionalGroupsSequence = Sequence([few])

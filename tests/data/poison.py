@@ -26,7 +26,7 @@ def decode(name: str) -> DecodedImage:
     size_px = LONG_PX if what == "long" else 4
     pixels = np.full((size_px, size_px), int(number), np.uint8)
     sha256 = hashlib.sha256(name.encode()).hexdigest()
-    return DecodedImage(pixels, 4, 4, sha256, os.getpid(), "as_stored", None, None)
+    return DecodedImage(pixels, 4, 4, sha256, os.getpid(), "as_stored", None, None, "PNG")
 
 
 def _spin(_: str) -> None:

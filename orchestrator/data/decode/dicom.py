@@ -5,7 +5,6 @@ and the inversion of MONOCHROME1, which `grey` computes. The header is read by `
 pixels by `dicom_pixels`, colour is told from `colour`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from pydicom import uid
 
 from orchestrator.data.decode import dicom_header as tags
 from orchestrator.data.decode.colour import colour_to_grey
-from orchestrator.data.decode.dicom_header import Header, read_header
+from orchestrator.data.decode.dicom_header import Header
 from orchestrator.data.decode.dicom_pixels import (
     PixelFormat,
     StoredPixels,
@@ -27,7 +26,6 @@ from orchestrator.data.decode.grey import build_grey_table, build_palette_table
 from orchestrator.data.decode.rules import GreyImage
 from orchestrator.data.decode.value_range import count_codes
 from orchestrator.data.limits import Limits, Stopwatch, rejection
-from orchestrator.data.pseudonym import keyed_hash
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -37,38 +35,18 @@ _PALETTE = "PALETTE COLOR"
 _NOT_IMAGES = (uid.RTDoseStorage, uid.SegmentationStorage, uid.ParametricMapStorage)
 
 
-@dataclass(frozen=True)
-class DicomImage:
-    """The first frame of a DICOM file.
-
-    Attributes:
-        grey: the image as displayed.
-        patient_id: keyed hash of the patient's identifier, or None.
-    """
-
-    grey: GreyImage
-    patient_id: str | None
-
-
-def decode_dicom(
-    data: bytes, limits: Limits, watch: Stopwatch, patient_key: bytes | None = None
-) -> DicomImage:
-    """Returns the first frame of a DICOM file as 8-bit grey.
+def decode_dicom(header: Header, limits: Limits, watch: Stopwatch) -> GreyImage:
+    """Returns the first frame of a DICOM file as 8-bit grey, as displayed.
 
     Args:
-        data: the whole file, for which `dicom_header.is_dicom` holds.
+        header: of the file, from `read_header`.
         limits: checked on the header, before pixels are touched.
         watch: checked between the steps.
-        patient_key: key of the patient hash; without it no identifier is kept.
-
-    Returns:
-        The image and the hashed patient id.
 
     Raises:
         ImageError: not an image, over a limit, or not decodable. Other exceptions may come out of
             the libraries; their text must not be shown.
     """
-    header = read_header(data, limits, watch)
     _check_object(header)
     pixel_format = _read_format(header, limits)
     watch.check()
@@ -76,16 +54,7 @@ def decode_dicom(
     watch.check()
     grey = _to_grey(stored, header)
     watch.check()
-    return DicomImage(grey, _hash_patient(header, patient_key) if patient_key else None)
-
-
-def _hash_patient(header: Header, key: bytes) -> str | None:
-    """Returns the keyed hash of the patient's id and its issuer, from their bytes as stored."""
-    patient = header.values.get(tags.PATIENT_ID, b"").strip(b" \0")
-    issuer = header.values.get(tags.ISSUER_OF_PATIENT_ID, b"").strip(b" \0")
-    if not patient:
-        return None
-    return keyed_hash(key, patient + (b"\0" + issuer if issuer else b""))
+    return grey
 
 
 def _check_object(header: Header) -> None:

@@ -1,8 +1,8 @@
-"""Reads the few DICOM elements that are needed to decode an image, and nothing else.
+"""Reads the few DICOM elements that are needed to decode an image and to say what it is of.
 
 Every other element is stepped over by its length: its value is never read, decoded or kept, so no
 text of a header can reach a message, a log or a warning of a library. That is why this is not left
-to a general reader. What the values mean is `dicom`'s business.
+to a general reader. What the values mean is the business of `dicom` and `dicom_facts`.
 
 Over 300 lines: a whole parser, which shares its state.
 
@@ -21,8 +21,23 @@ MEDIA_SOP_CLASS = 0x0002_0002
 TRANSFER_SYNTAX = 0x0002_0010
 DIRECTORY_RECORDS = 0x0004_1220
 SOP_CLASS = 0x0008_0016
+SOP_UID = 0x0008_0018
+STUDY_DATE = 0x0008_0020
+MODALITY = 0x0008_0060
+PRESENTATION_INTENT = 0x0008_0068
+MANUFACTURER = 0x0008_0070
+CODE_VALUE = 0x0008_0100
+DEVICE_MODEL = 0x0008_1090
+PATIENT_NAME = 0x0010_0010
 PATIENT_ID = 0x0010_0020
 ISSUER_OF_PATIENT_ID = 0x0010_0021
+BIRTH_DATE = 0x0010_0030
+PATIENT_SEX = 0x0010_0040
+PATIENT_AGE = 0x0010_1010
+BODY_PART = 0x0018_0015
+VIEW_POSITION = 0x0018_5101
+STUDY_UID = 0x0020_000D
+SERIES_UID = 0x0020_000E
 SAMPLES_PER_PIXEL = 0x0028_0002
 PHOTOMETRIC_INTERPRETATION = 0x0028_0004
 PLANAR_CONFIGURATION = 0x0028_0006
@@ -35,6 +50,7 @@ HIGH_BIT = 0x0028_0102
 PIXEL_REPRESENTATION = 0x0028_0103
 PIXEL_PADDING_VALUE = 0x0028_0120
 PIXEL_PADDING_RANGE_LIMIT = 0x0028_0121
+BURNED_IN_ANNOTATION = 0x0028_0301
 WINDOW_CENTER = 0x0028_1050
 WINDOW_WIDTH = 0x0028_1051
 RESCALE_INTERCEPT = 0x0028_1052
@@ -48,6 +64,7 @@ LUT_DATA = 0x0028_3006
 VOI_LUT_SEQUENCE = 0x0028_3010
 FRAME_VOI_LUT = 0x0028_9132
 PIXEL_VALUE_TRANSFORMATION = 0x0028_9145
+VIEW_CODES = 0x0054_0220
 SHARED_GROUPS = 0x5200_9229
 PER_FRAME_GROUPS = 0x5200_9230
 EXTENDED_OFFSETS = 0x7FE0_0001
@@ -77,13 +94,14 @@ NAMES = {
     LUT_DESCRIPTOR: "LUTDescriptor",
     LUT_DATA: "LUTData",
 }
-# The allowlist. Of a sequence the first item is read: what describes pixels, no identifiers.
+# The allowlist. Of a sequence the first item is read: what describes the image, no identifiers.
 _SEQUENCES = frozenset(
     [
         MODALITY_LUT_SEQUENCE,
         VOI_LUT_SEQUENCE,
         FRAME_VOI_LUT,
         PIXEL_VALUE_TRANSFORMATION,
+        VIEW_CODES,
         SHARED_GROUPS,
         PER_FRAME_GROUPS,
     ]
@@ -91,11 +109,14 @@ _SEQUENCES = frozenset(
 _VALUES = frozenset(
     [
         *(MEDIA_SOP_CLASS, TRANSFER_SYNTAX, SOP_CLASS, PATIENT_ID, ISSUER_OF_PATIENT_ID),
+        *(SOP_UID, STUDY_UID, SERIES_UID, MODALITY, PRESENTATION_INTENT, MANUFACTURER),
+        *(DEVICE_MODEL, PATIENT_SEX, PATIENT_AGE, BODY_PART, VIEW_POSITION, BURNED_IN_ANNOTATION),
+        *(PATIENT_NAME, BIRTH_DATE, STUDY_DATE),  # never kept of a file: see `dicom_facts`
         *(EXTENDED_OFFSETS, EXTENDED_LENGTHS, *NAMES, *PALETTE_DESCRIPTORS, *PALETTE_DATA),
     ]
 )
 _KEPT = _VALUES | _SEQUENCES
-_KEPT_IN_ITEM = _SEQUENCES | frozenset(NAMES)
+_KEPT_IN_ITEM = _SEQUENCES | frozenset([*NAMES, CODE_VALUE])
 _PIXELS = frozenset([PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_PIXEL_DATA])
 
 _LONG_LENGTH = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())

@@ -26,10 +26,11 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.decode.dicom_header import is_dicom
+from orchestrator.data.decode.dicom_facts import DicomFacts, hash_patient, read_facts
+from orchestrator.data.decode.dicom_header import is_dicom, read_header
 from orchestrator.data.decode.files import read_file
 from orchestrator.data.decode.perceptual import perceptual_hash
-from orchestrator.data.decode.pictures import Picture, decode_picture, resize
+from orchestrator.data.decode.pictures import Picture, decode_picture, find_format, resize
 from orchestrator.data.decode.rules import DECODE_NOTES
 from orchestrator.data.limits import REJECTION_CODES, Limits, Stopwatch, rejection
 from orchestrator.errors import ImageError
@@ -59,6 +60,8 @@ class DecodedImage:
             None where nothing was.
         patient_id: "hmac:" and 32 hexadecimal digits for DICOM with a patient id when a key was
             given; otherwise None.
+        file_format: one of `rules.FILE_FORMATS`.
+        facts: what the DICOM header says; None for other formats.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -69,10 +72,17 @@ class DecodedImage:
     grey_rule: str
     decode_notes: str | None
     patient_id: str | None
+    file_format: str
+    facts: DicomFacts | None = None
 
 
 def decode(
-    data: bytes, size_px: int, limits: Limits, patient_key: bytes | None = None
+    data: bytes,
+    size_px: int,
+    limits: Limits,
+    patient_key: bytes | None = None,
+    *,
+    keep_uids: bool = False,
 ) -> DecodedImage:
     """Returns the first frame of an image file as square 8-bit grey.
 
@@ -82,17 +92,36 @@ def decode(
         data: the whole file.
         size_px: height and width of the result, px.
         limits: checked on headers before pixels are decoded.
-        patient_key: key of the patient hash of DICOM files; see `DecodedImage.patient_id`.
+        patient_key: key of the hashes of DICOM files; see `DecodedImage.patient_id`.
+        keep_uids: keep the UIDs of DICOM files as they are.
 
     Returns:
         The decoded image.
 
     Raises:
-        ImageError: the only exception that leaves, with a code of `REJECTION_CODES`; it carries
-            no other exception as cause or context.
+        ImageError: the only exception that leaves, with a code of `REJECTION_CODES`, and the facts
+            of a DICOM file whose header could be read; it carries no other exception as cause or
+            context.
     """
+    facts = None
     try:
-        return _decode(data, size_px, limits, patient_key)
+        watch = Stopwatch(limits.max_seconds)
+        if not data:
+            raise rejection("empty_file", "The file holds no bytes")
+        limits.check_bytes(len(data))
+        if not is_dicom(data):
+            picture = decode_picture(data, size_px, limits, watch)
+            return _finish(data, picture, str(find_format(data)), watch)
+        header = read_header(data, limits, watch)
+        facts = read_facts(header, patient_key, keep_uids=keep_uids)
+        # Imported at the first DICOM file: pydicom costs a quarter of a second.
+        from orchestrator.data.decode.dicom import decode_dicom
+
+        grey = decode_dicom(header, limits, watch)
+        picture = Picture(replace(grey, image=resize(grey.image, size_px)), *grey.image.size)
+        image = _finish(data, picture, "DICOM", watch)
+        patient_id = hash_patient(header, patient_key) if patient_key else None
+        return replace(image, facts=facts, patient_id=patient_id)
     except ImageError as caught:
         error = ImageError(caught.code, caught.message)
     except MemoryError:
@@ -100,26 +129,13 @@ def decode(
     except Exception:
         # Decoders raise anything on damaged input, with text that may come from the file.
         error = rejection("damaged", "The image cannot be decoded")
+    error.facts = facts
     # Raised here, outside the handlers, so that no library's exception hangs on it as context.
     raise error
 
 
-def _decode(data: bytes, size_px: int, limits: Limits, patient_key: bytes | None) -> DecodedImage:
-    watch = Stopwatch(limits.max_seconds)
-    if not data:
-        raise rejection("empty_file", "The file holds no bytes")
-    limits.check_bytes(len(data))
-    patient_id = None
-    if is_dicom(data):
-        # Imported at the first DICOM file: pydicom costs a quarter of a second.
-        from orchestrator.data.decode.dicom import decode_dicom
-
-        decoded = decode_dicom(data, limits, watch, patient_key)
-        patient_id = decoded.patient_id
-        grey, size = decoded.grey, decoded.grey.image.size
-        picture = Picture(replace(grey, image=resize(grey.image, size_px)), *size)
-    else:
-        picture = decode_picture(data, size_px, limits, watch)
+def _finish(data: bytes, picture: Picture, file_format: str, watch: Stopwatch) -> DecodedImage:
+    """Returns a decoded picture of a file as the models see it."""
     watch.check()
     pixels = np.ascontiguousarray(np.asarray(picture.grey.image, np.uint8))
     _check_content(picture)
@@ -131,7 +147,8 @@ def _decode(data: bytes, size_px: int, limits: Limits, patient_key: bytes | None
         perceptual_hash(pixels),
         picture.grey.rule,
         ",".join(note for note in DECODE_NOTES if note in picture.grey.notes) or None,
-        patient_id,
+        None,
+        file_format,
     )
 
 

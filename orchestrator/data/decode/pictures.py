@@ -93,10 +93,15 @@ def decode_picture(data: bytes, size_px: int, limits: Limits, watch: Stopwatch) 
         ImageError: no image of a format decoded here, over a limit, or damaged. Other exceptions
             may come out of the libraries; their text must not be shown.
     """
-    for magic, decode in _DECODERS.items():
-        if data.startswith(magic):
-            return decode(data, size_px, limits, watch)
-    raise reject_unknown(data)
+    found = find_format(data)
+    if found is None:
+        raise reject_unknown(data)
+    return _DECODERS[found](data, size_px, limits, watch)
+
+
+def find_format(data: bytes) -> str | None:
+    """Returns the format that a file's first bytes tell, one of `rules.FILE_FORMATS`, or None."""
+    return next((name for magic, name in _STARTS.items() if data.startswith(magic)), None)
 
 
 def resize(
@@ -338,14 +343,21 @@ def _on_black(grey: GreyImage, opacity: Image.Image) -> GreyImage:
     return replace(grey, image=ImageChops.multiply(grey.image, opacity))
 
 
-_DECODERS: dict[bytes, Callable[[bytes, int, Limits, Stopwatch], Picture]] = {
-    b"\xff\xd8\xff": _decode_jpeg,
-    b"\x89PNG\r\n\x1a\n": _decode_png,
-    b"II*\0": _decode_tiff,
-    b"MM\0*": _decode_tiff,
-    b"II+\0": _decode_tiff,  # BigTIFF
-    b"MM\0+": _decode_tiff,
-    b"BM": _decode_bmp,
-    b"GIF87a": _decode_gif,
-    b"GIF89a": _decode_gif,
+_STARTS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",  # BigTIFF
+    b"MM\0+": "TIFF",
+    b"BM": "BMP",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+}
+_DECODERS: dict[str, Callable[[bytes, int, Limits, Stopwatch], Picture]] = {
+    "JPEG": _decode_jpeg,
+    "PNG": _decode_png,
+    "TIFF": _decode_tiff,
+    "BMP": _decode_bmp,
+    "GIF": _decode_gif,
 }

@@ -1,12 +1,14 @@
 """The public words for how the numbers of a file became grey, and for what was odd about the file.
 
-They stand in the columns `grey_rule` and `decode_notes` of every table of decoded images. The words
-are stable: scripts and dashboards may count by them.
+They stand in the columns `grey_rule` and `decode_notes` of every table of decoded images, and the
+formats in reports. The words are stable: scripts and dashboards may count by them.
 """
 
 from dataclasses import dataclass, replace
 
 from PIL import Image
+
+FILE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "DICOM")
 
 # How stored numbers were spread from black to white: one word an image.
 GREY_RULES: dict[str, str] = {

@@ -24,6 +24,8 @@ from orchestrator.evaluation.report.page import (
     list_facts,
     render,
 )
+from orchestrator.evaluation.report.subgroups import view_subgroups
+from orchestrator.evaluation.subgroups import measure_subgroups
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
 from orchestrator.evaluation.wording import INTENDED_USE, NO_FIGURE, describe_rule
 
@@ -62,7 +64,7 @@ def build_report(
         counts, known, listing, decoding (images by grey rule and by note), threshold,
         threshold_rule, overridden_threshold (None where it is the model's own), model, run,
         intended_use, num_images and num_patients of the labelled rows, metrics ({} without labels),
-        confusion and interval (None without).
+        confusion, interval and subgroups (as `measure_subgroups` gives them; None without).
 
     Raises:
         DataError: rows and files do not add up, or a probability is outside 0..1.
@@ -86,6 +88,7 @@ def build_report(
         "metrics": {},
         "confusion": None,
         "interval": None,
+        "subgroups": None,
     }
     if labelled.any():
         evaluation = evaluate(
@@ -96,6 +99,14 @@ def build_report(
             num_resamples=num_resamples,
             seed=seed,
         ).as_dict()
+        evaluation["subgroups"] = measure_subgroups(
+            labels[labelled],
+            probabilities[labelled],
+            tally.threshold,
+            tally.patients,
+            tally.groups.dimensions(),
+            seed,
+        )
     counts = {
         "found": found,
         "scored": int(probabilities.size),
@@ -155,6 +166,7 @@ def render_html(report: Mapping[str, Any], tally: Tally, thumbnails: Sequence[st
         subtitle=_subtitle(report),
         label_line=_label_line(report),
         own_rule=describe_rule(own["rule"], images) if own else None,
+        subgroups=view_subgroups(report["subgroups"]),
         **_histogram(report, labels, probabilities),
         **_image_lists(tally),
         heatmaps=list_heatmaps(report, thumbnails),

@@ -1,9 +1,7 @@
 """Score folders: manifest -> shards -> predictions, rejected rows, accounting, report.
 
 What a run has to do is decided in `incremental.py`; its tables and its report are made in
-`tables.py`.
-
-Over 300 lines, the steps of one run in their order.
+`tables.py`. Over 300 lines: the whole course of a run is read in one place.
 """
 
 import contextlib
@@ -170,6 +168,7 @@ def _score(
         decode_limits(spec.limits),
         key,
         work.index,
+        spec.keep_uids,
     )
     _score_run(spec, resources, run, work, source, members, naming, reporter)
     if spec.out is not None:
@@ -210,6 +209,13 @@ def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
         )
     metadata = open_parquet(ingested.files.manifest).schema_arrow.metadata
     ListingOptions.of(spec).check_ingested(metadata, folder)
+    missing = sorted(set(spec.kept_columns) - set(ingested.dicom_columns))
+    if missing or (spec.kept_columns and spec.keep_uids != ingested.keep_uids):
+        wanting = f"lacks {', '.join(missing)}" if missing else "was made with another --keep-uids"
+        raise SpecError(
+            f"{folder} is an ingested data set and {wanting}; score it without --dicom-columns, or "
+            "ingest its files again with the options that the scoring has"
+        )
     return ingested
 
 
@@ -228,7 +234,7 @@ def _score_run(
         shutil.rmtree(run.shards, ignore_errors=True)  # hashed under a key that is gone
     elif spec.patient_key_file is None:
         forget_hashed_patients(run.shards, source.num_shards)
-    commit_listed(work, run, shard_schema(len(members.bundles)), naming)
+    commit_listed(work, run, shard_schema(len(members.bundles), spec.kept_columns), naming)
     owner = run.load_uuid()
     if all(has_part(part_path(run.shards, shard), owner) for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
@@ -244,11 +250,11 @@ def _score_run(
         with open_session(resources, reads=reads, writes=[run.path]) as session:
             _score_shards(spec, run, source, work, members, session, run_shards, naming, reporter)
     # Mostly imported already, by `_import_ahead`.
-    from orchestrator.pipelines.score.tables import finish_tables, write_named
+    from orchestrator.pipelines.score.tables import finish_tables, write_final_manifest
 
     finish_tables(spec, run, work, source, members, naming, reporter)
-    if work.manifest.path != run.manifest:
-        write_named(work.manifest, run.manifest, naming)
+    if naming.hashes or spec.kept_columns:
+        write_final_manifest(work.manifest, run, naming, spec.kept_columns)
 
 
 def _fit_here(spec: ScoreSpec, resources: Resources, source: Source) -> Session | None:
@@ -280,6 +286,7 @@ def _score_shards(
             members.threshold.value,
             session.threads_per_worker,
             naming,
+            spec.kept_columns,
         )
 
     # While the workers start, imports cost no time.

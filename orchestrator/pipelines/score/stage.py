@@ -1,6 +1,7 @@
 """What a scoring worker does with a shard: decode, predict, one row an image."""
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,13 @@ _MORE = (
     *[schema.MANIFEST.field(name) for name in ("mtime_ns", "patient_source")],
     pa.field("known_run", pa.string()),  # the earlier run that scored the same bytes, and its row
     pa.field("known_row", pa.int64()),
+    pa.field("file_format", pa.string()),
 )
 
 
-def shard_schema(num_models: int) -> pa.Schema:
+def shard_schema(num_models: int, dicom: Sequence[str] = ()) -> pa.Schema:
     """Schema of a shard's file: every row of it, scored, rejected or known before."""
-    return pa.schema([*schema.predictions_schema(num_models), *_MORE])
+    return pa.schema([*schema.predictions_schema(num_models, dicom), *_MORE])
 
 
 # Rows, and each model's outputs to come.
@@ -50,6 +52,7 @@ class ScoreStage:
         threshold: PNEUMONIA is called where probability >= threshold.
         num_threads: compute threads, and decoding processes.
         naming: how rows name their files.
+        dicom_columns: what the tables keep of DICOM headers.
     """
 
     source: Source
@@ -62,6 +65,7 @@ class ScoreStage:
     threshold: float
     num_threads: int
     naming: FileNaming
+    dicom_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._reader = self.source.open_reader(self.num_threads)
@@ -109,7 +113,7 @@ class ScoreStage:
             computing.append(self._submit(batch))
         while computing:
             self._store(computing.popleft())
-        return pa.Table.from_pylist(rows, shard_schema(len(self.bundles)))
+        return pa.Table.from_pylist(rows, shard_schema(len(self.bundles), self.dicom_columns))
 
     def _submit(self, batch: list[tuple[dict[str, Any], Any]]) -> _Batch:
         rows, images = zip(*batch, strict=True)

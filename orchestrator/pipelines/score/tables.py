@@ -1,10 +1,10 @@
 """The tables and the report of a scoring run, made of its committed shards one at a time."""
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from orchestrator.data.rejections import Rejections, check_rejected
 from orchestrator.data.shard_files import check_parts, part_path, read_part
 from orchestrator.data.source import Source
 from orchestrator.errors import ClusterError, DataError
+from orchestrator.evaluation.groups import GroupCodes
 from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.tally import Tally
 from orchestrator.pipelines.score.ensemble import Members
@@ -61,12 +62,14 @@ def finish_tables(
         DataError: no image could be scored, now or before, or more rows are rejected than the
             spec allows; the tables are written all the same.
     """
-    predictions = schema.predictions_schema(len(members.bundles))
-    tally = Tally(members.threshold.value)
+    predictions = schema.predictions_schema(len(members.bundles), spec.kept_columns)
+    rejected_rows = pa.schema([*schema.REJECTED, *schema.dicom_fields(spec.kept_columns)])
+    roots = [] if naming.hashes else [schema.escape_path(root) for root in work.manifest.roots]
+    tally = Tally(members.threshold.value, GroupCodes(roots))
     before: Counter[tuple[int, str, str | None]] = Counter()  # root, how it matched, code there
     rejections = Rejections()
     known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
-    writer = open_writer(run.rejected, schema.REJECTED)
+    writer = open_writer(run.rejected, rejected_rows)
     with writer as add_rejected, known_table as add_known:
         for left_out in work.left_out:
             before[left_out["root"], "file", left_out["code"]] += left_out["files"]
@@ -82,7 +85,7 @@ def finish_tables(
             scored = table.filter(pc.invert(pc.or_(rejected, known)))
             part = run.predictions / f"part-{shard:05d}.parquet"
             write_parquet(part, scored.select(predictions.names))
-            bad = table.filter(rejected).select(schema.REJECTED.names)
+            bad = table.filter(rejected).select(rejected_rows.names)
             if bad.num_rows:
                 add_rejected.write_table(bad)
                 rejections.add(bad.select(["code", "path", "message"]).to_pylist())
@@ -107,14 +110,29 @@ def finish_tables(
     return report
 
 
-def write_named(stored: StoredManifest, path: Path, naming: FileNaming) -> None:
-    """Writes a manifest as its files may be named."""
+def write_final_manifest(
+    stored: StoredManifest, run: RunDir, naming: FileNaming, dicom: Sequence[str]
+) -> None:
+    """Writes a run's manifest as its files may be named, with what is kept of DICOM headers.
 
-    def named(table: pa.Table) -> pa.Table:
-        rows = [naming.apply(row) for row in table.to_pylist()]
-        return pa.Table.from_pylist(rows, schema.MANIFEST)
+    Args:
+        stored: the manifest, with the files' paths.
+        run: the run, all its shards committed.
+        naming: how the tables name files.
+        dicom: the columns kept of DICOM headers.
+    """
+    shards = itertools.count()
 
-    rewrite_manifest(stored, path, named, names=not naming.hashes)
+    def finished(table: pa.Table) -> pa.Table:
+        if naming.hashes:
+            rows = [naming.apply(row) for row in table.to_pylist()]
+            table = pa.Table.from_pylist(rows, schema.MANIFEST)
+        found = read_part(part_path(run.shards, next(shards)))
+        for field in schema.dicom_fields(dicom):
+            table = table.append_column(field, found.column(field.name))
+        return table
+
+    rewrite_manifest(stored, run.manifest, finished, names=not naming.hashes, dicom=dicom)
 
 
 def _checked_shards(run: RunDir, manifest: StoredManifest) -> Iterator[pa.Table]:

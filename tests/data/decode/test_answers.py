@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from orchestrator.data.decode.answers import MalformedAnswer, max_bytes, pack, unpack
+from orchestrator.data.decode.dicom_facts import DicomFacts
 from orchestrator.data.decode.images import DecodedImage
-from orchestrator.data.decode.rules import DECODE_NOTES, GREY_RULES
+from orchestrator.data.decode.rules import DECODE_NOTES, FILE_FORMATS, GREY_RULES
 from orchestrator.data.known.index import Origin
 from orchestrator.data.limits import REJECTION_CODES, rejection
 from orchestrator.errors import ClusterError, DataError, ImageError
 
 SIZE_PX = 5
+FACTS = DicomFacts(sop_uid="1.2.3", age_years=4.5, sex="F", device_model="XR656 (v2.1)")
 
 
 def image(**fields: Any) -> DecodedImage:
@@ -27,6 +29,7 @@ def image(**fields: Any) -> DecodedImage:
         "grey_rule": "window",
         "decode_notes": None,
         "patient_id": None,
+        "file_format": "DICOM",
     }
     return DecodedImage(**(given | fields))
 
@@ -39,6 +42,9 @@ def image(**fields: Any) -> DecodedImage:
         *({"grey_rule": rule} for rule in GREY_RULES),
         *({"decode_notes": note} for note in DECODE_NOTES),
         {"decode_notes": ",".join(DECODE_NOTES)},
+        *({"file_format": name} for name in FILE_FORMATS),
+        {"facts": DicomFacts()},
+        {"facts": FACTS},
     ],
 )
 def test_an_image_comes_back_as_it_was(fields: dict[str, Any]) -> None:
@@ -59,12 +65,14 @@ def test_other_answers_come_back_as_they_were(answer: Origin | None) -> None:
     assert unpack(pack(answer), SIZE_PX) == answer
 
 
+@pytest.mark.parametrize("facts", [None, FACTS])
 @pytest.mark.parametrize("code", REJECTION_CODES)
-def test_a_rejection_keeps_its_code_and_message(code: str) -> None:
+def test_a_rejection_keeps_its_code_message_and_facts(code: str, facts: DicomFacts | None) -> None:
     sent = rejection(code, "The header says 9 x 0 px")
-    got = unpack(pack(sent), SIZE_PX)
-    assert isinstance(got, ImageError)
-    assert (got.code, got.message) == (sent.code, sent.message)
+    sent.facts = facts
+    for got in (unpack(pack(sent), SIZE_PX), pickle.loads(pickle.dumps(sent))):
+        assert isinstance(got, ImageError)
+        assert (got.code, got.message, got.facts) == (sent.code, sent.message, facts)
 
 
 @pytest.mark.parametrize("error", [ClusterError("no store – none"), DataError("x" * 9000)])
@@ -87,12 +95,16 @@ def changed(raw: bytes, place: int, value: int) -> bytes:
         bytes([0, 0]),
         bytes([9]),
         pack(image())[:-1],
-        pack(image()) + b"x",
+        pack(image()) + b"x",  # no facts
         changed(pack(image()), 1, SIZE_PX + 1),
         changed(pack(image()), 9, 0),  # no height
         changed(pack(image()), 53, len(GREY_RULES)),
         changed(pack(image()), 55, 0x80),  # a note that there is not
         changed(pack(image()), 56, 2),
+        changed(pack(image()), 73, len(FILE_FORMATS)),
+        pack(image(facts=FACTS)) + b"\n",
+        pack(image(facts=FACTS)).replace(b"\tF\t", b"\tDoe\t"),
+        pack(rejection("damaged", "x")) + b"\0",
         changed(pack(rejection("damaged", "x")), 1, len(REJECTION_CODES)),
         pack(rejection("damaged", "one line\nand another")),
         pack(rejection("damaged", "\x1b]0;title\x07")),
@@ -108,7 +120,7 @@ def test_what_is_out_of_form_is_not_believed(raw: bytes) -> None:
 
 def test_any_bytes_give_an_answer_of_its_kinds_or_none() -> None:
     rng = np.random.default_rng(3)
-    seeds = [pack(image()), pack(rejection("damaged", "x")), pack(ClusterError("x"))]
+    seeds = [pack(image(facts=FACTS)), pack(rejection("damaged", "x")), pack(ClusterError("x"))]
     seeds.append(pack(Origin("run", 1, "ab" * 32, None)))
     num_refused = 0
     for _ in range(4000):

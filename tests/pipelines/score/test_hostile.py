@@ -241,12 +241,16 @@ def test_no_header_text_reaches_run_logs_or_terminal(
         (folder / f"{number:02}.dcm").write_bytes(data)
     recorder = Recorder()
     # By a worker, whose logs are searched too.
-    result = run_score(trained, folder, tmp_path / "run", recorder, Resources(workers=1))
+    result = run_score(
+        trained, folder, tmp_path / "run", recorder, Resources(workers=1), dicom_columns=True
+    )
     counts = result.report["counts"]
     assert counts["found"] == len(files)
     assert counts["rejected"] >= len(files) - 6
     scored = rows_of(result.run / "predictions")
-    assert all(row["patient_id"].startswith("hmac:") for row in scored)
+    for row in scored:
+        assert row["patient_id"].startswith("hmac:")
+        assert row["modality"] == "OTHER"
     shown = capfd.readouterr()
     said = "\n".join(recorder.lines) + repr(result) + shown.out + shown.err
     assert CANARY not in said
