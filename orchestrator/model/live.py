@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from orchestrator.cluster.worker_context import never
 from orchestrator.data.store import ImageStore
 from orchestrator.errors import SpecError
 from orchestrator.model.augment import augment
@@ -53,10 +54,10 @@ class ImageBatches:
     rank: int = 0
     num_workers: int = 1
 
-    def epoch(self, epoch: int) -> "Iterator[tuple[Array, Array]]":
+    def epoch(self, epoch: int, first: int = 0) -> "Iterator[tuple[Array, Array]]":
         """Yields inputs uint8 [n, S, S, 1] and labels float32 [n, 1]; n may be 0."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
-        return made_ahead(self._batches(order, epoch))
+        return made_ahead(self._batches(order[first * self.batch_size :], epoch))
 
     def _batches(self, order: "Array", epoch: int) -> "Iterator[tuple[Array, Array]]":
         start = 0
@@ -111,7 +112,7 @@ def made_ahead(items: Iterator[ItemT], ahead: int = _BATCHES_AHEAD) -> Iterator[
 
 
 def open_steps(
-    num_workers: int, num_threads: int
+    num_workers: int, num_threads: int, leaving: Callable[[], bool] = never
 ) -> "Callable[[keras.Model, int, int, int], Step]":
     """Prepares this process to train, and returns how to make the step of a model.
 
@@ -120,6 +121,7 @@ def open_steps(
     Args:
         num_workers: workers of the run.
         num_threads: CPU threads this worker may compute with.
+        leaving: whether this worker has been told that the group is to leave.
 
     Returns:
         A function of (compiled model, rows of a global batch, rows of an epoch, seed).
@@ -137,11 +139,11 @@ def open_steps(
 
         group = join_group(num_threads)
         return lambda model, batch_size, num_examples, seed: DistributedStep(
-            group, model, batch_size, num_examples, seed
+            group, model, batch_size, num_examples, seed, leaving
         )
     if num_workers > 1:
         raise SpecError(
             f"{num_workers} workers cannot train under the {backend} backend; set "
             "KERAS_BACKEND=tensorflow, or give --workers 1"
         )
-    return lambda model, batch_size, num_examples, seed: KerasStep(model, batch_size, seed)
+    return lambda model, batch_size, num_examples, seed: KerasStep(model, batch_size, seed, leaving)

@@ -19,10 +19,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from orchestrator.cluster.worker_context import Leave, never
 from orchestrator.errors import ClusterError
 from orchestrator.model.dropout_masks import DropoutMasks
 from orchestrator.model.slices import batch_counts, worker_slice
-from orchestrator.model.steps import Array, ModelInputs
+from orchestrator.model.steps import Array, EpochPart, ModelInputs
 
 # A worker that waits this long for another one gives up, and the run starts again.
 _TIMEOUT_S = 1800.0
@@ -100,11 +101,20 @@ class DistributedStep:
         batch_size: rows of a global batch.
         num_examples: rows of an epoch over all workers.
         seed: of the masks of dropout.
+        leaving: whether this worker has been told that the group is to leave.
     """
 
     def __init__(
-        self, group: Group, model: keras.Model, batch_size: int, num_examples: int, seed: int = 0
+        self,
+        group: Group,
+        model: keras.Model,
+        batch_size: int,
+        num_examples: int,
+        seed: int = 0,
+        leaving: Callable[[], bool] = never,
     ) -> None:
+        self.told = False
+        self._leaving = leaving
         self._group = group
         self._model = model
         self._rows = -(-batch_size // group.size)
@@ -121,28 +131,49 @@ class DistributedStep:
         self._predict = tf.function(self._predict_batch, reduce_retracing=True)
         self._sum = tf.function(group.sum)
 
-    def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
+    def train_epoch(
+        self, batches: Iterator[tuple[Array, Array]], part: EpochPart | None = None
+    ) -> dict[str, float]:
         """Trains on this worker's rows of every global batch; see `Step.train_epoch`.
+
+        The workers agree on the step after which they leave: each adds to the sums whether it was
+        told to.
 
         Args:
             batches: one item a global batch, the same number on every worker: inputs [n, ...] and
                 labels float32 [n, 1], where n may be 0.
+            part: what is done of the epoch; kept up.
         """
-        self._masks.reseed()
-        sums = []
-        for count, (inputs, labels) in zip(self._counts, batches, strict=True):
+        part = part or EpochPart()
+        if not part.steps:  # the seeds of an epoch that has begun came with its checkpoint
+            self._masks.reseed()
+        sums: list[Any] = []
+        for count, (inputs, labels) in zip(self._counts[part.steps :], batches, strict=True):
             weights = np.zeros(self._rows, np.float32)
             weights[: len(inputs)] = 1.0
             self._start.assign(worker_slice(count, self._group.rank, self._group.size).start)
             # Sums stay tensors until the epoch ends: reading one waits for the device.
             sums.append(
                 self._train(
-                    self._padded(inputs), self._padded(labels), weights, np.float32(1.0 / count)
+                    self._padded(inputs),
+                    self._padded(labels),
+                    weights,
+                    np.float32(1.0 / count),
+                    np.float32(self._leaving()),
                 )
             )
-        loss, correct = np.sum([[float(x) for x in pair] for pair in sums], axis=0)
+            # That of the step before: this one's is not known before the device has done it.
+            if len(sums) > 1 and float(sums[-2][2]):
+                break
+        loss, correct, told = np.sum([[float(x) for x in step] for step in sums], axis=0)
+        part.steps += len(sums)
+        part.loss += float(loss)
+        part.correct += float(correct)
+        self.told = bool(told)
+        if part.steps < len(self._counts):
+            raise Leave
         total = sum(self._counts)
-        return {"loss": float(loss) / total, "accuracy": float(correct) / total}
+        return {"loss": part.loss / total, "accuracy": part.correct / total}
 
     def predict(self, inputs: ModelInputs) -> Array:
         """Returns logits, float64 [n], equal on every worker; each computes a slice."""
@@ -155,8 +186,12 @@ class DistributedStep:
         # The others' places hold zeros, so the sum puts the slices together exactly.
         return np.asarray(self._sum([tf.constant(logits)])[0], np.float64)
 
-    def _train_batch(self, inputs: Any, labels: Any, weights: Any, scale: Any) -> tuple[Any, Any]:
-        """One step; returns the sums of loss and of right answers over the global batch."""
+    def _train_batch(
+        self, inputs: Any, labels: Any, weights: Any, scale: Any, told: Any
+    ) -> tuple[Any, Any, Any]:
+        """One step; returns the sums over the global batch of loss and of right answers, and how
+        many workers were told to leave.
+        """
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
             logits = self._model(inputs, training=True)
@@ -164,11 +199,11 @@ class DistributedStep:
             scaled = loss * scale
         right = tf.cast((logits[:, 0] > 0.0) == (labels[:, 0] >= 0.5), tf.float32)
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        *gradients, loss, correct = self._group.sum(
-            [*gradients, loss, tf.reduce_sum(right * weights)]
+        *gradients, loss, correct, told = self._group.sum(
+            [*gradients, loss, tf.reduce_sum(right * weights), told]
         )
         self._model.optimizer.apply(gradients, variables)
-        return loss, correct
+        return loss, correct, told
 
     def _predict_batch(self, inputs: Any) -> Any:
         return self._model(inputs, training=False)
