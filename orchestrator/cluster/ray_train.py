@@ -120,7 +120,7 @@ def run_training(
         if not is_first:
             say(f"going on with {counted(num_workers, 'training worker')}")
         is_first = False
-        run = partial(_run_loop, loop, arguments, session.size, most - num_workers)
+        run = partial(_run_loop, loop, arguments, session.size, fewest, most)
         try:
             with _polled(on_poll):
                 returned = _build_trainer(run, storage, num_workers, session).fit().return_value
@@ -134,8 +134,6 @@ def run_training(
                     "to continue from the last epoch"
                 ) from error
             continue
-        if isinstance(returned, OrchestratorError):
-            raise returned
         if not isinstance(returned, Leave):
             return returned
 
@@ -204,32 +202,30 @@ def _polled(on_poll: Callable[[], None]) -> Iterator[None]:
 
 
 def _run_loop(
-    loop: Callable[..., Any], arguments: tuple[Any, ...], size: dict[str, float], missing: int
+    loop: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    size: dict[str, float],
+    fewest: int,
+    most: int,
 ) -> Any:
-    """Runs in a worker: the loop, in the context that Ray Train gives it.
-
-    A lone worker returns the errors that a user can fix: Ray Train would run it again. One of
-    several raises them: its peers wait for it in a collective until Ray ends the group.
-    """
+    """Runs in a worker: the loop, in the context that Ray Train gives it."""
     import ray.train
 
     context, last = ray.train.get_context(), ray.train.get_checkpoint()
+    rank = context.get_world_rank()
     with last.as_directory() if last else nullcontext() as folder:
         worker = WorkerContext(
-            rank=context.get_world_rank(),
+            rank=rank,
             size=context.get_world_size(),
             checkpoint=Path(folder) if folder and _is_whole(Path(folder)) else None,
             report=_report,
-            leaving=GroupNotice(0 if context.get_world_rank() else missing, size),
+            num_shares=most if most > fewest else 0,
+            leaving=GroupNotice(0 if rank else most - context.get_world_size(), size),
         )
         try:
             return loop(worker, *arguments)
         except Leave as leave:
             return leave
-        except OrchestratorError as error:
-            if worker.size > 1:
-                raise
-            return error
 
 
 def _report(row: Mapping[str, float], checkpoint: Path | None = None) -> None:

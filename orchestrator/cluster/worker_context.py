@@ -41,6 +41,8 @@ class WorkerContext:
         checkpoint: folder of the last reported checkpoint where the training goes on, None where it
             begins.
         report: called after every epoch, and before the group leaves.
+        num_shares: into which global batches are cut: the most workers that the group may ever
+            have, so that sums do not depend on how many it has; 0: one a worker.
         leaving: whether this worker has been told that the group is to leave.
     """
 
@@ -48,4 +50,5 @@ class WorkerContext:
     size: int
     checkpoint: Path | None
     report: ReportEpoch
+    num_shares: int = 0
     leaving: Callable[[], bool] = never

@@ -1,4 +1,4 @@
-"""A training that leaves in the middle of an epoch, and goes on elsewhere."""
+"""A training that leaves in the middle of an epoch, and goes on with batches cut as before."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +28,11 @@ class Told:
         return self.count in self.calls
 
 
-def build_fit(leaving: Callable[[], bool]) -> Fit:
+def build_fit(leaving: Callable[[], bool], num_shares: int = 0) -> Fit:
     from orchestrator.model.multiworker import DistributedStep, Group
 
     model = compile_model(build_head(8, 0.3, seed=1), lr=0.01, alpha=0.4, gamma=2.0, seed=0)
-    step = DistributedStep(Group(), model, BATCH, NUM_TRAIN, 5, leaving)
+    step = DistributedStep(Group(), model, BATCH, NUM_TRAIN, 5, num_shares, leaving)
     return Fit(model, step, FitConfig(EPOCHS, EPOCHS))
 
 
@@ -60,3 +60,12 @@ def test_a_training_that_left_midway_ends_as_an_undisturbed_one(tmp_path: Path) 
     assert run(again, rows) == rows == expected  # there was nothing left to leave
     for ours, theirs in zip(again.model.get_weights(), calm.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_shares_of_a_batch_add_up_to_it() -> None:
+    whole, cut = build_fit(never), build_fit(never, num_shares=3)
+    expected, found = run(whole, []), run(cut, [])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    for ours, theirs in zip(cut.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

@@ -85,7 +85,7 @@ def fit_network(
     """
     from orchestrator.model.live import open_steps
 
-    make_step = open_steps(worker.size, task.num_threads, worker.leaving)
+    make_step = open_steps(worker.size, task.num_threads, worker.num_shares, worker.leaving)
     run = RunDir(task.run)
     network = _build(task, task.spec.precision)
     live = _LiveRun(worker, task, load_parts(run), ImageStore(dataset), network, make_step)
@@ -167,6 +167,7 @@ def _run(live: _LiveRun, stage: str, fit: "Fit") -> list[dict[str, float]]:
         spec.augmentation,
         worker.rank,
         worker.size,
+        worker.num_shares,
     )
     notes = {_STAGE_FILE: json.dumps(stage)}
     report = epoch_reporter(fit, RunDir(live.task.run), worker, notes)
