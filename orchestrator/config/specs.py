@@ -48,15 +48,13 @@ from orchestrator.config.fields import (
 from orchestrator.config.forms import DecodeLimits, Heatmaps, RecipeForm, TrainingForm
 from orchestrator.config.listing import ListingForm
 from orchestrator.config.threshold import COHORTS, SHIFTED, GivenThreshold, PlainThresholdRule
+from orchestrator.config.worker_counts import WorkerCount
 
 
 class Resources(Form):
     """What a job asks of the cluster, per worker."""
 
-    workers: Annotated[
-        Annotated[int, Field(ge=1, le=4096)] | None,
-        flag("Number of worker processes.", CLUSTER, default="as many as fit"),
-    ] = None
+    workers: WorkerCount = None
     cpus_per_worker: Annotated[
         Positive | None, flag("CPUs per worker.", CLUSTER, default="an even share of a node")
     ] = None

@@ -176,14 +176,14 @@ def _fit(
     if task.training.spec.features == "cached" and not run.head.exists():
         reporter.say("starting the training worker")
         head = run.checkpoints / "head"
-        report = run_training(train_head, (task,), head, 1, session, told.poll, reporter.say)
+        report = run_training(train_head, (task,), head, (1, 1), session, told.poll, reporter.say)
     if not report:
         reporter.say(f"starting {counted(session.num_workers, 'training worker')}")
         report = run_training(
             train_network,
             (task, dataset),
             run.checkpoints / "network",
-            session.num_workers,
+            session.group,
             session,
             told.poll,
             reporter.say,
