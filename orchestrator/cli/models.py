@@ -1,5 +1,6 @@
 """`orchestrator models`: the versions of a registry, and which of them are live."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from orchestrator.cli.completion import complete_bundle, complete_version
 from orchestrator.cli.options import JsonFlag
 from orchestrator.cli.output import print_columns, print_json, print_result, tell
-from orchestrator.errors import SpecError
+from orchestrator.errors import BundleError, SpecError
 
 if TYPE_CHECKING:
     from orchestrator.registry.history import HistoryRow, Registry
@@ -155,6 +156,32 @@ def history(
 
 
 @app.command()
+def verify(bundle: Annotated[str, Bundle], as_json: JsonFlag = False) -> None:
+    """Verify hashes and the graph's classes, and replay the golden images on both engines."""
+    from orchestrator.model.golden import TOLERANCE, describe_difference, replay_bundle
+    from orchestrator.registry.reference import open_model
+
+    model = open_model(bundle)
+    replays = replay_bundle(model.folder, model.info)
+    lines = [
+        f"{model.version or model.folder}: {len(model.info.files)} files as recorded, "
+        f"sha256 {model.info.sha256}; the network has Keras's own classes alone"
+    ]
+    lines += [
+        f"{found.engine}: {found.difference:.1e} of the scale from {found.against}, at most "
+        f"{TOLERANCE:.0e}: {'ok' if found.ok else 'FAIL'}"
+        for found in replays
+    ]
+    body = {"sha256": model.info.sha256, "version": model.version, "tolerance": TOLERANCE}
+    shown = [{**vars(found), "ok": found.ok} for found in replays]
+    finite = [entry | {"difference": _finite(entry["difference"])} for entry in shown]
+    print_result(body | {"replays": finite}, lines, as_json=as_json)
+    for found in replays:
+        if not found.ok:
+            raise BundleError(describe_difference(model.folder, found))
+
+
+@app.command()
 def diff(
     first: Annotated[str, Bundle],
     second: Annotated[str, Bundle],
@@ -201,6 +228,10 @@ def _as_json(row: "HistoryRow") -> dict[str, Any]:
 def _tell_move(row: "HistoryRow", as_json: bool) -> None:
     before = f", before {row.before}" if row.before else ""
     print_result(_as_json(row), [f"{row.alias} is {row.version}{before}"], as_json=as_json)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _shown(value: Any) -> str:

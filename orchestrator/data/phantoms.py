@@ -91,6 +91,12 @@ def write_phantoms(
                     mask.save((drawn / CLASS_NAMES[label] / name).with_suffix(".png"))
 
 
+def draw_phantoms(size_px: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Returns one phantom of each class, NORMAL first, uint8 [2, size_px, size_px]."""
+    images = [image for label in (0, 1) for _, image in _draw_class(label, 1, seed, size_px)]
+    return np.stack([np.asarray(image, np.uint8) for image in images])
+
+
 def _draw_class(
     label: int, num_images: int, seed: int, size_px: int
 ) -> Iterator[tuple[str, Image.Image, Image.Image]]:

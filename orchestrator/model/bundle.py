@@ -3,6 +3,7 @@
     model.keras      the network, images to probability
     openvino.xml     what scores: images to logit, for CPU workers, with openvino.bin
     README.md        the model card
+    golden.json      a few images that are no patient's, and the logits that they gave
     bundle.json      what it is, and the SHA-256 of every other file; written last
 
 A folder without `bundle.json` is not a bundle, so a half-written one is never used. Reading the
@@ -34,6 +35,7 @@ MODEL_FILE = "model.keras"
 IR_FILE = "openvino.xml"
 IR_WEIGHTS_FILE = "openvino.bin"
 CARD_FILE = "README.md"
+GOLDEN_FILE = "golden.json"  # see `golden.py`; bundles of earlier versions have none
 REQUIRED_FILES = (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE, CARD_FILE)
 
 _LISTABLE = frozenset({".keras", ".xml", ".bin", ".md", ".json", ".html", ".svg", ".yaml"})

@@ -17,6 +17,7 @@ from orchestrator.errors import DataError
 from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.figures import Calibration
 from orchestrator.model.engine.load import load_engine
+from orchestrator.model.golden import check_engine
 
 # Columns of a shard's file beside those of the predictions, while the run lasts.
 _MORE = (
@@ -81,8 +82,9 @@ class ScoreStage:
             )
             for bundle, sha256 in zip(self.bundles, self.hashes, strict=True)
         ]
-        for engine in self._engines:
+        for bundle, engine in zip(self.bundles, self._engines, strict=True):
             engine.check_classifier()
+            check_engine(bundle, engine)
         self._batch_size = min(engine.batch_size for engine in self._engines)
         self._most_computing = 2 * max(engine.num_streams for engine in self._engines)
 
