@@ -57,7 +57,7 @@ def await_room(
         each = session.cpus_per_worker, session.gpus_per_worker
         more = min(most, count_fitting(node_resources(), *each)) - num_workers
         groups += [placement_group([session.size]) for _ in range(more)]
-        return num_workers + sum(group.wait(_PLACED_S) for group in groups[1:])
+        return num_workers + sum(bool(group.wait(_PLACED_S)) for group in groups[1:])
     finally:
         for group in groups:
             remove_placement_group(group)

@@ -93,7 +93,7 @@ def write_phantoms(
 
 def draw_phantoms(size_px: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Returns one phantom of each class, NORMAL first, uint8 [2, size_px, size_px]."""
-    images = [image for label in (0, 1) for _, image in _draw_class(label, 1, seed, size_px)]
+    images = [image for label in (0, 1) for _, image, _ in _draw_class(label, 1, seed, size_px)]
     return np.stack([np.asarray(image, np.uint8) for image in images])
 
 
