@@ -52,7 +52,8 @@ def measure_subgroups(
         probabilities: float [N], calibrated, of PNEUMONIA.
         threshold: PNEUMONIA is called where probability >= threshold.
         patients: [N] patient ids, None where unknown.
-        dimensions: groups of the N images.
+        dimensions: groups of the N images. One whose groups are of one class each is left out: such
+            folders are named by the class.
         seed: seed of the resamples.
 
     Returns:
@@ -74,6 +75,8 @@ def measure_subgroups(
     )
     shown, tests = [], []
     for dimension in dimensions:
+        if _names_classes(dimension, labels):
+            continue
         known = dimension.codes > 0
         groups = []
         for number, name in enumerate(dimension.groups, 1):
@@ -128,6 +131,13 @@ def measure_subgroups(
             "correction": "Holm",
         },
     }
+
+
+def _names_classes(dimension: Dimension, labels: npt.NDArray[np.int8]) -> bool:
+    positives = np.bincount(dimension.codes, labels == 1)[1:]
+    totals = np.bincount(dimension.codes)[1:]
+    is_pure = (positives == 0) | (positives == totals)
+    return bool(is_pure.all() and 0 < positives.sum() < totals.sum())
 
 
 def _compare(metric: str, rows: _Rows, group: Mask, rest: Mask) -> dict[str, Any]:

@@ -156,6 +156,14 @@ def test_a_group_of_few_patients_is_grey_and_not_tested() -> None:
     assert view["answer"].startswith("No group could be tested")
 
 
+def test_folders_that_are_named_by_the_class_are_no_groups() -> None:
+    labels, probabilities, groups = make(6, num=80)
+    found = measured(labels, probabilities, (labels + 1).astype(np.uint8), groups)
+    assert [dimension["name"] for dimension in found["dimensions"]] == ["view"]
+    alone = measured(np.ones(80, np.int8), probabilities, groups)
+    assert len(alone["dimensions"]) == 1
+
+
 def test_a_group_of_one_class_has_what_can_be_measured() -> None:
     labels, probabilities, groups = make(5)
     labels[groups == 2] = 0
