@@ -1,7 +1,5 @@
 """Graphs made by hand, whose maps are known, and a trained bundle."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +12,6 @@ from openvino import opset13 as op
 from orchestrator.errors import BundleError
 from orchestrator.model.engine.load import load_engine
 from orchestrator.model.heatmap import (
-    HeatModel,
     head_gradient,
     load_heat_model,
     open_heat_model,
@@ -127,33 +124,6 @@ def test_a_network_that_heat_maps_do_not_fit_is_named(
 
     with pytest.raises(BundleError, match=message):
         open_heat_model(path, 1)
-
-
-def randomised(model: HeatModel, rng: np.random.Generator) -> HeatModel:
-    """The model with every weight of its head drawn anew from the layer's own."""
-    head = tuple(
-        (
-            kind,
-            weights if weights is None else rng.permutation(weights.ravel()).reshape(weights.shape),
-        )
-        for kind, weights in model.head
-    )
-    return replace(model, head=head)
-
-
-def rank_correlations(
-    model: HeatModel, images: Sequence[np.ndarray], num_heads: int
-) -> list[float]:
-    """Of each image's map with its maps by heads of random weights."""
-    from scipy.stats import spearmanr
-
-    others = [randomised(model, np.random.default_rng(seed)) for seed in range(num_heads)]
-    found = [
-        spearmanr(model.explain(i)[1].ravel(), other.explain(i)[1].ravel()).statistic
-        for i in images
-        for other in others
-    ]
-    return [value for value in found if not np.isnan(value)]
 
 
 def test_a_trained_bundles_gradient_is_that_of_its_graph(trained: SimpleNamespace) -> None:
