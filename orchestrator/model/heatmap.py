@@ -55,12 +55,12 @@ class HeatModel:
 
         Returns:
             The logit of PNEUMONIA before any calibration; and float32 [h, w], 0..1, how much each
-            place raises it relative to the one that does most, zero where it lowers it. A map may
-            be zero everywhere.
+            place raises it, relative to the place that moves it most, up or down; zero where a
+            place lowers it. So what little there is in a clear lung stays faint.
         """
         logit, maps = self.run(image[np.newaxis])
-        heat = np.maximum(maps @ head_gradient(self.head, maps.mean((0, 1))), 0.0)
-        return float(logit[0, 0]), heat / max(float(heat.max()), 1e-30)
+        moves = maps @ head_gradient(self.head, maps.mean((0, 1)))
+        return float(logit[0, 0]), np.maximum(moves, 0.0) / max(float(np.abs(moves).max()), 1e-30)
 
 
 def load_heat_model(bundle: Path, num_threads: int | None = None) -> HeatModel:

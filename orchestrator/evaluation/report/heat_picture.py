@@ -142,7 +142,7 @@ def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, 
     canvas.paste(draw_overlay(np.full((height, em), 128, np.uint8), ramp), (x, y))
     font = ImageFont.load_default(0.85 * em)
     beside = x + round(1.4 * em)
-    draw.text((beside, y), "raises it most", _SOFT, font, anchor="lt")
+    draw.text((beside, y), "raises it strongly", _SOFT, font, anchor="lt")
     draw.text((beside, y + height), "does not raise it", _SOFT, font, anchor="ls")
 
 
