@@ -1,13 +1,14 @@
 """A Ray cluster of several nodes on one machine, in a process of its own, told what to do by lines.
 
 Started as `python -m tests.cluster.nodes HEAD_CPUS OTHERS`; prints the cluster's address, then
-obeys: `kill` (the newest node dies without a word), `kill first` (the oldest), `add` or
-`add KEY=VALUE` (a node joins, its processes with that variable); answers each with a line and ends
-with its input.
+obeys: `kill` (the newest node dies without a word), `kill first` (the oldest), `drain` (the newest
+is announced to be taken away in a minute), `add` or `add KEY=VALUE` (a node joins, its processes
+with that variable); answers each with a line and ends with its input.
 """
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,11 +69,25 @@ def main() -> None:
         order, _, variable = line.strip().partition(" ")
         if order == "kill":
             cluster.remove_node(added.pop(0 if variable else -1), allow_graceful=False)
+        elif order == "drain":
+            drain(cluster.address, added[-1].node_id)
         elif order == "add":
             key, _, value = variable.partition("=")
             added.append(cluster.add_node(num_cpus=1, env_vars={key: value} if key else None))
         print("done", file=answers, flush=True)
     cluster.shutdown()
+
+
+def drain(address: str, node: str) -> None:
+    """As `ray drain-node` does, which a cloud's notice calls."""
+    import ray
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    until_ms = int((time.time() + 60) * 1000)
+    accepted, why = ray._raylet.GcsClient(address=address).drain_node(node, reason, "", until_ms)
+    if not accepted:
+        raise RuntimeError(why)
 
 
 if __name__ == "__main__":
