@@ -8,7 +8,6 @@ with that variable); answers each with a line and ends with its input.
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,15 +78,11 @@ def main() -> None:
 
 
 def drain(address: str, node: str) -> None:
-    """As `ray drain-node` does, which a cloud's notice calls."""
-    import ray
-    from ray.core.generated import autoscaler_pb2
-
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    until_ms = int((time.time() + 60) * 1000)
-    accepted, why = ray._raylet.GcsClient(address=address).drain_node(node, reason, "", until_ms)
-    if not accepted:
-        raise RuntimeError(why)
+    """What a cloud's notice is made to call."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address]
+    command += ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    command += ["--reason-message", "spot", "--deadline-remaining-seconds", "60"]
+    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 if __name__ == "__main__":
