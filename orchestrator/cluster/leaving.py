@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Any
 
+from orchestrator.cluster.room import is_placed
+
 _LOOK_S = 5.0
 # A group that has just begun is left alone: nodes often join one after the other.
 _SETTLED_S = 30.0
@@ -64,4 +66,4 @@ class GroupNotice:
         if not self._places or time.monotonic() < self._look_at:
             return False
         self._look_at = time.monotonic() + _LOOK_S
-        return any(place.wait(0) for place in self._places)
+        return any(map(is_placed, self._places))

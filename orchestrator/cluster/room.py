@@ -1,6 +1,8 @@
 """Whether the cluster has, or can have, room for a worker, and the wait for it."""
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 from orchestrator.cluster.session import absent_machines, node_resources, possible_nodes
 from orchestrator.config.workers import Session, count_fitting
@@ -8,7 +10,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.runs.wait import Wait
 
 LOOK_S = 5.0  # how often a wait looks for room
-_PLACED_S = 0.5  # for one worker, where there is room
+_PLACED_S = 1.0  # Ray finds places within a moment, where there are any
 
 
 def describe_room(session: Session) -> str:
@@ -56,8 +58,17 @@ def await_room(
             wait.go_on(describe_room(session))
         each = session.cpus_per_worker, session.gpus_per_worker
         more = min(most, count_fitting(node_resources(), *each)) - num_workers
-        groups += [placement_group([session.size]) for _ in range(more)]
-        return num_workers + sum(bool(group.wait(_PLACED_S)) for group in groups[1:])
+        if more > 0:
+            groups += [placement_group([session.size]) for _ in range(more)]
+            time.sleep(_PLACED_S)
+        return num_workers + sum(map(is_placed, groups[1:]))
     finally:
         for group in groups:
             remove_placement_group(group)
+
+
+def is_placed(group: Any) -> bool:
+    """Whether a placement group has its place; does not wait."""
+    from ray.util import placement_group_table
+
+    return bool(placement_group_table(group)["state"] == "CREATED")
