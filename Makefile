@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TOOLS := build/tools
 PIP := -m pip --disable-pip-version-check
 WHEELS := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
-.PHONY: setup demo test test-slow test-hosts check bench lock wheelhouse wheelhouse-cluster clean
+.PHONY: setup demo test test-slow test-hosts check bench lock wheelhouse wheelhouse-cluster clean $(TOOLS)
 
 setup: $(READY)
 
@@ -21,8 +22,9 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/orchestrator demo --out demo
 
+# Two processes: what needs the one Ray cluster in one of them, the rest in the other.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
@@ -44,17 +46,21 @@ bench: setup
 # cluster nodes with their CUDA libraries.
 COMPILE := -m piptools compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
-lock:
-	$(PYTHON) -m pip install --quiet pip-tools
-	$(PYTHON) $(COMPILE) --extra dev -o requirements.lock pyproject.toml
-	$(PYTHON) $(COMPILE) --extra gpu --extra aws --extra lite --extra notify -o requirements-cluster.lock pyproject.toml
+lock: $(TOOLS)
+	$(TOOLS)/bin/python $(PIP) install --quiet pip-tools
+	$(TOOLS)/bin/python $(COMPILE) --extra dev -o requirements.lock pyproject.toml
+	$(TOOLS)/bin/python $(COMPILE) --extra gpu --extra aws --extra lite --extra notify -o requirements-cluster.lock pyproject.toml
 
 # Every locked package as a wheel, checked against its hash, for machines that reach no index: those of
 # a laptop, and those of cluster nodes. Made with the Python of the machines they are for.
-wheelhouse wheelhouse-cluster:
-	$(PYTHON) $(PIP) download --quiet --no-deps --only-binary :all: --require-hashes --dest $@ \
+wheelhouse wheelhouse-cluster: $(TOOLS)
+	$(TOOLS)/bin/python $(PIP) download --quiet --no-deps --only-binary :all: --require-hashes --dest $@ \
 	  -r $(subst wheelhouse,requirements,$@).lock
 	cd $@ && sha256sum *.whl > SHA256SUMS
+
+# A pip of $(PYTHON) itself, which may have none and may not be what $(VENV) was made with.
+$(TOOLS):
+	$(PYTHON) -m venv --clear $@
 
 clean:
 	rm -rf $(VENV) build wheelhouse wheelhouse-cluster *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,7 +9,10 @@ Two recipes are trained without each cohort in turn and judged on it (an hour an
 
     python -m benchmarks.robustness DATA --recipe jobs/train-offline.yaml --recipe other.yaml
 
-or bundles are judged as they are, which says little about images that they were trained on:
+With `--rule` each network is also judged at the threshold that another rule would have given it, on
+its validation images or, with `-shifted`, on these and their shifted copies.
+
+Or bundles are judged as they are, which says little about images that they were trained on:
 
     python -m benchmarks.robustness DATA --bundle models/a --bundle models/b
 """
@@ -20,6 +23,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +79,15 @@ def find_images(data: Path, families: str) -> Labelled:
 
 
 def train_without(images: Labelled, cohort: str, recipe: Path, out: Path) -> Path:
-    """Trains a recipe on all cohorts but one; returns the bundle, one that is there already too."""
-    bundle = out / f"{recipe.stem}-without-{cohort}"
-    table = out / f"without-{cohort}.csv"
-    if not (bundle / "bundle.json").exists():
-        out.mkdir(parents=True, exist_ok=True)
+    """Trains a recipe on all cohorts but one.
+
+    Returns:
+        A folder with `bundle` and the run under `runs`; what is there already is not done again.
+    """
+    folder = out.absolute() / f"{recipe.stem}-without-{cohort}"
+    if not (folder / "bundle" / "bundle.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        table = folder / "images.csv"
         with table.open("w", newline="") as handle:
             writer = csv.writer(handle)
             writer.writerow(["path", "label", "patient_id", "split"])
@@ -87,9 +95,11 @@ def train_without(images: Labelled, cohort: str, recipe: Path, out: Path) -> Pat
             for path, label, patient, of in rows:
                 split = "test" if of == cohort else "train"
                 writer.writerow([path.absolute(), ("NORMAL", "PNEUMONIA")[label], patient, split])
-        command = [sys.executable, "-m", "orchestrator", "train", table, "-c", recipe]
-        subprocess.run([*command, "--out", bundle], check=True)
-    return bundle
+        command = [sys.executable, "-m", "orchestrator", "train", table, "-c", recipe.absolute()]
+        start = time.perf_counter()
+        subprocess.run([*command, "--out", folder / "bundle"], check=True, cwd=folder)
+        print(f"{folder.name} took {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+    return folder
 
 
 def decode_all(paths: Sequence[Path], size_px: int) -> np.ndarray:
@@ -100,8 +110,43 @@ def decode_all(paths: Sequence[Path], size_px: int) -> np.ndarray:
     return np.stack([decode(path.read_bytes(), size_px, Limits()).pixels for path in paths])
 
 
-def judge(bundle: Path, images: Labelled, cohort: str, sample: int) -> dict[str, dict[str, float]]:
-    """Returns AUROC, sensitivity and specificity on a cohort and on shifted copies, by name."""
+def logits_of(engine: Any, pixels: np.ndarray) -> np.ndarray:
+    """Returns float64 [N] of uint8 [N, S, S]."""
+    starts = range(0, len(pixels), engine.batch_size)
+    logits = [engine.logits(pixels[start : start + engine.batch_size]) for start in starts]
+    return np.concatenate(logits).ravel().astype(np.float64)
+
+
+def threshold_by(rule: str, folder: Path) -> float:
+    """Returns the threshold, a calibrated probability, that a rule gives a trained network."""
+    import pyarrow.parquet as pq
+
+    from orchestrator.data.shifts import SHIFTS
+    from orchestrator.evaluation.calibration import choose_threshold
+    from orchestrator.model.bundle import load_info
+    from orchestrator.model.engine.load import load_engine
+
+    info, engine = load_info(folder / "bundle"), load_engine(folder / "bundle")
+    (table,) = (folder / "runs").glob("*/splits.parquet")
+    rows = [row for row in pq.read_table(table).to_pylist() if row["split"] == "val"]
+    pixels = decode_all([Path("/", row["path"]) for row in rows], info.size_px)
+    copies = [pixels]
+    if rule.endswith("-shifted"):
+        copies += [shift(pixels) for shift in SHIFTS.values()]
+    probabilities = [info.calibration.apply(logits_of(engine, copy)) for copy in copies]
+    labels = np.tile([row["label"] for row in rows], len(copies))
+    plain_rule = rule.removesuffix("-shifted")
+    return choose_threshold(labels, np.concatenate(probabilities), plain_rule).value
+
+
+def judge(
+    bundle: Path, images: Labelled, cohort: str, sample: int, thresholds: Sequence[float]
+) -> dict[str, list[dict[str, float]]]:
+    """Judges a bundle on a cohort and on shifted copies of a sample of it.
+
+    Returns:
+        By name of the shift, AUROC, sensitivity and specificity at each threshold.
+    """
     from sklearn.metrics import roc_auc_score
 
     from orchestrator.data.shifts import SHIFTS
@@ -115,16 +160,19 @@ def judge(bundle: Path, images: Labelled, cohort: str, sample: int) -> dict[str,
     labels = images.labels[mine]
     drawn = np.sort(np.random.default_rng(0).permutation(len(mine))[:sample])
 
-    def figures(grey: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        starts = range(0, len(grey), engine.batch_size)
-        logits = [engine.logits(grey[start : start + engine.batch_size]) for start in starts]
-        probabilities = info.calibration.apply(np.concatenate(logits))
-        called = call_labels(probabilities, info.threshold.value)
-        return {
-            "AUROC": float(roc_auc_score(truth, probabilities)),
-            "sensitivity": float(called[truth == 1].mean()),
-            "specificity": float(1 - called[truth == 0].mean()),
-        }
+    def figures(grey: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
+        probabilities = info.calibration.apply(logits_of(engine, grey))
+        auroc, found = float(roc_auc_score(truth, probabilities)), []
+        for threshold in thresholds or [info.threshold.value]:
+            called = call_labels(probabilities, threshold)
+            found.append(
+                {
+                    "AUROC": auroc,
+                    "sensitivity": float(called[truth == 1].mean()),
+                    "specificity": float(1 - called[truth == 0].mean()),
+                }
+            )
+        return found
 
     found = {"plain": figures(pixels, labels)}
     for name, shift in SHIFTS.items():
@@ -156,6 +204,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", default=public)
     parser.add_argument("--recipe", type=Path, action="append", default=[])
     parser.add_argument("--bundle", type=Path, action="append", default=[])
+    parser.add_argument("--rule", action="append", default=[], help="of a recipe's threshold")
     parser.add_argument("--families", default=FAMILIES)
     parser.add_argument("--sample", type=int, default=600, help="images of a cohort to shift")
     parser.add_argument("--out", type=Path, default=here / "runs" / "robustness")
@@ -163,12 +212,18 @@ def main() -> None:
     recipes = options.recipe or ([] if options.bundle else [here / "jobs" / "train-offline.yaml"])
     images = find_images(options.data, options.families)
     rows: dict[tuple[str, str], list[dict[str, float]]] = {}
+    names = [f"{r.stem} {rule}".strip() for r in recipes for rule in options.rule or [""]]
     for cohort in images.names:
-        trained = [train_without(images, cohort, recipe, options.out) for recipe in recipes]
-        for bundle in [*trained, *options.bundle]:
-            for shift, found in judge(bundle, images, cohort, options.sample).items():
-                rows.setdefault((cohort, shift), []).append(found)
-    print_table([path.stem for path in [*recipes, *options.bundle]], rows)
+        judged: list[tuple[Path, list[float]]] = []
+        for recipe in recipes:
+            folder = train_without(images, cohort, recipe, options.out)
+            thresholds = [threshold_by(rule, folder) for rule in options.rule]
+            judged.append((folder / "bundle", thresholds))
+        judged += [(bundle, []) for bundle in options.bundle]
+        for bundle, thresholds in judged:
+            for shift, found in judge(bundle, images, cohort, options.sample, thresholds).items():
+                rows.setdefault((cohort, shift), []).extend(found)
+    print_table([*names, *(path.stem for path in options.bundle)], rows)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,13 @@ The second night is the same command again with `--only-new`, which finds every 
 listing looks at, and a finished run that says it has scored them. The first night reads that run
 into the index, the second is measured against its bars.
 
+`--dicom-columns` makes the files DICOM, in folders of their classes, and gives the command the flag
+of that name: tables and report then hold what the headers say.
+
     python -m benchmarks.scale                           # 2,000 and 20,000 files
     python -m benchmarks.scale --images 100000 --bad 0.01
     python -m benchmarks.scale --known 1000000
+    python -m benchmarks.scale --dicom-columns --images 2000,100000
 """
 
 import argparse
@@ -32,6 +36,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from PIL import Image
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
 
 from benchmarks.score import make_bundle
 from orchestrator.data.listing.inputs import list_inputs
@@ -42,7 +48,7 @@ from orchestrator.data.manifest import (
     write_listed,
 )
 from orchestrator.data.parquet import write_parquet
-from orchestrator.data.schema import PREDICTIONS
+from orchestrator.data.schema import CLASS_NAMES, PREDICTIONS
 from orchestrator.runs.run_dir import RunDir
 
 FILES_A_FOLDER = 1000
@@ -51,26 +57,76 @@ SAMPLE_S = 0.5
 MOST_NIGHT_S, MOST_NIGHT_BYTES = 15, 1_000_000  # the bars of a night without news
 
 
-def make_files(folder: Path, count: int, bad: float) -> int:
+def make_files(folder: Path, count: int, bad: float, *, as_dicom: bool = False) -> int:
     """Writes small X-ray-like files, each of its own content; returns how many are bad."""
+    make = DicomMaker() if as_dicom else make_jpeg
     rng = np.random.default_rng(0)
     every = round(1 / bad) if bad else 0
     changed_s = time.time() - 3600  # a file changed this minute is known by its content alone
     num_bad = 0
     for index in range(count):
         path = folder / f"{index // FILES_A_FOLDER:04d}" / f"{index:07d}.jpeg"
+        if as_dicom:
+            of_class = CLASS_NAMES[index // FILES_A_FOLDER % 2]
+            path = path.parent / of_class / f"{index:07d}.dcm"
         if index % FILES_A_FOLDER == 0:
             path.parent.mkdir(parents=True)
-        coarse = rng.integers(0, 256, (12, 12), dtype=np.uint8)
-        sink = io.BytesIO()
-        Image.fromarray(coarse).resize((SOURCE_PX, SOURCE_PX)).save(sink, "jpeg")
-        data = sink.getvalue()
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8))
+        data = make(coarse.resize((SOURCE_PX, SOURCE_PX)))
         if every and index % every == 0:
             num_bad += 1
             data = (b"", b"Dear colleague", data[: len(data) // 2])[num_bad % 3]
         path.write_bytes(data)
         os.utime(path, (changed_s, changed_s))
     return num_bad
+
+
+def make_jpeg(image: Image.Image) -> bytes:
+    """Returns an image as a JPEG file."""
+    sink = io.BytesIO()
+    image.save(sink, "jpeg")
+    return sink.getvalue()
+
+
+class DicomMaker:
+    """Makes DICOM files that differ in what their headers say: one header, changed in places."""
+
+    def __init__(self) -> None:
+        data_set = Dataset()
+        data_set.file_meta = FileMetaDataset()
+        data_set.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        data_set.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+        data_set.SOPInstanceUID = data_set.StudyInstanceUID = "1.2.840.99.1000000"
+        data_set.SeriesInstanceUID = "1.2.840.99.1000000"
+        data_set.Modality, data_set.PresentationIntentType = "DX", "FOR PRESENTATION"
+        data_set.Manufacturer, data_set.ManufacturerModelName = "Maker", "Model 00"
+        data_set.PatientID, data_set.PatientAge, data_set.PatientSex = "ID0000000", "000Y", "F"
+        data_set.ViewPosition, data_set.BodyPartExamined = "PA", "CHEST"
+        data_set.SamplesPerPixel, data_set.PhotometricInterpretation = 1, "MONOCHROME2"
+        data_set.Rows = data_set.Columns = SOURCE_PX
+        data_set.BitsAllocated = data_set.BitsStored = 8
+        data_set.HighBit, data_set.PixelRepresentation = 7, 0
+        data_set.PixelData = bytes(SOURCE_PX * SOURCE_PX)
+        sink = io.BytesIO()
+        data_set.save_as(sink, enforce_file_format=True)
+        self._header = sink.getvalue()[: -SOURCE_PX * SOURCE_PX]
+        self._made = 0
+
+    def __call__(self, image: Image.Image) -> bytes:
+        """Returns an image as a DICOM file."""
+        number = self._made
+        self._made += 1
+        changes = {
+            b"99.1000000": b"99.%d" % (1_000_000 + number),
+            b"ID0000000": b"ID%07d" % (number // 3),
+            b"000Y": b"%03dY" % (number % 95),
+            b"CS\2\0F ": b"CS\2\0M " if number % 2 else b"CS\2\0F ",
+            b"Model 00": b"Model %02d" % (number % 20),
+        }
+        header = self._header
+        for old, new in changes.items():
+            header = header.replace(old, new)
+        return header + image.tobytes()
 
 
 class Memory:
@@ -136,10 +192,11 @@ class Measured:
     report: dict[str, Any]
 
 
-def run_score(files: Path, model: Path, root: Path) -> Measured:
+def run_score(files: Path, model: Path, root: Path, *flags: str) -> Measured:
     """Runs `orchestrator score --only-new` as a user would."""
     command = [sys.executable, "-c", "from orchestrator.cli.app import main; main()", "score"]
     command += [str(files), "--model", str(model), "--out-root", str(root), "--only-new", "--json"]
+    command += flags
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_oublock
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
@@ -230,6 +287,7 @@ def main() -> None:
     parser.add_argument("--images", default="2000,20000", help="numbers of files, by commas")
     parser.add_argument("--bad", type=float, default=0.01, help="share of files that are bad")
     parser.add_argument("--known", type=int, help="known files of a night without news")
+    parser.add_argument("--dicom-columns", action="store_true", help="of DICOM files with labels")
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one otherwise")
     options = parser.parse_args()
@@ -244,10 +302,11 @@ def main() -> None:
         first_bytes = 0
         for count in map(int, options.images.split(",")):
             files, root = Path(scratch, f"files-{count}"), Path(scratch, f"runs-{count}")
-            num_bad = make_files(files, count, options.bad)
-            night = run_score(files, model, root)
+            num_bad = make_files(files, count, options.bad, as_dicom=options.dicom_columns)
+            flags = ["--dicom-columns"] if options.dicom_columns else []
+            night = run_score(files, model, root, *flags)
             check_rows(Path(night.report["out"]), count, num_bad)
-            again = run_score(files, model, root)
+            again = run_score(files, model, root, *flags)
             counts, known = night.report["counts"], again.report["counts"]
             if known["scored_before"] + known["rejected_before"] != count:
                 sys.exit(f"the second night found {known} of {count} files")

@@ -18,6 +18,21 @@ ROOT = Path(__file__).parent.parent  # of the project
 PUBLIC_DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under `pytest -n 2`, keeps what needs the one Ray in one process, and begins with it."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+
+    def needs_ray(item: pytest.Item) -> bool:
+        return not {"ray_cluster", "local_head"}.isdisjoint(getattr(item, "fixturenames", ()))
+
+    for item in items:
+        item.add_marker(
+            pytest.mark.xdist_group("ray" if needs_ray(item) else item.nodeid.split("::")[0])
+        )
+    items.sort(key=needs_ray, reverse=True)
+
+
 class Recorder:
     """A Reporter that keeps what it receives."""
 

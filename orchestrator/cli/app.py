@@ -17,9 +17,11 @@ from orchestrator.cli import (
     compare,
     demo,
     doctor,
+    explain,
     ingest,
     inspect,
     jobs,
+    models,
     plan,
     recalibrate,
     runs,
@@ -46,9 +48,11 @@ app.add_typer(train.app)
 app.add_typer(tune.app)
 app.add_typer(compare.app)
 app.add_typer(score.app)
+app.add_typer(explain.app)
 app.add_typer(recalibrate.app)
 app.add_typer(ingest.app)
 app.add_typer(inspect.app)
+app.add_typer(models.app, name="models")
 app.add_typer(jobs.submit_app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")

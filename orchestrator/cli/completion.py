@@ -47,11 +47,31 @@ def complete_backbone(incomplete: str) -> list[str]:
 
 
 @_quiet
+def complete_backbones(incomplete: str) -> list[str]:
+    """Names of the registry, and the word for all of them where it can stand alone."""
+    return [*complete_backbone(incomplete), *([] if "," in incomplete else ["all"])]
+
+
+@_quiet
 def complete_bundle(incomplete: str) -> list[str]:
-    """Bundles under models/."""
+    """Bundles under models/, and what the aliases of the registry there name."""
     from orchestrator.model.bundle_folder import list_bundles
 
-    return sorted(str(bundle) for bundle in list_bundles(Path("models")))
+    bundles = sorted(str(bundle) for bundle in list_bundles(Path("models")))
+    if not Path("models", "registry").is_dir():
+        return bundles
+    from orchestrator.registry.history import load_registry
+
+    return [*(f"models:{alias}" for alias in load_registry("models").aliases), *bundles]
+
+
+@_quiet
+def complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Versions and aliases of a registry."""
+    from orchestrator.registry.history import load_registry
+
+    registry = load_registry(ctx.params.get("registry") or "models")
+    return [*registry.aliases, *registry.versions]
 
 
 @_quiet
@@ -78,6 +98,6 @@ def complete_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
 
 _OF_FIELDS = {
     "backbone": complete_backbone,
-    "backbones": complete_backbone,
+    "backbones": complete_backbones,
     "model": complete_bundle,
 }

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from orchestrator.cli.completion import complete_bundle
 from orchestrator.cli.options import JsonFlag
 from orchestrator.cli.output import print_result
 from orchestrator.errors import ClusterError, OrchestratorError, counted
@@ -36,11 +38,22 @@ class Check:
 
 
 @app.command()
-def doctor(as_json: JsonFlag = False) -> None:
-    """Check Python, packages, devices, memory, disk space and the cluster."""
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<path>",
+            help="Also verify this bundle, as `models verify` does.",
+            show_default="none",
+            autocompletion=complete_bundle,
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check Python, packages, devices, memory, disk space, the cluster, and a model."""
     from orchestrator.cli.summaries import doctor_table
 
-    checks = diagnose()
+    checks = diagnose() + ([_model(model)] if model else [])
     body = {"checks": [vars(check) for check in checks]}
     print_result(body, doctor_table(checks), as_json=as_json)
     if not all(check.ok for check in checks):
@@ -127,6 +140,22 @@ def _cluster() -> Check:
             return Check("Ray cluster", True, text)
     except OrchestratorError as error:
         return Check("Ray cluster", False, str(error))
+
+
+def _model(name: str) -> Check:
+    from orchestrator.model.golden import describe_difference, replay_bundle
+    from orchestrator.registry.reference import open_model
+
+    try:
+        model = open_model(name)
+        replays = replay_bundle(model.folder, model.info)
+    except OrchestratorError as error:
+        return Check("model", False, str(error))
+    for replay in replays:
+        if not replay.ok:
+            return Check("model", False, describe_difference(model.folder, replay))
+    shown = ", ".join(f"{replay.engine} {replay.difference:.1e}" for replay in replays)
+    return Check("model", True, f"{model.name}: hashes as recorded; {shown} off the golden outputs")
 
 
 def _shown(nodes: list[dict[str, float]]) -> str:

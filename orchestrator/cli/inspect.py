@@ -1,6 +1,5 @@
 """`orchestrator inspect`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,14 +14,18 @@ app = typer.Typer()
 @app.command()
 def inspect(
     bundle: Annotated[
-        Path,
-        typer.Argument(metavar="BUNDLE", help="Bundle folder.", autocompletion=complete_bundle),
+        str,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="Bundle folder, or a version such as models:production.",
+            autocompletion=complete_bundle,
+        ),
     ],
     as_json: JsonFlag = False,
 ) -> None:
     """Verify a model bundle's hashes and describe it, without loading the network."""
     from orchestrator.cli.summaries import bundle_summary
-    from orchestrator.model.bundle import load_info
+    from orchestrator.registry.reference import open_model
 
-    info = load_info(bundle)
+    info = open_model(bundle).info
     print_result(info.model_dump(mode="json"), bundle_summary(bundle, info), as_json=as_json)

@@ -100,7 +100,7 @@ def _check_chains(plans: list["JobPlan"]) -> None:
     from orchestrator.config.job import find_broken_chains
 
     scheduled = {plan.job.name: plan.job for plan in plans if plan.job and plan.job.schedule}
-    problems = find_broken_chains(scheduled)
+    problems = find_broken_chains(scheduled, are_all=all(plan.job for plan in plans))
     for plan in plans:
         if plan.job is not None and plan.job.name in problems:
             plan.add_problem(SpecError(problems[plan.job.name]))

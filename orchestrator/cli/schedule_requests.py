@@ -118,19 +118,22 @@ def _open_for(job: str, jobs: Path, path: Path | None) -> "Ledger":
 
 def _open_to_run(job: str, jobs: Path, path: Path | None) -> "tuple[Ledger, Ticks]":
     """Returns the ledger and the ticks of a job that is in force and not paused."""
-    from orchestrator.config.cron import AFTER, After, Ticks
+    from orchestrator.config.cron import parse_ticks
 
     book = _open_for(job, jobs, path)
     if job in book.paused():
         raise SpecError(f"{job} is paused; run `orchestrator schedule resume {job}` first")
     row = book.jobs().get(job)
     if row is not None and row.cron is not None:  # as the scheduler has it
-        followed = row.cron.removeprefix(AFTER)
-        is_after = followed != row.cron
-        return book, After(followed) if is_after else Ticks(row.cron, row.timezone or "UTC")
+        return book, parse_ticks(row.cron, row.timezone or "UTC")
     in_force = {name: ticks for name, _, ticks in list_usable(jobs, book)}
     if job not in in_force:
         raise SpecError(describe_unknown(job, sorted(in_force)))
+    if book.is_led(datetime.now(UTC)):
+        raise SpecError(
+            f"the scheduler that runs on this ledger does not have {job} yet: try again in a "
+            f"minute, or start it with --jobs {jobs} if it follows another folder"
+        )
     return book, in_force[job]
 
 

@@ -264,11 +264,11 @@ def metrics_table(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[
     return text_table(title, ("", "value", "95% interval"), rows)
 
 
-def bundle_summary(folder: Path, info: Any) -> list[str]:
+def bundle_summary(folder: Path | str, info: Any) -> list[str]:
     """Returns what a bundle says of itself.
 
     Args:
-        folder: the bundle.
+        folder: the bundle, or its name.
         info: its `BundleInfo`.
     """
     rows = [

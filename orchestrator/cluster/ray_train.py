@@ -7,13 +7,13 @@ workers import it.
 """
 
 import json
-import math
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,18 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
 
+from orchestrator.cluster.leaving import GroupNotice, heed_sigterm
 from orchestrator.cluster.room import await_room
-from orchestrator.cluster.worker_context import WorkerContext
+from orchestrator.cluster.worker_context import Leave, WorkerContext
 from orchestrator.config.workers import Session
-from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.errors import ClusterError, OrchestratorError, counted
 from orchestrator.runs.atomic import sha256_file, write_errors, write_json
 
 _MAX_WORKER_FAILURES = 3
 _POLL_S = 0.5
 _SUMS = "sums.json"  # in a checkpoint: SHA-256 of each of its files
-_START_S = 60.0  # after which Ray Train takes the start of a group for a failure, and tries again
 _SET_UP_S = 300.0
 
 
@@ -41,14 +41,14 @@ class _WorkerGroupBackend(Backend):
     """Tells each worker the addresses of all, in the form that `tf.distribute` reads."""
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Sets `TF_CONFIG` on every worker of the group before the loop begins."""
+        """Prepares every worker of the group before the loop begins."""
         import ray
 
         addresses = worker_group.execute(_free_address)
         ray.get(
             [
                 worker_group.execute_single_async(
-                    rank, _set_tf_config, addresses=addresses, index=rank
+                    rank, _prepare_worker, addresses=addresses, index=rank
                 )
                 for rank in range(len(worker_group))
             ],
@@ -74,7 +74,8 @@ def _free_address() -> str:
     return str(build_address(address, port))
 
 
-def _set_tf_config(addresses: list[str], index: int) -> None:
+def _prepare_worker(addresses: list[str], index: int) -> None:
+    heed_sigterm()
     os.environ["TF_CONFIG"] = json.dumps(
         {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     )
@@ -84,22 +85,25 @@ def run_training(
     loop: Callable[..., Any],
     arguments: tuple[Any, ...],
     storage: Path,
-    num_workers: int,
+    group: tuple[int, int],
     session: Session,
     on_poll: Callable[[], None],
     say: Callable[[str], None],
 ) -> Any:
     """Runs a training loop on Ray Train workers and returns what rank 0 returned.
 
-    A worker that dies is replaced and the loop starts again from the last checkpoint, at most
-    three times. A run whose driver died goes on from its last checkpoint when called again with
-    the same storage.
+    When a worker dies, at most three times, or when the group leaves, another group of as many
+    workers as there is room for goes on from the last checkpoint. A run whose driver died goes on
+    from its last checkpoint when called again with the same storage.
+
+    Ray Train's own elastic scaling is not used: it counts CPUs that others use and nodes that are
+    drained, and grows by ending the group in the middle of an epoch, whose steps are lost.
 
     Args:
         loop: runs in every worker: called with its `WorkerContext`, then `arguments`.
         arguments: pickled.
         storage: folder of the checkpoints, reachable by every worker.
-        num_workers: workers of the group.
+        group: fewest and most workers.
         session: their size.
         on_poll: called in this process about twice a second while the run lasts.
         say: told of a wait for room for the workers.
@@ -109,45 +113,54 @@ def run_training(
         ClusterError: the run failed with anything else, or there is no room for the workers.
     """
     _forget_torn(storage)
-    await_room(session, num_workers, say)
-    trainer = DataParallelTrainer(
-        # Not as `train_loop_config`, which Ray's dashboard may show: arguments name images.
-        lambda: _run_loop(loop, arguments),
+    fewest, most = group
+    failures, is_first = 0, True
+    while True:
+        num_workers = await_room(session, fewest, say, most)
+        if not is_first:
+            say(f"going on with {counted(num_workers, 'training worker')}")
+        is_first = False
+        run = partial(_run_loop, loop, arguments, session.size, fewest, most)
+        try:
+            with _polled(on_poll):
+                returned = _build_trainer(run, storage, num_workers, session).fit().return_value
+        except TrainingFailedError as error:
+            if (raised := _raised_by_worker(error)) is not None:
+                raise raised from None
+            failures += not isinstance(error, PreemptionError)
+            if failures > _MAX_WORKER_FAILURES:
+                raise ClusterError(
+                    f"training failed in a worker: {_last_line(error)}; run the same command again "
+                    "to continue from the last epoch"
+                ) from error
+            continue
+        if not isinstance(returned, Leave):
+            return returned
+
+
+def _build_trainer(
+    run: Callable[[], Any], storage: Path, num_workers: int, session: Session
+) -> DataParallelTrainer:
+    """The trainer of one group, which ends with the first worker that fails."""
+    return DataParallelTrainer(
+        # Not with a `train_loop_config`, which Ray's dashboard may show: arguments name images.
+        lambda: run(),
         backend_config=WorkerGroupConfig(),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=session.gpus_per_worker > 0,
-            resources_per_worker={
-                "CPU": session.cpus_per_worker,
-                **({"GPU": session.gpus_per_worker} if session.gpus_per_worker else {}),
-            },
+            resources_per_worker=session.size,
         ),
         run_config=RunConfig(
             name=storage.name,
             storage_path=str(storage.parent),
             failure_config=FailureConfig(
-                max_failures=_MAX_WORKER_FAILURES,
-                # How often it looks for room where a node is lost later; by itself without end.
-                controller_failure_limit=math.ceil(session.max_wait_s / _START_S),
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    try:
-        with _polled(on_poll):
-            returned = trainer.fit().return_value
-    except TrainingFailedError as error:
-        raised = _raised_by_worker(error)
-        if raised is not None:
-            raise raised from None
-        raise ClusterError(
-            "training failed in a worker: "
-            f"{_last_line(error)}; run the same command again to continue from the last epoch"
-        ) from error
-    if isinstance(returned, OrchestratorError):
-        raise returned
-    return returned
 
 
 def _forget_torn(storage: Path) -> None:
@@ -188,28 +201,31 @@ def _polled(on_poll: Callable[[], None]) -> Iterator[None]:
         on_poll()
 
 
-def _run_loop(loop: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Runs in a worker: the loop, in the context that Ray Train gives it.
-
-    A lone worker returns the errors that a user can fix: Ray Train would run it again. One of
-    several raises them: its peers wait for it in a collective until Ray ends the group.
-    """
+def _run_loop(
+    loop: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    size: dict[str, float],
+    fewest: int,
+    most: int,
+) -> Any:
+    """Runs in a worker: the loop, in the context that Ray Train gives it."""
     import ray.train
 
     context, last = ray.train.get_context(), ray.train.get_checkpoint()
+    rank = context.get_world_rank()
     with last.as_directory() if last else nullcontext() as folder:
         worker = WorkerContext(
-            rank=context.get_world_rank(),
+            rank=rank,
             size=context.get_world_size(),
             checkpoint=Path(folder) if folder and _is_whole(Path(folder)) else None,
             report=_report,
+            num_shares=most if most > fewest else 0,
+            leaving=GroupNotice(0 if rank else most - context.get_world_size(), size),
         )
         try:
             return loop(worker, *arguments)
-        except OrchestratorError as error:
-            if worker.size > 1:
-                raise
-            return error
+        except Leave as leave:
+            return leave
 
 
 def _report(row: Mapping[str, float], checkpoint: Path | None = None) -> None:

@@ -1,13 +1,16 @@
 """Whether the cluster has, or can have, room for a worker, and the wait for it."""
 
+import time
 from collections.abc import Callable
+from typing import Any
 
-from orchestrator.cluster.session import absent_machines, possible_nodes
+from orchestrator.cluster.session import absent_machines, node_resources, possible_nodes
 from orchestrator.config.workers import Session, count_fitting
 from orchestrator.errors import ClusterError
 from orchestrator.runs.wait import Wait
 
 LOOK_S = 5.0  # how often a wait looks for room
+_PLACED_S = 1.0  # Ray finds places within a moment, where there are any
 
 
 def describe_room(session: Session) -> str:
@@ -28,28 +31,44 @@ def check_room(session: Session) -> None:
         )
 
 
-def await_room(session: Session, num_workers: int, say: Callable[[str], None]) -> None:
-    """Returns once there is room for some workers at once.
+def await_room(
+    session: Session, num_workers: int, say: Callable[[str], None], most: int = 0
+) -> int:
+    """Returns once there is room for some workers at once: for how many.
 
     What starts right after it finds its place; Ray itself would wait for one without end and
     without a word.
 
     Args:
         session: size of a worker, and how long to wait.
-        num_workers: how many.
+        num_workers: how many, at least.
         say: told every minute.
+        most: how many there may be, where there is room for more.
 
     Raises:
         ClusterError: no node can hold a worker, or the wait was too long.
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    size = {"CPU": session.cpus_per_worker, "GPU": session.gpus_per_worker}
-    group = placement_group([{name: n for name, n in size.items() if n}] * num_workers)
+    groups = [placement_group([session.size] * num_workers)]
     wait = Wait(session.max_wait_s, say)
     try:
-        while not group.wait(LOOK_S):
+        while not groups[0].wait(LOOK_S):
             check_room(session)
             wait.go_on(describe_room(session))
+        each = session.cpus_per_worker, session.gpus_per_worker
+        more = min(most, count_fitting(node_resources(), *each)) - num_workers
+        if more > 0:
+            groups += [placement_group([session.size]) for _ in range(more)]
+            time.sleep(_PLACED_S)
+        return num_workers + sum(map(is_placed, groups[1:]))
     finally:
-        remove_placement_group(group)
+        for group in groups:
+            remove_placement_group(group)
+
+
+def is_placed(group: Any) -> bool:
+    """Whether a placement group has its place; does not wait."""
+    from ray.util import placement_group_table
+
+    return bool(placement_group_table(group)["state"] == "CREATED")

@@ -7,6 +7,7 @@ folder, never to the terminal.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -125,13 +126,18 @@ def declared_nodes() -> list[dict[str, float]] | None:
 
 def _find_launcher() -> Launcher | None:
     name = os.environ.get("ORCHESTRATOR_CLUSTER")
-    return load_launcher(Path(name)) if name else None
+    return _load_launcher(Path(name)) if name else None
+
+
+# A wait for machines asks every few seconds: the file and each name are read once.
+_load_launcher = functools.cache(load_launcher)
+_resolve = functools.cache(socket.gethostbyname)  # what fails is asked again
 
 
 def _look_up(machine: str) -> str:
     """Returns the address of a machine, by which Ray knows it; its name where it is unknown."""
     try:
-        return socket.gethostbyname(machine)
+        return _resolve(machine)
     except OSError:
         return machine
 

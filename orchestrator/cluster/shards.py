@@ -3,7 +3,9 @@
 What a stage is, and what makes a second worker on the same shard harmless, is in
 `orchestrator.data.shards`.
 
-A worker that takes too long for its shard is ended and counts as one that died.
+A worker that takes too long for its shard is ended and counts as one that died. One that gets
+SIGTERM, or whose node is drained, finishes its shard and is replaced elsewhere. The pool grows as
+nodes join.
 """
 
 import time
@@ -13,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.leaving import draining_nodes, heed_sigterm, is_terminated
 from orchestrator.cluster.nodes import check_code, code_versions
 from orchestrator.cluster.room import LOOK_S, check_room, describe_room
-from orchestrator.config.workers import Session
+from orchestrator.cluster.session import possible_nodes
+from orchestrator.config.workers import Session, count_fitting
 from orchestrator.data.shards import (
     LATE_ADVICE,
     ShardWorker,
@@ -63,15 +67,43 @@ def run_shards(
         _Pool(make_stage, out, owner, session, reporter, limit_s).run(missing)
 
 
-class _Worker(ShardWorker):
+@dataclass(frozen=True)
+class _Done:
+    """What a call of a worker returns.
+
+    Args:
+        num_rows: of the shard.
+        node: id of the worker's node.
+        leaves: whether the worker takes no further shard.
+    """
+
+    num_rows: int
+    node: str
+    leaves: bool
+
+
+class _Worker:
     """The process of a pool."""
 
-    def ready(self, code: dict[str, str]) -> int:
+    def __init__(self, make_stage: Callable[[], Stage], out: Path, owner: str) -> None:
+        heed_sigterm()
+        self._worker = ShardWorker(make_stage, out, owner)
+
+    def ready(self, code: dict[str, str]) -> _Done:
         """Answers once the worker has its place in the cluster, on a node with the same code."""
         import ray
 
         check_code(f"the node {ray.util.get_node_ip_address()}", code_versions(), code)
-        return 0
+        return self._done(0)
+
+    def run(self, shard: int, following: int | None) -> _Done:
+        """Computes and commits a shard; see `ShardWorker.run`."""
+        return self._done(self._worker.run(shard, following))
+
+    def _done(self, num_rows: int) -> _Done:
+        import ray
+
+        return _Done(num_rows, ray.get_runtime_context().get_node_id(), is_terminated())
 
 
 @dataclass
@@ -102,6 +134,7 @@ class _Pool:
     limit_s: float
     attempts: dict[int, int] = field(default_factory=dict)
     wait: Wait | None = None  # for the first worker, or for one in place of the last
+    look_at: float = 0.0  # when to look for nodes that have joined
 
     def run(self, shards: list[int]) -> None:
         import ray
@@ -126,16 +159,21 @@ class _Pool:
                     return
                 for reference in self._next_done(busy, at_work):
                     member = busy.pop(reference)
-                    num_rows = self._collect(reference, member.shard)
-                    if num_rows is None:  # the process is gone
+                    done = self._collect(reference, member.shard)
+                    if done is None:  # the process is gone
                         missing.append(member)
                         continue
-                    idle.append(member)
                     if member.shard == _STARTING:
                         self.attempts.pop(_STARTING, None)
                     else:
-                        self.reporter.advance(num_rows)
-                missing += self._end_late(busy)
+                        self.reporter.advance(done.num_rows)
+                    if done.leaves or done.node in draining_nodes():
+                        ray.kill(member.worker)
+                        member.shard = _STARTING  # the one that it had is done
+                        missing.append(member)
+                    else:
+                        idle.append(member)
+                missing += self._end_late(busy) + self._grow(crew, len(waiting))
                 for member in missing:  # others take what it had
                     waiting.extendleft(member.take_shards())
                 if missing:
@@ -158,6 +196,17 @@ class _Pool:
             member.following = waiting.popleft() if len(waiting) > num_workers else None
             member.since = time.monotonic()
             busy[member.worker.run.remote(member.shard, member.following)] = member
+
+    def _grow(self, crew: list[_Member], num_waiting: int) -> list[_Member]:
+        """Adds members for nodes that have joined, and returns them."""
+        most = min(self.session.max_workers, len(crew) + num_waiting)
+        if len(crew) >= most or time.monotonic() < self.look_at:
+            return []
+        self.look_at = time.monotonic() + LOOK_S
+        size = self.session.cpus_per_worker, self.session.gpus_per_worker
+        joined = min(most, count_fitting(possible_nodes(), *size)) - len(crew)
+        crew += (new := [_Member() for _ in range(joined)])
+        return new
 
     def _next_done(self, busy: dict[Any, _Member], at_work: bool) -> list[Any]:
         """Returns a result where there is one; looks for room where no worker is at work."""
@@ -198,21 +247,23 @@ class _Pool:
         worker = ray.remote(_Worker).options(**options)
         return worker.remote(self.make_stage, self.out, self.owner)
 
-    def _collect(self, reference: Any, shard: int) -> int | None:
-        """Returns a shard's number of rows, or None where its worker died and may be replaced."""
+    def _collect(self, reference: Any, shard: int) -> _Done | None:
+        """Returns what a worker returned, or None where it died and may be replaced."""
         import ray
 
         try:
-            num_rows: int = ray.get(reference)
+            done: _Done = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             raise describe_failure(shard, error.cause) from error
         except ray.exceptions.RayError as error:
+            if getattr(error, "preempted", False):  # with its drained node: no fault of the shard
+                return None
             name = "a worker" if shard == _STARTING else f"the worker of shard {shard}"
             reason = str(error).strip().splitlines()[0]
             advice = "give the workers more memory or fewer threads"
             self._count(shard, f"{name} died", reason, advice)
             return None
-        return num_rows
+        return done
 
     def _count(self, shard: int, what: str, detail: str, advice: str) -> None:
         """Counts an attempt that was in vain; raises ClusterError where it was the last."""

@@ -3,7 +3,7 @@
 Under Ray Train `ray_train.py` makes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,18 @@ class ReportEpoch(Protocol):
         """
 
 
+class Leave(Exception):
+    """Raised by a loop that was told to leave, in every worker, once its state is reported.
+
+    Another group goes on from there.
+    """
+
+
+def never() -> bool:
+    """Tells no worker to leave."""
+    return False
+
+
 @dataclass(frozen=True)
 class WorkerContext:
     """One worker of a training group.
@@ -28,10 +40,15 @@ class WorkerContext:
         size: workers of the group.
         checkpoint: folder of the last reported checkpoint where the training goes on, None where it
             begins.
-        report: called after every epoch.
+        report: called after every epoch, and before the group leaves.
+        num_shares: into which global batches are cut: the most workers that the group may ever
+            have, so that sums do not depend on how many it has; 0: one a worker.
+        leaving: whether this worker has been told that the group is to leave.
     """
 
     rank: int
     size: int
     checkpoint: Path | None
     report: ReportEpoch
+    num_shares: int = 0
+    leaving: Callable[[], bool] = never

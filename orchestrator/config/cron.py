@@ -155,6 +155,16 @@ class After(Ticks):
         return iter(())
 
 
+def parse_ticks(text: str, timezone: str) -> Ticks:
+    """Returns the ticks that are written as a cron expression or as `after JOB`.
+
+    Raises:
+        SpecError: as `Ticks` does.
+    """
+    followed = text.removeprefix(AFTER)
+    return Ticks(text, timezone) if followed == text else After(followed)
+
+
 def _checked_fields(cron: str) -> list[str]:
     """Returns the five upper-case fields; `cronsim` alone would take six, `L`, `#` and `5/15`."""
     name = cron.strip().lower()

@@ -115,59 +115,9 @@ Objective = Literal["auroc", "auprc", "log_loss"]
 TrainingObjective = Literal["auroc", "auprc", "log_loss", "val_loss"]
 
 
-def _check_rule(value: Any) -> Any:
-    """Accepts a rule by name or a number as text, as YAML gives numbers."""
-    text = str(value)
-    matched = re.fullmatch(_RULE, text)
-    if matched is None:
-        raise ValueError(
-            "expected youden, youden-smoothed, accuracy, f1, sensitivity@0.95 or specificity@0.9 "
-            "(any floor from 0 to 1), each also with -shifted, or a threshold from 0 to 1"
-        )
-    return text
-
-
-SHIFTED = "-shifted"  # ends a rule that altered copies of the validation images count for
-_NUMBER = r"(?:0|1|0?\.\d+|1\.0+|0\.\d+)"
-_RULE = (
-    rf"(?:youden|youden-smoothed|accuracy|f1|(?:sensitivity|specificity)@{_NUMBER})(?:{SHIFTED})?"
-    rf"|{_NUMBER}"
-)
 # Context in which the spec that a run has stored is read: what it asks for was accepted once.
 STORED = "stored"
 
-# By what the operating point is chosen; `evaluation.calibration` applies it.
-ThresholdRule = Annotated[
-    str,
-    BeforeValidator(_check_rule),
-    flag(
-        "Threshold rule: youden, youden-smoothed, accuracy, f1, sensitivity@0.95, specificity@0.9, "
-        "or a number; with -shifted, altered validation images count as well.",
-        MODEL,
-        metavar="<rule>",
-    ),
-]
-
-
-def _refuse_rule(value: Any) -> Any:
-    """Refuses a rule where a number alone makes sense, and says what takes one."""
-    if isinstance(value, str) and re.match("[a-z]", value):
-        raise ValueError(
-            "expected a number from 0 to 1; a rule needs labelled images: `orchestrator "
-            f"recalibrate BUNDLE LABELLED --threshold {value}` makes a bundle with that threshold"
-        )
-    return value
-
-
-GivenThreshold = Annotated[
-    Annotated[float, Field(ge=0, le=1)] | None,
-    BeforeValidator(_refuse_rule),
-    flag(
-        "Probability from which on PNEUMONIA is called, in place of the model's own threshold.",
-        SCORING,
-        default="the model's own",
-    ),
-]
 Calibrated = Literal["platt", "none"]
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -30,11 +30,22 @@ from orchestrator.config.fields import (
     Positive,
     RunFolder,
     Seed,
-    ThresholdRule,
     Views,
     flag,
 )
 from orchestrator.config.listing import ListingForm
+from orchestrator.config.threshold import ThresholdRule
+
+Heatmaps = Annotated[
+    int,
+    flag(
+        "Images to draw heat maps of: wrong ones, the least certain, a random few.",
+        SCORING,
+        decides=False,
+        ge=0,
+        le=1000,
+    ),
+]
 
 
 class DecodeLimits(Form):

@@ -115,11 +115,12 @@ class Job(Form):
         return self
 
 
-def find_broken_chains(jobs: Mapping[str, Job]) -> dict[str, str]:
+def find_broken_chains(jobs: Mapping[str, Job], *, are_all: bool) -> dict[str, str]:
     """Returns what is wrong with the `after` of jobs: an unknown job, or a circle.
 
     Args:
         jobs: the scheduled jobs, by name.
+        are_all: no other is declared. A job that a faulty file may declare is not an unknown one.
     """
     follows = {
         name: job.schedule.after
@@ -128,7 +129,7 @@ def find_broken_chains(jobs: Mapping[str, Job]) -> dict[str, str]:
     }
     problems = {}
     for name, other in follows.items():
-        if other not in jobs:
+        if other not in jobs and are_all:
             known = ", ".join(sorted(jobs.keys() - {name})) or "none"
             problems[name] = f"after: no scheduled job is named {other}; known: {known}"
         chain = [name, other]

@@ -12,13 +12,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from orchestrator.config.addresses import NoSecret
+from orchestrator.config.dicom import DicomForm
 from orchestrator.config.fields import (
     CLUSTER,
     DATA,
     MODEL,
     SCORING,
     SEARCH,
-    SHIFTED,
     SPACE,
     TRAINING,
     Augmentation,
@@ -29,7 +29,6 @@ from orchestrator.config.fields import (
     Finetune,
     FinetuneEpochs,
     Form,
-    GivenThreshold,
     MaxRejected,
     Objective,
     Overwrite,
@@ -42,22 +41,26 @@ from orchestrator.config.fields import (
     Seed,
     ShardRows,
     Span,
-    ThresholdRule,
     TrainingObjective,
     Weights,
     flag,
 )
-from orchestrator.config.forms import DecodeLimits, GateForm, RecipeForm, TrainingForm
+from orchestrator.config.forms import (
+    DecodeLimits,
+    GateForm,
+    Heatmaps,
+    RecipeForm,
+    TrainingForm,
+)
 from orchestrator.config.listing import ListingForm
+from orchestrator.config.threshold import COHORTS, SHIFTED, GivenThreshold, PlainThresholdRule
+from orchestrator.config.worker_counts import WorkerCount
 
 
 class Resources(Form):
     """What a job asks of the cluster, per worker."""
 
-    workers: Annotated[
-        Annotated[int, Field(ge=1, le=4096)] | None,
-        flag("Number of worker processes.", CLUSTER, default="as many as fit"),
-    ] = None
+    workers: WorkerCount = None
     cpus_per_worker: Annotated[
         Positive | None, flag("CPUs per worker.", CLUSTER, default="an even share of a node")
     ] = None
@@ -183,15 +186,15 @@ class CompareSpec(RecipeForm):
                 f"an ensemble is of two backbones or more, received {self.backbones[0]} alone; "
                 "name more with --backbones, or leave --ensemble out"
             )
-        if self.ensemble == "mean" and self.threshold.endswith(SHIFTED):
+        if self.ensemble == "mean" and self.threshold.endswith((SHIFTED, COHORTS)):
             raise ValueError(
-                f"the threshold of --ensemble mean cannot be chosen by {self.threshold}: the "
-                f"altered copies are not kept; give a rule without {SHIFTED}, or --ensemble vote"
+                f"--ensemble mean cannot choose its threshold by {self.threshold}; give a rule "
+                f"without {SHIFTED} and {COHORTS}, or --ensemble vote"
             )
         return self
 
 
-class ScoreSpec(GateForm):
+class ScoreSpec(GateForm, DicomForm):
     """Score a folder of X-rays: one row per image and a report."""
 
     input: Annotated[
@@ -205,7 +208,7 @@ class ScoreSpec(GateForm):
     model: Annotated[
         Paths | None,
         flag(
-            "Model bundle; repeat the option to average several.",
+            "Model bundle, or models:production; repeat the option to average several.",
             SCORING,
             default="the newest bundle in models/",
         ),
@@ -235,6 +238,7 @@ class ScoreSpec(GateForm):
         "f32"
     )
     threshold: GivenThreshold = None
+    heatmaps: Heatmaps = 0
     max_rejected_fraction: MaxRejected = 1.0
     allow_empty: Annotated[
         bool, flag("Accept an input that holds no files.", DATA, decides=False)
@@ -259,7 +263,9 @@ class ScoreSpec(GateForm):
 class RecalibrateSpec(ListingForm):
     """Choose calibration and threshold of a bundle anew, on labelled images of one site."""
 
-    model: Annotated[PathText, flag("Model bundle.", metavar="BUNDLE", positional=True)]
+    model: Annotated[
+        PathText, flag("Model bundle, or models:production.", metavar="BUNDLE", positional=True)
+    ]
     data: Annotated[
         PathText,
         flag(
@@ -272,7 +278,7 @@ class RecalibrateSpec(ListingForm):
         PathText | None,
         flag("Folder for the new bundle.", default="a new folder in models/", decides=False),
     ] = None
-    threshold: ThresholdRule = "youden"
+    threshold: PlainThresholdRule = "youden"
     calibration: Annotated[
         Calibrated,
         flag("Probability calibration on the images; none: the bundle's own stays.", MODEL),
@@ -283,14 +289,6 @@ class RecalibrateSpec(ListingForm):
     limits: DecodeLimits = DecodeLimits()
     overwrite: Overwrite = False
 
-    @field_validator("threshold")
-    @classmethod
-    def _needs_no_pixels(cls, value: str) -> str:
-        if value.endswith(SHIFTED):
-            plain = value.removesuffix(SHIFTED)
-            raise ValueError(f"altered copies of images are made in training alone; give {plain}")
-        return value
-
     def scoring(self) -> ScoreSpec:
         """Returns the scoring of the images, which the recalibration rests on."""
         own = {"model", "out", "threshold"}
@@ -299,7 +297,7 @@ class RecalibrateSpec(ListingForm):
         return ScoreSpec(input=(self.data,), model=(self.model,), **given)
 
 
-class IngestSpec(ListingForm):
+class IngestSpec(DicomForm):
     """Decode a folder once into an Arrow data set of uint8 images."""
 
     input: Annotated[

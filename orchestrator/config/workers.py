@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config.specs import Resources
+from orchestrator.config.worker_counts import MAX_WORKERS, WorkerRange
 from orchestrator.errors import SpecError, counted
 
 # A worker takes at most this many cores of a node unless told otherwise: one model instance
 # stops gaining from more threads at about this number.
 _CPUS_PER_WORKER = 8
+_LEAST = 0.0001  # of a CPU or GPU that Ray counts
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,13 @@ class Session:
     """What a command may use of the cluster.
 
     Args:
-        num_workers: worker processes of a stage.
+        num_workers: worker processes of a stage, at its start.
         cpus_per_worker: CPUs of each, as Ray counts them.
         gpus_per_worker: GPUs of each; 0 runs on the CPU.
         max_wait_s: longest wait for room for them.
         shard_timeout_s: time limit of one shard; None for one by its images.
+        min_workers: training goes on with so few; 0: with `num_workers` alone.
+        max_workers: a stage, and such a training, grows to so many; 0: it does not grow.
     """
 
     num_workers: int
@@ -31,6 +35,20 @@ class Session:
     gpus_per_worker: float
     max_wait_s: float = 7200.0
     shard_timeout_s: float | None = None
+    min_workers: int = 0
+    max_workers: int = 0
+
+    @property
+    def group(self) -> tuple[int, int]:
+        """Fewest and most workers of a training."""
+        fixed = self.num_workers, self.num_workers
+        return (self.min_workers, self.max_workers) if self.min_workers else fixed
+
+    @property
+    def size(self) -> dict[str, float]:
+        """Resources of a worker, by Ray's names."""
+        size = {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
+        return {name: count for name, count in size.items() if count}
 
     @property
     def threads_per_worker(self) -> int:
@@ -51,17 +69,26 @@ def plan_workers(resources: Resources, nodes: list[dict[str, float]]) -> Session
     gpus_each = resources.gpus_per_worker
     if gpus_each == "auto":
         gpus_each = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    for name, each in (("cpus", resources.cpus_per_worker), ("gpus", gpus_each)):
+        if each is not None and 0 < each < _LEAST:
+            raise SpecError(
+                f"--{name}-per-worker {each:g} is less than {_LEAST:g}, the smallest share "
+                "that Ray counts: give more"
+            )
     hosts = [n for n in nodes if n.get("GPU", 0) >= gpus_each and n.get("CPU", 0) >= 1]
     if not hosts:
         raise SpecError(
             f"asked for {gpus_each:g} GPU per worker; the cluster's nodes have "
             f"{max((n.get('GPU', 0) for n in nodes), default=0):g}: lower --gpus-per-worker"
         )
+    asked = resources.workers
+    span = asked if isinstance(asked, WorkerRange) else None
+    least = span.min if span else asked if isinstance(asked, int) else None
     cpus_each = resources.cpus_per_worker
     if cpus_each is None:
-        cpus_each = _default_cpus(hosts, gpus_each, resources.workers)
+        cpus_each = _default_cpus(hosts, gpus_each, least)
     fitting = count_fitting(hosts, cpus_each, gpus_each)
-    wanted = resources.workers or fitting
+    wanted = least or fitting
     if fitting < max(wanted, 1):
         shown = "; ".join(f"{n.get('CPU', 0):g} CPU {n.get('GPU', 0):g} GPU" for n in nodes)
         raise SpecError(
@@ -71,11 +98,13 @@ def plan_workers(resources: Resources, nodes: list[dict[str, float]]) -> Session
         )
     limit = resources.shard_timeout
     return Session(
-        wanted,
+        min(fitting, span.max) if span else wanted,
         cpus_each,
         gpus_each,
         resources.max_wait.total_seconds(),
         limit.total_seconds() if limit else None,
+        span.min if span else 0,
+        span.max if span else 0 if asked else MAX_WORKERS,
     )
 
 

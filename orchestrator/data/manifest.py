@@ -23,7 +23,13 @@ from orchestrator.data.listing.listed_rows import ListedFile
 from orchestrator.data.listing.notes import NOTES_KEY, Notes, load_notes
 from orchestrator.data.listing.options import OPTIONS_KEY, ListingOptions
 from orchestrator.data.parquet import open_parquet, open_writer
-from orchestrator.data.schema import MANIFEST, ROOTS_KEY, escape_path, unescape_path
+from orchestrator.data.schema import (
+    MANIFEST,
+    ROOTS_KEY,
+    dicom_fields,
+    escape_path,
+    unescape_path,
+)
 from orchestrator.errors import DataError
 
 # When the listing began; a file changed later, or just before, may hold other bytes by now.
@@ -158,19 +164,21 @@ def rewrite_manifest(
     change: Callable[[pa.Table], pa.Table],
     *,
     names: bool = True,
+    dicom: Sequence[str] = (),
 ) -> None:
     """Writes a changed copy of a stored manifest, one shard in memory at a time.
 
     Args:
         stored: the manifest.
         path: the file to write.
-        change: gives the rows of a shard as they shall stand, schema `MANIFEST`.
+        change: gives the rows of a shard as they shall stand, schema `MANIFEST` and `dicom`.
         names: keep the listing's notes, which hold names of folders.
+        dicom: columns kept of DICOM headers, for who reads the file; no function here returns them.
     """
     metadata = dict(_open(stored.path).schema_arrow.metadata)
     if not names:
         metadata.pop(NOTES_KEY, None)
-    _write_tables(map(change, iter_shards(stored)), stored.roots, metadata, path)
+    _write_tables(map(change, iter_shards(stored)), stored.roots, metadata, path, dicom)
 
 
 def iter_shards(stored: StoredManifest, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -186,7 +194,7 @@ def iter_shards(stored: StoredManifest, columns: list[str] | None = None) -> Ite
     file = _open(stored.path)
     for shard in range(file.num_row_groups):
         try:
-            table = file.read_row_group(shard, columns=columns)
+            table = file.read_row_group(shard, columns=columns or MANIFEST.names)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(stored.path) from error
         yield table.replace_schema_metadata(None)
@@ -221,7 +229,7 @@ def load_manifest(path: Path) -> Manifest:
     """
     file = _open(path)
     try:
-        table = file.read()
+        table = file.read(columns=MANIFEST.names)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path) from error
     metadata = dict(table.schema.metadata or {})
@@ -251,7 +259,7 @@ def load_shard(path: Path, shard: int) -> pa.Table:
             "manifest of this run"
         )
     try:
-        table = file.read_row_group(shard)
+        table = file.read_row_group(shard, columns=MANIFEST.names)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path) from error
     if pc.unique(table.column("shard")).to_pylist() != [shard]:
@@ -276,10 +284,15 @@ def _shard_tables(rows: Iterable[ListedFile], shard_rows: int) -> Iterator[pa.Ta
 
 
 def _write_tables(
-    shards: Iterable[pa.Table], roots: Sequence[bytes], metadata: Mapping[bytes, bytes], path: Path
+    shards: Iterable[pa.Table],
+    roots: Sequence[bytes],
+    metadata: Mapping[bytes, bytes],
+    path: Path,
+    dicom: Sequence[str] = (),
 ) -> None:
     shown = json.dumps([escape_path(root) for root in roots]).encode()
-    schema = MANIFEST.with_metadata({**metadata, ROOTS_KEY: shown})
+    columns = pa.schema([*MANIFEST, *dicom_fields(dicom)])
+    schema = columns.with_metadata({**metadata, ROOTS_KEY: shown})
     # Statistics of every row group would make up most of the file's footer, and nobody asks them.
     with open_writer(path, schema, write_statistics=False) as writer:
         for table in shards:
@@ -302,7 +315,7 @@ def _open(path: Path) -> pq.ParquetFile:
         raise DataError(f"{path} does not exist; expected a manifest") from error
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path) from error
-    if not found.equals(MANIFEST):
+    if not found.equals(pa.schema([*MANIFEST, *dicom_fields(found.names[len(MANIFEST) :])])):
         raise DataError(
             f"{path} has the columns {', '.join(found.names[:20])}; expected a manifest of this "
             "version: run the command again in a new folder"

@@ -6,6 +6,7 @@ of them faint. NORMAL ones have hila, haze and a marker too, as the others do, s
 brightness nor any single bright spot gives the class away. They say nothing about real X-rays.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ class _Anatomy:
     spots: FloatArray
 
 
-def write_phantoms(folder: Path, *, num_images: int, seed: int, size_px: int = 256) -> None:
+def write_phantoms(
+    folder: Path, *, num_images: int, seed: int, size_px: int = 256, masks: Path | None = None
+) -> None:
     """Writes phantoms as JPEG into the class folders NORMAL and PNEUMONIA of a new folder.
 
     Names follow the public data set (`IM-0001-0001.jpeg`, `person1_bacteria_1.jpeg`), so patients
@@ -63,27 +66,41 @@ def write_phantoms(folder: Path, *, num_images: int, seed: int, size_px: int = 2
         num_images: two fifths of them NORMAL; at least 2.
         seed: of everything random.
         size_px: height and width, px.
+        masks: new folder for a PNG beside each image, by the same class and name: 255 where an
+            opacity has at least half its density and lies in a lung, 0 elsewhere.
 
     Raises:
-        DataError: the folder holds something, or fewer than 2 images are asked for.
+        DataError: a folder holds something, or fewer than 2 images are asked for.
         ClusterError: the file system refused the write.
     """
     if num_images < 2:
         raise DataError(f"{num_images} phantoms asked for; expected at least 2, one of each class")
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder} is not empty; name a new folder for the phantoms")
+    for used in filter(None, (folder, masks)):
+        if used.exists() and any(used.iterdir()):
+            raise DataError(f"{used} is not empty; name a new folder for the phantoms")
     num_normal = min(max(1, round(num_images * _NORMAL_SHARE)), num_images - 1)
-    with atomic_folder(folder) as temporary:
+    with contextlib.ExitStack() as made:
+        images = made.enter_context(atomic_folder(folder))
+        drawn = made.enter_context(atomic_folder(masks)) if masks else None
         for label, num_of_class in enumerate((num_normal, num_images - num_normal)):
-            (temporary / CLASS_NAMES[label]).mkdir()
-            for name, image in _draw_class(label, num_of_class, seed, size_px):
-                image.save(temporary / CLASS_NAMES[label] / name, quality=_JPEG_QUALITY)
+            for parent in filter(None, (images, drawn)):
+                (parent / CLASS_NAMES[label]).mkdir()
+            for name, image, mask in _draw_class(label, num_of_class, seed, size_px):
+                image.save(images / CLASS_NAMES[label] / name, quality=_JPEG_QUALITY)
+                if drawn:
+                    mask.save((drawn / CLASS_NAMES[label] / name).with_suffix(".png"))
+
+
+def draw_phantoms(size_px: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Returns one phantom of each class, NORMAL first, uint8 [2, size_px, size_px]."""
+    images = [image for label in (0, 1) for _, image, _ in _draw_class(label, 1, seed, size_px)]
+    return np.stack([np.asarray(image, np.uint8) for image in images])
 
 
 def _draw_class(
     label: int, num_images: int, seed: int, size_px: int
-) -> Iterator[tuple[str, Image.Image]]:
-    """Yields file names and images of one class, patient after patient."""
+) -> Iterator[tuple[str, Image.Image, Image.Image]]:
+    """Yields file names, images and masks of one class, patient after patient."""
     patient, num_drawn = 0, 0
     while num_drawn < num_images:
         patient += 1
@@ -95,7 +112,7 @@ def _draw_class(
             num_drawn += 1
             pneumonia = f"person{patient}_{cause}_{num_drawn}.jpeg"
             name = pneumonia if label else f"IM-{patient:04d}-{number:04d}.jpeg"
-            yield name, _draw(rng, anatomy, size_px)
+            yield name, *_draw(rng, anatomy, size_px)
 
 
 def _make_anatomy(rng: np.random.Generator, label: int) -> _Anatomy:
@@ -123,8 +140,10 @@ def _make_anatomy(rng: np.random.Generator, label: int) -> _Anatomy:
     )
 
 
-def _draw(rng: np.random.Generator, anatomy: _Anatomy, size_px: int) -> Image.Image:
-    """Returns one exposure of a patient: pose, exposure and noise differ from the next."""
+def _draw(
+    rng: np.random.Generator, anatomy: _Anatomy, size_px: int
+) -> tuple[Image.Image, Image.Image]:
+    """Returns one exposure of a patient and its mask: pose, exposure and noise differ each time."""
     x, y = _pose(rng)
     torso = _inside((x / 0.92) ** 4 + ((y - 0.25) / 1.15) ** 4, 12)
     value = 0.72 * torso
@@ -140,29 +159,37 @@ def _draw(rng: np.random.Generator, anatomy: _Anatomy, size_px: int) -> Image.Im
     value += 0.35 * _inside(heart, 6) * lungs
     ribs = np.sin((y + anatomy.rib_slope * (np.abs(x) - 0.4) ** 2) * np.pi * anatomy.num_ribs)
     value += 0.09 * np.clip(ribs, 0, 1) * lungs
-    value += _tissue(rng, anatomy, x, y) * lungs
+    tissue, opacity = _tissue(rng, anatomy, x, y)
+    value += tissue * lungs
     if rng.random() < 0.5:  # the side marker
         at_x, at_y = rng.choice((-0.85, 0.85)), rng.uniform(-0.9, -0.75)
         value[(np.abs(x - at_x) < 0.04) & (np.abs(y - at_y) < 0.05)] = 1.0
-    return _expose(rng, value, size_px)
+    drawn = Image.fromarray(((opacity >= 0.5) & (lungs >= 0.5)).astype(np.uint8) * 255)
+    mask = drawn.resize((size_px, size_px), Image.Resampling.NEAREST)
+    return _expose(rng, value, size_px), mask
 
 
 def _tissue(
     rng: np.random.Generator, anatomy: _Anatomy, x: FloatArray, y: FloatArray
-) -> FloatArray:
-    """Returns what lies over the lungs: hila, vessels, haze, opacities."""
+) -> tuple[FloatArray, FloatArray]:
+    """Returns what lies over the lungs (hila, vessels, haze, opacities), and the opacities' shapes.
+
+    A shape is 1 at the centre of an opacity, whatever its density.
+    """
     value = anatomy.haze * np.exp(-(((np.abs(x) - 0.4) / 0.3) ** 2 + ((y - 0.3) / 0.25) ** 2))
     hilum = ((np.abs(x) - 0.2) / 0.1) ** 2 + (y / 0.2) ** 2
     value += rng.uniform(0.05, 0.2) * np.exp(-hilum)
     value += 0.06 * np.clip(_clouds(rng, 24), 0, 1)  # vessels
     texture = 0.75 + 0.25 * _clouds(rng, 12)
+    shapes = np.zeros_like(x)
     for side, along, up, width, height, density in anatomy.spots:
         jitter = rng.normal(0, 0.02, 2)
         at_x = side * (anatomy.lung_x + along * anatomy.lung_width) + jitter[0]
         at_y = up * anatomy.lung_height - 0.05 + jitter[1]
         spot = np.exp(-(((x - at_x) / width) ** 2 + ((y - at_y) / height) ** 2))
         value += density * spot * texture
-    return value
+        shapes = np.maximum(shapes, spot)
+    return value, shapes
 
 
 def _pose(rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:

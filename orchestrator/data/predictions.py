@@ -41,7 +41,7 @@ def read_predictions(path: str | os.PathLike[str], *, latest: bool = False) -> "
         1 PNEUMONIA, missing where unknown), `split`, `sha256`, `width_px` and `height_px` (Int32),
         `grey_rule` and `decode_notes` (text, missing in runs of earlier versions),
         `logit` and `probability` (float32, of PNEUMONIA) and `predicted` (Int8); with several
-        models also `probability_1` and so on.
+        models also `probability_1` and so on; what `--dicom-columns` kept, missing in other runs.
 
     Raises:
         DataError: no finished scoring run there, or one that cannot be read.

@@ -9,6 +9,8 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Any
 
+HASHED = "hmac:"  # starts every hash
+
 
 def keyed_hash(key: bytes, text: str | bytes) -> str:
     """Returns "hmac:" and the first 32 hexadecimal digits of HMAC-SHA256.
@@ -24,7 +26,7 @@ def keyed_hash(key: bytes, text: str | bytes) -> str:
         RFC 2104.
     """
     data = text.encode() if isinstance(text, str) else text
-    return "hmac:" + hmac.new(key, data, hashlib.sha256).hexdigest()[:32]
+    return HASHED + hmac.new(key, data, hashlib.sha256).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ invalid UTF-8, separators and direction marks that could mislead a reader) becom
 """
 
 import re
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -47,6 +48,12 @@ DECODED = pa.schema(
     ]
 )
 
+
+def dicom_fields(names: Sequence[str]) -> list[pa.Field]:
+    """Returns the columns that hold facts of DICOM headers, named as in `DicomFacts`."""
+    return [pa.field(name, pa.float32() if name == "age_years" else pa.string()) for name in names]
+
+
 PREDICTIONS = pa.schema(
     [
         ("row", pa.int64()),
@@ -70,17 +77,17 @@ PREDICTIONS = pa.schema(
 )
 
 
-def predictions_schema(num_models: int) -> pa.Schema:
+def predictions_schema(num_models: int, dicom: Sequence[str] = ()) -> pa.Schema:
     """Schema of a run's predictions: with several models one more column for each.
 
     Args:
         num_models: models of the run. `probability` is the mean of theirs, which are in
             `probability_1` and so on; `logit` is null, since it is no one network's.
+        dicom: the columns kept of DICOM headers.
     """
-    if num_models == 1:
-        return PREDICTIONS
-    columns = [pa.field(f"probability_{n}", pa.float32()) for n in range(1, num_models + 1)]
-    return pa.schema([*PREDICTIONS, *columns])
+    numbers = range(1, num_models + 1) if num_models > 1 else ()
+    columns = [pa.field(f"probability_{n}", pa.float32()) for n in numbers]
+    return pa.schema([*PREDICTIONS, *columns, *dicom_fields(dicom)])
 
 
 REJECTED = pa.schema(
@@ -116,18 +123,19 @@ KNOWN = pa.schema(
 )
 
 
-def images_schema(size_px: int) -> pa.Schema:
+def images_schema(size_px: int, dicom: Sequence[str] = ()) -> pa.Schema:
     """Schema of an ingested data set: manifest columns, decode columns, one uint8 image tensor.
 
     Args:
         size_px: height and width of the stored images, px.
+        dicom: the columns kept of DICOM headers.
 
     Returns:
-        `MANIFEST` + `DECODED` + `image`, a fixed-shape uint8 tensor [size_px, size_px]; null
-        where the row was rejected.
+        `MANIFEST` + `DECODED` + `dicom` + `image`, a fixed-shape uint8 tensor [size_px, size_px];
+        null where the row was rejected.
     """
     image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), [size_px, size_px]))
-    return pa.schema([*MANIFEST, *DECODED, image])
+    return pa.schema([*MANIFEST, *DECODED, *dicom_fields(dicom), image])
 
 
 _ESCAPED = re.compile(rb"\\(\\|x[0-9a-f]{2})")

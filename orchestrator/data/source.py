@@ -230,11 +230,15 @@ class IngestedSource:
         files: of the data set, which is whole.
         num_shards: files of images.
         size_px: height and width of the stored images, px.
+        dicom_columns: what it keeps of DICOM headers.
+        keep_uids: whether it keeps UIDs as they are.
     """
 
     files: DatasetFiles
     num_shards: int
     size_px: int
+    dicom_columns: tuple[str, ...] = ()
+    keep_uids: bool = False
 
     def open_reader(self, num_processes: int) -> "IngestedSource":
         """Returns itself: nothing is decoded; see `Source.open_reader`."""
@@ -296,13 +300,15 @@ def load_dataset(files: DatasetFiles) -> IngestedSource:
     try:
         info = json.loads(described.read_text(encoding="utf-8"))
         version, size_px, shards = info["schema_version"], info["size_px"], info["num_shards"]
+        # Earlier versions kept nothing of DICOM headers.
+        kept = (tuple(info.get("dicom_columns", ())), bool(info.get("keep_uids")))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{described} is not a data set description; ingest again") from error
     if not isinstance(version, int) or version < 1:
         raise DataError(f"{described} is not a data set description; ingest again")
     if version > DATASET_VERSION:
         raise DataError(describe_newer(described.parent, version, DATASET_VERSION))
-    return IngestedSource(files, num_shards=int(shards), size_px=int(size_px))
+    return IngestedSource(files, int(shards), int(size_px), *kept)
 
 
 def open_manifest(

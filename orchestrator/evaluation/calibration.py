@@ -3,6 +3,8 @@
 Both are chosen on validation rows alone. Calibration never changes the order of images.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit, ndtr
@@ -74,7 +76,10 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
 
 
 def choose_threshold(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, rule: str = "youden"
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    rule: str = "youden",
+    cohorts: npt.ArrayLike | None = None,
 ) -> Threshold:
     """Chooses the operating point on validation rows by a stated rule.
 
@@ -83,7 +88,7 @@ def choose_threshold(
     `specificity@0.95` the reverse. `youden-smoothed` maximises the index of the classes' logits
     smoothed by Gaussian kernels, which follows single images less. A number is taken as it is. Of
     equally good operating points the more sensitive one is taken, since a missed pneumonia is the
-    worse error.
+    worse error. With cohorts a threshold is worth what it gives in the cohort where it gives least.
 
     The value lies half-way between two neighbouring probabilities and is a float32, so that it
     calls the same images whichever precision a reader of the tables uses.
@@ -93,13 +98,14 @@ def choose_threshold(
         probabilities: float [N], calibrated, 0..1.
         rule: youden, youden-smoothed, accuracy, f1, sensitivity@FLOOR, specificity@FLOOR or a
             number in 0..1.
+        cohorts: int [N], images of one cohort have one number; None takes all for one cohort.
 
     Returns:
         The threshold, with its rule.
 
     Raises:
         SpecError: an unknown rule, or a floor outside 0..1.
-        DataError: lengths differ, a value out of range, or one class only.
+        DataError: lengths differ, a value out of range, or a cohort of one class only.
 
     Reference:
         Youden, Index for rating diagnostic tests, Cancer 3, 1950.
@@ -110,29 +116,21 @@ def choose_threshold(
     if name == "number":
         return Threshold(float(np.float32(floor)), "fixed")
     label, probability = check_scored(labels, probabilities, None)
-    _require_both(label, f"threshold rule {rule!r}")
     wide = probability.astype(np.float64)
+    numbers = np.zeros(label.size, int) if cohorts is None else np.asarray(cohorts)
+    parts = [(wide[numbers == one], label[numbers == one]) for one in np.unique(numbers)]
+    for _, of_part in parts:
+        _require_both(of_part, f"threshold rule {rule!r}")
     if name == "youden-smoothed":
-        return Threshold(_smoothed_youden(wide, label), rule)
-    order = np.argsort(-wide, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(wide[order]) != 0, True))
-    # Operating point k calls the k + 1 highest distinct probabilities; a point that calls no
-    # image at all is never of use.
-    tp = np.cumsum(label[order] == 1)[ends]
-    fp = ends + 1 - tp
-    sensitivity, specificity = tp / tp[-1], 1 - fp / fp[-1]
-    gain = {
-        "youden": sensitivity + specificity,
-        "accuracy": (tp + (fp[-1] - fp)) / label.size,
-        "f1": 2 * tp / (tp[-1] + tp + fp),
-        "sensitivity": np.where(sensitivity >= floor, specificity, -1.0),
-        "specificity": np.where(specificity >= floor, sensitivity, -1.0),
-    }[name]
-    best = int(np.flatnonzero(gain >= gain.max() - 1e-12)[-1])
+        return Threshold(_smoothed_youden(parts), rule)
+    # Operating point k calls what has the k-th distinct probability or a higher one; a point that
+    # calls no image at all is never of use.
+    distinct = np.unique(wide)
+    gain = np.min([_gains(name, floor, *part, distinct) for part in parts], axis=0)
+    best = int(np.flatnonzero(gain >= gain.max() - 1e-12)[0])
     if gain[best] < 0:  # only specificity@: even the highest probability breaks the floor
         return Threshold(_between(float(wide.max()), 1.0), rule)
-    distinct = wide[order][ends]
-    below = float(distinct[best + 1]) if best + 1 < distinct.size else 0.0
+    below = float(distinct[best - 1]) if best else 0.0
     return Threshold(_between(below, float(distinct[best])), rule)
 
 
@@ -171,10 +169,47 @@ def parse_rule(rule: str) -> tuple[str, float]:
     return name, number
 
 
-def _smoothed_youden(probability: FloatArray, label: npt.NDArray[np.int8]) -> float:
+def _gains(
+    name: str,
+    floor: float,
+    probability: FloatArray,
+    label: npt.NDArray[np.int8],
+    thresholds: FloatArray,
+) -> FloatArray:
+    """What each threshold gives by a rule; -1 where it breaks the floor."""
+    positive, negative = np.sort(probability[label == 1]), np.sort(probability[label == 0])
+    tp = positive.size - np.searchsorted(positive, thresholds)
+    fp = negative.size - np.searchsorted(negative, thresholds)
+    sensitivity, specificity = tp / positive.size, 1 - fp / negative.size
+    if name == "youden":
+        return np.asarray(sensitivity + specificity)
+    if name == "accuracy":
+        return np.asarray((tp + (negative.size - fp)) / label.size)
+    if name == "f1":
+        return np.asarray(2 * tp / (positive.size + tp + fp))
+    kept, sought = (
+        (sensitivity, specificity) if name == "sensitivity" else (specificity, sensitivity)
+    )
+    return np.where(kept >= floor, sought, -1.0)
+
+
+def _smoothed_youden(parts: Sequence[tuple[FloatArray, npt.NDArray[np.int8]]]) -> float:
     """Where the smoothed distribution functions of the classes are farthest apart."""
-    scores = logit(np.clip(probability, _CLOSEST, 1 - _CLOSEST))
-    places = np.linspace(scores.min(), scores.max(), _GRID)
+    scored = [(logit(np.clip(wide, _CLOSEST, 1 - _CLOSEST)), label) for wide, label in parts]
+    places = np.linspace(
+        min(scores.min() for scores, _ in scored), max(scores.max() for scores, _ in scored), _GRID
+    )
+    gain = np.min([_smoothed_gain(*part, places) for part in scored], axis=0)
+    # The middle of a plateau, and of several the more sensitive one.
+    best = np.flatnonzero(gain >= gain.max() - 1e-9)
+    plateau = best[: int(np.argmax(np.append(np.diff(best) > 1, True))) + 1]
+    return float(np.float32(expit(places[plateau].mean())))
+
+
+def _smoothed_gain(
+    scores: FloatArray, label: npt.NDArray[np.int8], places: FloatArray
+) -> FloatArray:
+    """The smoothed Youden index at each place."""
     curves = []
     for value in (0, 1):
         of_class = scores[label == value]
@@ -187,11 +222,7 @@ def _smoothed_youden(probability: FloatArray, label: npt.NDArray[np.int8]) -> fl
             piece = of_class[start : start + _GRID]
             total += ndtr((places[:, None] - piece) / width).sum(axis=1)
         curves.append(total / of_class.size)
-    gain = curves[0] - curves[1]
-    # The middle of a plateau, and of several the more sensitive one.
-    best = np.flatnonzero(gain >= gain.max() - 1e-9)
-    plateau = best[: int(np.argmax(np.append(np.diff(best) > 1, True))) + 1]
-    return float(np.float32(expit(places[plateau].mean())))
+    return np.asarray(curves[0] - curves[1])
 
 
 def _between(low: float, high: float) -> float:

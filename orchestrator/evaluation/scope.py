@@ -61,6 +61,7 @@ _MIN_AGES = 20
 KNOWN_WORDS = ("modality", "view_position", "sex")  # of a header, counted over training images
 _NUM_TOLD = 4  # axes whose figures are followed
 FIGURES = (*IMAGE_FIGURES, "distance", *(f"axis_{n}" for n in range(1, _NUM_TOLD + 1)))
+KNOWN_FACTS = ("age_years", *KNOWN_WORDS)
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 

@@ -1,7 +1,8 @@
 """What a report needs of a run's tables, gathered shard by shard.
 
-Per image it keeps a label, a probability and a number for the patient, 13 bytes; of file names only
-the few that the page shows. So a report of millions of images does not need their tables in memory.
+Per image it keeps a label, a probability and a number for the patient, 13 bytes, and where it has a
+label one more for each dimension of `groups.py`; of file names only the few that the page shows. So
+a report of millions of images does not need their tables in memory.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from orchestrator.evaluation.calibration import call_labels
+from orchestrator.evaluation.groups import GroupCodes
 
 UNLABELLED = -1
 MAX_IMAGES_SHOWN = 10
@@ -29,9 +31,11 @@ class Tally:
 
     Args:
         threshold: PNEUMONIA is called where probability >= threshold.
+        groups: of the labelled images; none yet.
     """
 
     threshold: float
+    groups: GroupCodes = field(default_factory=GroupCodes)
     num_rejected: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     grey_rules: Counter[str] = field(default_factory=Counter)
@@ -49,8 +53,7 @@ class Tally:
         """Adds one shard's rows; shards come in order.
 
         Args:
-            predictions: columns path, patient_id, label, probability, grey_rule and decode_notes of
-                `schema.PREDICTIONS`.
+            predictions: columns of `schema.PREDICTIONS`, and what `GroupCodes.add` takes besides.
             rejected: columns row, path, code and message of `schema.REJECTED`.
         """
         labels = predictions.column("label").fill_null(UNLABELLED).to_numpy().astype(np.int8)
@@ -58,6 +61,8 @@ class Tally:
         self._labels.append(labels)
         self._probabilities.append(probabilities)
         self._patients.append(_patient_numbers(predictions.column("patient_id")))
+        if (labels != UNLABELLED).any():
+            self.groups.add(predictions.filter(pa.array(labels != UNLABELLED)))
         self._add_images(predictions.column("path"), labels, probabilities)
         # Null where the pixels came from an ingested data set of an earlier version
         self.grey_rules.update(predictions.column("grey_rule").drop_null().to_pylist())

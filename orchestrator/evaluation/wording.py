@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.config.fields import SHIFTED
+from orchestrator.config.threshold import COHORTS, SHIFTED
 
 INTENDED_USE = (
     "Research use only. Not a diagnostic device: its output must not guide the care of a patient."
@@ -163,6 +163,8 @@ def describe_rule(rule: str, images: str = "validation images") -> str:
     """
     if rule.endswith(SHIFTED):
         return f"{describe_rule(rule.removesuffix(SHIFTED), images)} and shifted copies of them"
+    if rule.endswith(COHORTS):
+        return f"{describe_rule(rule.removesuffix(COHORTS), images)} in the worst of their cohorts"
     name, _, floor = rule.partition("@")
     if name in ("sensitivity", "specificity") and floor:
         other = "specificity" if name == "sensitivity" else "sensitivity"

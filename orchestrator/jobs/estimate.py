@@ -19,7 +19,7 @@ from orchestrator.data.source import open_ingested
 from orchestrator.data.splits import TEST_OF_POOL, VAL_OF_POOL
 from orchestrator.errors import DataError
 from orchestrator.model.backbones import sizes_of
-from orchestrator.model.bundle import BundleInfo
+from orchestrator.model.bundle import IR_WEIGHTS_FILE, BundleInfo
 from orchestrator.model.engine.base import default_batch_size
 
 MIB = 2**20
@@ -131,7 +131,7 @@ def estimate_scoring(
     rows, shards = found.num_files, -(-found.num_files // spec.shard_rows)
     kept = rows * (_PREDICTION_ROW + _MANIFEST_ROW) + shards * _PREDICTION_FILE
     working = rows * _SHARD_ROW + shards * _SHARD_FILE
-    weights = _scoring_weights(Path(spec.model[0]) if spec.model else None, info)
+    weights = info.files[IR_WEIGHTS_FILE].size_bytes
     return [
         Estimate(
             "disk of the run folder, kept",
@@ -243,11 +243,3 @@ def _trainer_memory(spec: Any, features: int, weights: int, trained: int) -> Est
             f"{spec.image_size} x {spec.image_size} x {pixel} B"
         )
     return Estimate("memory of a training process", total, basis)
-
-
-def _scoring_weights(bundle: Path | None, info: BundleInfo) -> int:
-    """Size of the network's weights: of the file that is loaded, else from the registry."""
-    stored = bundle / "openvino.bin" if bundle else None
-    if stored is not None and stored.is_file():
-        return stored.stat().st_size
-    return 4 * sizes_of(info.backbone).num_params

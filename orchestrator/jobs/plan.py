@@ -22,8 +22,8 @@ from orchestrator.errors import ClusterError, DataError, OrchestratorError, Spec
 from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_names, check_size, check_weights
-from orchestrator.model.bundle import load_info
 from orchestrator.model.bundle_folder import newest_bundle
+from orchestrator.registry.reference import open_model
 
 THIS_MACHINE = "this machine"
 _MONTH = 30  # days
@@ -215,7 +215,8 @@ def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
     try:
         plan.found = InputFacts.of(sources, ListingOptions.of(spec))
         if scores:
-            info = load_info(Path(spec.model[0]) if spec.model else newest_bundle(Path("models")))
+            named = spec.model[0] if spec.model else str(newest_bundle(Path("models")))
+            info = open_model(named).info
             plan.predicted = estimate_scoring(plan.found, spec, info, plan.session)
         else:
             plan.predicted = estimate_training(plan.found, spec, backbones_of(spec), plan.session)

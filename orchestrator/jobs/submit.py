@@ -8,14 +8,16 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from orchestrator.config.job import Job
 from orchestrator.config.load import build_spec, dump_job
 from orchestrator.config.specs import SPECS
-from orchestrator.errors import SpecError
+from orchestrator.errors import OrchestratorError
 from orchestrator.jobs.client import Jobs, build_entrypoint, check_id
 from orchestrator.jobs.records import Record, write_record
 from orchestrator.model.bundle_folder import newest_bundle
+from orchestrator.registry.reference import pin_model
 from orchestrator.runs.atomic import write_text
 from orchestrator.runs.run_dir import RunDir
 
@@ -80,17 +82,22 @@ def start_job(jobs: Jobs, record: Record, entrypoint: Entrypoint | None = None) 
 
 
 def fix_model(job: Job) -> Job:
-    """Returns a scoring job with the newest model named, so that all its tries take the same.
+    """Returns a job with its models named for good, so that all its tries take the same.
 
-    Where there is none yet the run itself says so.
+    An alias is replaced by its version, and a scoring job without a model takes the newest one.
+    Where there is none the run itself says so.
     """
-    if job.kind != "score" or job.args.get("model") is not None:
-        return job
+    named = job.args.get("model")
     try:
-        newest = newest_bundle(Path("models"))
-    except SpecError:
+        if named is None and job.kind == "score":
+            fixed: Any = str(newest_bundle(Path("models")))
+        elif isinstance(named, str):
+            fixed = pin_model(named)
+        else:
+            fixed = [pin_model(text) for text in named or ()]
+    except OrchestratorError:
         return job
-    return job.model_copy(update={"args": {**job.args, "model": str(newest)}})
+    return job.model_copy(update={"args": {**job.args, "model": fixed}}) if fixed else job
 
 
 def new_run_key(name: str) -> str:

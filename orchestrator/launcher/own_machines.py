@@ -58,11 +58,13 @@ def _head(launcher: Launcher) -> Iterator[Finding]:
             "and a lost one does not come back",
             "write RAY_enable_autoscaler_v2=0 before `ray start`",
         )
-    if not re.search(r"\bAUTOSCALER_NODE_START_WAIT_S=[\"']?\d{6}", command):
+    given = re.search(r"\bAUTOSCALER_NODE_START_WAIT_S=[\"']?(\d+)", command)
+    wait_s = int(given[1]) if given else 900
+    if wait_s < 86400:
         yield Finding(
             _HEAD,
-            "a machine that is off for 15 minutes is left out until the next `ray up`",
-            "write AUTOSCALER_NODE_START_WAIT_S=31536000 before `ray start`",
+            f"a machine that is off for {wait_s} s is left out until the next `ray up`",
+            "write AUTOSCALER_NODE_START_WAIT_S=31536000, a year, before `ray start`",
         )
     head, named = launcher.section("provider").get("head_ip"), flag(command, "node-ip-address")
     if head and named is None:

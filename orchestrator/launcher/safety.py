@@ -15,6 +15,11 @@ from orchestrator.launcher.file import Finding, Launcher, flag
 from orchestrator.launcher.network import check_network
 
 _TOKEN = ".ray/auth_token"
+# As a command, not as a word of another one, with its options up to the command that it runs.
+_SUDO = (
+    r"(?:^|[\n;&|({'\"`!]|\b(?:if|then|elif|else|do|while|until|exec|[A-Z_]+=\S*)\s)\s*"
+    r"(?P<whole>sudo(?P<options>(?:\s+-[ugpCDhRrTtU]\s+\S+|\s+-\S+)*)(?=\s)[^;&|)]*)"
+)
 _MAKE_TOKEN = "(umask 077 && mkdir -p ~/.ray && openssl rand -hex 32 > ~/.ray/auth_token)"
 
 
@@ -99,13 +104,14 @@ def _shells(launcher: Launcher) -> Iterator[Finding]:
     """Commands that stop for a password, and shells that do not find `ray`."""
     for key, commands in launcher.commands().items():
         for command in commands:
-            asking = re.search(r"\bsudo\b(?!\s+(?:-n|--non-interactive)\b)[^;&|)]*", command)
-            if asking:
-                yield Finding(
-                    key,
-                    f"`{_short(asking[0].strip())}` may ask for a password, which nobody can type",
-                    "write sudo -n",
-                )
+            for asking in re.finditer(_SUDO, command):
+                if not re.search(r"\s(?:-[A-Za-z]*n|--non-interactive\b)", asking["options"]):
+                    shown = _short(asking["whole"].strip())
+                    yield Finding(
+                        key,
+                        f"`{shown}` may ask for a password, which nobody can type",
+                        "write sudo -n",
+                    )
     start = launcher.start_commands()["head_start_ray_commands"]
     shells = re.compile(r"\.bashrc|\.(?:bash_)?profile|/etc/(?:profile|environment)|/usr/local/bin")
     if re.search(r"\bPATH=|/ray start\b", start) and not any(

@@ -3,6 +3,7 @@
     model.keras      the network, images to probability
     openvino.xml     what scores: images to logit, for CPU workers, with openvino.bin
     README.md        the model card
+    golden.json      a few images that are no patient's, and the logits that they gave
     scope.json       what its training images were like, to mark others by; not in older bundles
     bundle.json      what it is, and the SHA-256 of every other file; written last
 
@@ -38,6 +39,7 @@ IR_FILE = "openvino.xml"
 IR_WEIGHTS_FILE = "openvino.bin"
 CARD_FILE = "README.md"
 SCOPE_FILE = "scope.json"
+GOLDEN_FILE = "golden.json"  # see `golden.py`; bundles of earlier versions have none
 REQUIRED_FILES = (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE, CARD_FILE)
 
 _LISTABLE = frozenset({".keras", ".xml", ".bin", ".md", ".json", ".html", ".svg", ".yaml"})
@@ -156,7 +158,7 @@ def load_info(folder: Path) -> BundleInfo:
                 "loaded; remove it"
             )
     for name, entry in info.files.items():
-        _check_name(folder, name)
+        check_name(folder, name)
         _check_file(folder / name, entry)
     check_keras_file(folder / MODEL_FILE)
     return info
@@ -210,12 +212,29 @@ def _read_info(path: Path) -> BundleInfo:
     try:
         if path.stat().st_size > _MAX_INFO_BYTES:
             raise BundleError(f"{path} is over {_MAX_INFO_BYTES} bytes; it is not a bundle's")
-        raw = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise BundleError(
             f"{path.parent} holds no {INFO_FILE}; it is not a bundle, or its training did not end"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read; copy the bundle again") from error
+    return parse_info(data, path)
+
+
+def parse_info(data: bytes, path: Path | str) -> BundleInfo:
+    """Returns what a `bundle.json` says; the files that it lists are not looked at.
+
+    Args:
+        data: its content.
+        path: where it is, for messages.
+
+    Raises:
+        BundleError: no bundle's, or of a newer schema.
+    """
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not readable JSON; copy the bundle again") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if not isinstance(version, int) or version < 1:
@@ -223,7 +242,8 @@ def _read_info(path: Path) -> BundleInfo:
             f"{path} has schema_version {version!r}; expected a whole number: copy the bundle again"
         )
     if version > SCHEMA_VERSION:
-        raise BundleError(describe_newer(path.parent, version, SCHEMA_VERSION))
+        where = str(path).removesuffix(f"/{INFO_FILE}")
+        raise BundleError(describe_newer(where, version, SCHEMA_VERSION))
     try:
         info = BundleInfo.model_validate(raw)
         info._stored = raw
@@ -234,7 +254,7 @@ def _read_info(path: Path) -> BundleInfo:
         raise BundleError(f"{path}: {where}: {first['msg']}; copy the bundle again") from error
 
 
-def _check_name(folder: Path, name: str) -> None:
+def check_name(folder: Path | str, name: str) -> None:
     """Refuses a listed name that leaves the folder or has a kind no bundle needs."""
     if name in ("", INFO_FILE) or name != Path(name).name or name.startswith("."):
         raise BundleError(f"the bundle {folder} lists {name!r}; expected plain file names")

@@ -4,7 +4,7 @@ Its network is a trained one, or that of another bundle.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 from orchestrator.errors import BundleError
 from orchestrator.model.bundle import (
     CARD_FILE,
+    GOLDEN_FILE,
     IR_FILE,
     IR_WEIGHTS_FILE,
     MODEL_FILE,
@@ -23,7 +24,7 @@ from orchestrator.model.bundle import (
     SCOPE_FILE,
     BundleInfo,
     FileEntry,
-    _check_name,
+    check_name,
 )
 from orchestrator.model.bundle_folder import INFO_FILE
 
@@ -53,14 +54,16 @@ def write_bundle(
         ClusterError: the file system refused a write.
     """
     from orchestrator.model.engine.export import export_ir
+    from orchestrator.model.golden import render_golden
     from orchestrator.model.views import scoring_model
 
     texts = _begin(folder, info, extra)
     with atomic_path(folder / MODEL_FILE) as temporary:
         # A fresh model over the same layers: without the optimizer's state.
         type(network)(network.input, network.output, name=network.name).save(temporary)
-    export_ir(scoring_model(network, info.test_time_views), folder / IR_FILE, num_threads)
-    return _finish(folder, info, texts)
+    scoring = scoring_model(network, info.test_time_views)
+    export_ir(scoring, folder / IR_FILE, num_threads)
+    return _finish(folder, info, texts | {GOLDEN_FILE: render_golden(scoring)})
 
 
 def copy_bundle(
@@ -82,13 +85,14 @@ def copy_bundle(
         ClusterError: the file system refused a write.
     """
     texts = _begin(folder, info, extra)
-    scope = [SCOPE_FILE] if SCOPE_FILE in info.files else []
-    for name in (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE, *scope):
+    copied = [MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE]
+    copied += [name for name in (GOLDEN_FILE, SCOPE_FILE) if name in info.files]
+    for name in copied:
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(parent / name, temporary)
         if sha256_file(folder / name) != info.files[name].sha256:
             raise BundleError(f"{parent / name} was changed meanwhile; copy the bundle again")
-    return _finish(folder, info, texts, scope)
+    return _finish(folder, info, texts, copied)
 
 
 def _begin(folder: Path, info: BundleInfo, extra: Mapping[str, str] | None) -> dict[str, str]:
@@ -97,7 +101,7 @@ def _begin(folder: Path, info: BundleInfo, extra: Mapping[str, str] | None) -> d
 
     texts = {CARD_FILE: render_card(info), **(extra or {})}
     for name in texts:
-        _check_name(folder, name)
+        check_name(folder, name)
     with write_errors(folder):
         make_folder(folder)
         (folder / INFO_FILE).unlink(missing_ok=True)
@@ -106,12 +110,12 @@ def _begin(folder: Path, info: BundleInfo, extra: Mapping[str, str] | None) -> d
 
 
 def _finish(
-    folder: Path, info: BundleInfo, texts: Mapping[str, str], copied: Sequence[str] = ()
+    folder: Path, info: BundleInfo, texts: Mapping[str, str], copied: Iterable[str] = ()
 ) -> BundleInfo:
     """Writes the text files and, last, what the bundle is."""
     for name, text in texts.items():
         write_text(folder / name, text)
-    names = sorted({*REQUIRED_FILES, *texts, *copied})
+    names = sorted({*REQUIRED_FILES, *copied, *texts})
     files = {
         name: FileEntry(
             sha256=sha256_file(folder / name), size_bytes=(folder / name).stat().st_size

@@ -1,6 +1,7 @@
 """The random masks of dropout, made repeatable."""
 
 import zlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -34,6 +35,16 @@ class DropoutMasks:
             for layer in model.layers
             if getattr(layer, "seed_generator", None) is not None
         ]
+
+    @property
+    def seeds(self) -> list[Any]:
+        """The seeds that the next step draws from; set them to have it draw the same once more."""
+        return [keras.ops.convert_to_numpy(state.value) for state, _ in self._states]
+
+    @seeds.setter
+    def seeds(self, values: list[Any]) -> None:
+        for (state, _), value in zip(self._states, values, strict=True):
+            state.assign(value)
 
     def reseed(self) -> None:
         """Puts the seeds of the coming epoch in place."""

@@ -10,7 +10,7 @@ Over 300 lines, since the loop and what it saves are read together.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ import numpy as np
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 
+from orchestrator.cluster.worker_context import Leave
 from orchestrator.errors import DataError
 from orchestrator.evaluation.objectives import (
     TRAINING_OBJECTIVES,
@@ -26,7 +27,7 @@ from orchestrator.evaluation.objectives import (
     calibrated_log_loss,
 )
 from orchestrator.model.network import focal_loss, logit_model, settle_dropout
-from orchestrator.model.steps import Array, ModelInputs, Step
+from orchestrator.model.steps import Array, EpochPart, ModelInputs, Step
 
 PLATEAU_FACTOR = 0.3  # the paper: "decay to 30%"
 PLATEAU_PATIENCE = 1
@@ -37,8 +38,11 @@ _MEASURES = {"val_auprc": average_precision, "val_calibrated_log_loss": calibrat
 class Batches(Protocol):
     """Training batches in an order that depends on the epoch alone."""
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Array, Array]]:
-        """Yields inputs [n, ...] and labels float32 [n, 1]; the last batch may be short."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Array, Array]]:
+        """Yields inputs [n, ...] and labels float32 [n, 1], from batch `first`.
+
+        The last batch may be short.
+        """
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,14 @@ class ArrayBatches:
     seed: int
     places: Array | None = None
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Array, Array]]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Array, Array]]:
         """Yields the batches of one epoch; an example shows its views in turn."""
         num_views, num_examples = len(self.views), len(self.labels)
         first_view: Array = np.random.default_rng(self.seed).integers(
             num_views, size=(num_examples,)
         )
         order = np.random.default_rng([self.seed, epoch]).permutation(num_examples)
-        for start in range(0, num_examples, self.batch_size):
+        for start in range(first * self.batch_size, num_examples, self.batch_size):
             chosen = order[start : start + self.batch_size]
             view = (first_view[chosen] + epoch) % num_views
             place = chosen if self.places is None else self.places[chosen]
@@ -144,10 +148,12 @@ class FitState:
     Args:
         epoch: epochs done.
         history: one row an epoch; rows of an earlier stage of the run come first.
+        part: of the epoch that has begun.
     """
 
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    part: EpochPart = field(default_factory=EpochPart)
 
     @property
     def earlier(self) -> int:
@@ -210,9 +216,14 @@ class Fit:
         Returns:
             One row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy, val_auroc,
             val_log_loss, lr, and the objective where it is none of these.
+
+        Raises:
+            Leave: the group is to leave; within an epoch, `save` is valid once more.
         """
         while not self.done:
             on_epoch(self.run_epoch(train, val_inputs, val_labels))
+            if self.step.told and not self.done:
+                raise Leave
         self.finish()
         return self.state.history
 
@@ -227,13 +238,15 @@ class Fit:
         """Trains one epoch and returns its row of the history; arguments as `run` takes them."""
         epoch = self.state.epoch
         self._callbacks.on_epoch_begin(epoch)
-        logs = self.step.train_epoch(train.epoch(self.state.earlier + epoch))
+        part = self.state.part
+        logs = self.step.train_epoch(train.epoch(self.state.earlier + epoch, part.steps), part)
         lr = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         with self._averaged():
             logs |= self._validate(val_inputs, val_labels)
             self._callbacks.on_epoch_end(epoch, logs)
         row = {"epoch": len(self.state.history) + 1, **logs, "lr": lr}
         self.state.epoch += 1
+        self.state.part = EpochPart()
         self.state.history.append(row)
         return row
 
@@ -302,6 +315,7 @@ class Fit:
         described = {
             "epoch": self.state.epoch,
             "history": self.state.history,
+            "part": asdict(self.state.part),
             "stop_training": bool(self.model.stop_training),
             "callbacks": [
                 {name: getattr(callback, name) for name in names} for callback, names in self._kept
@@ -310,7 +324,7 @@ class Fit:
         (folder / "state.json").write_text(json.dumps(described, default=float), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Takes up the state that `save` wrote; `run` goes on after its epoch."""
+        """Takes up the state that `save` wrote; `run` goes on after its epoch or step."""
         with np.load(folder / "state.npz", allow_pickle=False) as arrays:
             for i, variable in enumerate(self._saved_model()):
                 variable.assign(arrays[f"model/{i}"])
@@ -320,7 +334,8 @@ class Fit:
                 arrays[f"best/{i}"] for i in range(len(self.model.weights)) if f"best/{i}" in arrays
             ]
         described = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        self.state = FitState(described["epoch"], described["history"])
+        part = EpochPart(**described.get("part", {}))  # none in those of an earlier version
+        self.state = FitState(described["epoch"], described["history"], part)
         self.model.stop_training = described["stop_training"]
         for (callback, _), values in zip(self._kept, described["callbacks"], strict=True):
             for name, value in values.items():

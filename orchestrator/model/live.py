@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from orchestrator.cluster.worker_context import never
 from orchestrator.data.store import ImageStore
 from orchestrator.errors import SpecError
 from orchestrator.model.augment import augment
@@ -42,6 +43,7 @@ class ImageBatches:
         augmentation: a key of `augment.RECIPES`, or `none`.
         rank: this worker's number.
         num_workers: how many share each batch.
+        num_shares: into which it is cut; 0: one a worker.
     """
 
     store: ImageStore
@@ -52,16 +54,17 @@ class ImageBatches:
     augmentation: str
     rank: int = 0
     num_workers: int = 1
+    num_shares: int = 0
 
-    def epoch(self, epoch: int) -> "Iterator[tuple[Array, Array]]":
+    def epoch(self, epoch: int, first: int = 0) -> "Iterator[tuple[Array, Array]]":
         """Yields inputs uint8 [n, S, S, 1] and labels float32 [n, 1]; n may be 0."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
-        return made_ahead(self._batches(order, epoch))
+        return made_ahead(self._batches(order[first * self.batch_size :], epoch))
 
     def _batches(self, order: "Array", epoch: int) -> "Iterator[tuple[Array, Array]]":
         start = 0
         for count in batch_counts(len(order), self.batch_size):
-            mine = worker_slice(count, self.rank, self.num_workers)
+            mine = worker_slice(count, self.rank, self.num_workers, self.num_shares)
             chosen = order[start : start + count][mine]
             images = self.store.take(self.rows[chosen])
             if self.augmentation != "none":
@@ -111,7 +114,7 @@ def made_ahead(items: Iterator[ItemT], ahead: int = _BATCHES_AHEAD) -> Iterator[
 
 
 def open_steps(
-    num_workers: int, num_threads: int
+    num_workers: int, num_threads: int, num_shares: int = 0, leaving: Callable[[], bool] = never
 ) -> "Callable[[keras.Model, int, int, int], Step]":
     """Prepares this process to train, and returns how to make the step of a model.
 
@@ -120,6 +123,8 @@ def open_steps(
     Args:
         num_workers: workers of the run.
         num_threads: CPU threads this worker may compute with.
+        num_shares: into which each batch is cut; 0: one a worker.
+        leaving: whether this worker has been told that the group is to leave.
 
     Returns:
         A function of (compiled model, rows of a global batch, rows of an epoch, seed).
@@ -137,11 +142,11 @@ def open_steps(
 
         group = join_group(num_threads)
         return lambda model, batch_size, num_examples, seed: DistributedStep(
-            group, model, batch_size, num_examples, seed
+            group, model, batch_size, num_examples, seed, num_shares, leaving
         )
     if num_workers > 1:
         raise SpecError(
             f"{num_workers} workers cannot train under the {backend} backend; set "
             "KERAS_BACKEND=tensorflow, or give --workers 1"
         )
-    return lambda model, batch_size, num_examples, seed: KerasStep(model, batch_size, seed)
+    return lambda model, batch_size, num_examples, seed: KerasStep(model, batch_size, seed, leaving)

@@ -11,13 +11,21 @@ def batch_counts(num_examples: int, batch_size: int) -> list[int]:
     return [min(batch_size, num_examples - s) for s in range(0, num_examples, batch_size)]
 
 
-def worker_slice(num_rows: int, rank: int, num_workers: int) -> slice:
-    """Returns one worker's share of rows: consecutive, the same number each, the last ones fewer.
+def worker_slice(num_rows: int, rank: int, num_workers: int, num_shares: int = 0) -> slice:
+    """Returns one worker's rows: its shares, of as many rows each, the last ones fewer.
 
     Args:
         num_rows: rows to share out, >= 0.
         rank: the worker's number, from 0.
         num_workers: how many share.
+        num_shares: into which the rows are cut, >= `num_workers`; 0: one a worker.
     """
-    each = -(-num_rows // num_workers)
-    return slice(min(rank * each, num_rows), min((rank + 1) * each, num_rows))
+    shares = worker_shares(rank, num_workers, num_shares)
+    each = -(-num_rows // (num_shares or num_workers))
+    return slice(min(shares.start * each, num_rows), min(shares.stop * each, num_rows))
+
+
+def worker_shares(rank: int, num_workers: int, num_shares: int) -> range:
+    """Returns which shares are a worker's, consecutive and at least one; see `worker_slice`."""
+    count = num_shares or num_workers
+    return range(rank * count // num_workers, (rank + 1) * count // num_workers)

@@ -4,7 +4,7 @@ Several workers step together in `multiworker.py`; the loop over epochs is in `f
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.cluster.worker_context import never
 from orchestrator.model.dropout_masks import DropoutMasks
 
 Array = npt.NDArray[Any]
@@ -27,11 +28,40 @@ class ModelInputs(Protocol):
         """Returns consecutive examples."""
 
 
+@dataclass
+class EpochPart:
+    """What is done of an epoch.
+
+    Args:
+        steps: its global batches.
+        loss: sum over their examples.
+        correct: examples that were answered right.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+
+
 class Step(Protocol):
     """Changes the model by one batch, and predicts with it."""
 
-    def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
-        """Trains on every batch; returns mean `loss` and `accuracy` over the examples."""
+    @property
+    def told(self) -> bool:
+        """Whether the group is to leave, as all of its workers know since the last step."""
+
+    def train_epoch(
+        self, batches: Iterator[tuple[Array, Array]], part: EpochPart | None = None
+    ) -> dict[str, float]:
+        """Trains on every batch; returns mean `loss` and `accuracy` over the examples.
+
+        Args:
+            batches: those that are left of the epoch.
+            part: what is done of it, nothing otherwise; kept up by a step that may leave midway.
+
+        Raises:
+            Leave: the group is to leave, and batches are left.
+        """
 
     def predict(self, inputs: ModelInputs) -> Array:
         """Returns logits, float64 [n]."""
@@ -45,16 +75,25 @@ class KerasStep:
         model: compiled with one metric named `accuracy`.
         batch_size: examples a prediction batch.
         seed: of the masks of dropout.
+        leaving: whether the worker is to leave; it does so between epochs.
     """
 
     model: keras.Model
     batch_size: int
     seed: int = 0
+    leaving: Callable[[], bool] = never
 
     def __post_init__(self) -> None:
         self._masks = DropoutMasks(self.model, self.seed)
 
-    def train_epoch(self, batches: Iterator[tuple[Array, Array]]) -> dict[str, float]:
+    @property
+    def told(self) -> bool:
+        """See `Step.told`."""
+        return self.leaving()
+
+    def train_epoch(
+        self, batches: Iterator[tuple[Array, Array]], part: EpochPart | None = None
+    ) -> dict[str, float]:
         """Trains on every batch; see `Step.train_epoch`."""
         self._masks.reseed()
         if keras.backend.backend() == "tensorflow":

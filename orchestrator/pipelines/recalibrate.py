@@ -34,12 +34,13 @@ from orchestrator.evaluation.report.recalibration import (
     build_recalibration,
     render_recalibration_html,
 )
-from orchestrator.model.bundle import BundleInfo, Metrics, Recalibration, load_info
+from orchestrator.model.bundle import BundleInfo, Metrics, Recalibration
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.bundle_writer import copy_bundle
 from orchestrator.pipelines.prepare.ingest import fingerprint
 from orchestrator.pipelines.score.score import score
 from orchestrator.progress import Reporter
+from orchestrator.registry.reference import open_model
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.life_cycle import BundleFolder, open_run
 from orchestrator.runs.run_dir import RunDir, new_run_id
@@ -87,10 +88,10 @@ def recalibrate(
         BundleError: the bundle cannot be used.
         ClusterError: a worker or the disk failed; the same command goes on later.
     """
-    parent = Path(spec.model).resolve()
-    info = load_info(parent)
+    model = open_model(spec.model)
+    parent, info = model.folder, model.info
     check_inputs([spec.data])
-    spec = spec.model_copy(update={"model": str(parent)})
+    spec = spec.model_copy(update={"model": model.name})
     out = Path(spec.out or Path("models", new_run_id("recalibrate"))).absolute()
     if out.resolve() == parent:
         raise SpecError(f"--out {out} is the bundle itself; name another folder")

@@ -80,8 +80,10 @@ def hold(folder: Path, wait: Wait | None = None) -> Iterator[None]:
         finally:
             del _held[folder]
     finally:
-        _tokens.discard(token)
-        _release(folder, token)
+        try:
+            _release(folder, token)
+        finally:  # not before: a thread that takes over meanwhile would lose its file to this one
+            _tokens.discard(token)
 
 
 def _take(folder: Path, token: str, wait: Wait | None) -> None:
@@ -133,9 +135,14 @@ def find_owner(folder: Path) -> Owner | None:
 def _claim(folder: Path, token: str) -> tuple[Path, Owner | None] | None:
     """Takes a folder; returns the file and the record of who holds it where somebody does."""
     while True:
-        make_folder(folder / LOCK_NAME)
+        try:
+            make_folder(folder / LOCK_NAME)
+        except FileExistsError:
+            if (folder / LOCK_NAME).is_file():
+                raise
+            continue  # another one, that has just let go, has removed it since
         seen = _numbers(folder)
-        last = max(seen, default=0)
+        last, owner = max(seen, default=0), None
         if last:
             owner = _load(folder, last)
             if not _file(folder, last).exists():
@@ -150,7 +157,8 @@ def _claim(folder: Path, token: str) -> tuple[Path, Owner | None] | None:
                 continue
         except FileNotFoundError:  # the last owner has just removed the chain
             continue
-        if _numbers(folder) - {last + 1} <= seen:
+        # The numbers begin anew where one lets go: the last one may be of another by now.
+        if _numbers(folder) - {last + 1} <= seen and _load(folder, last) in (owner, None):
             return None
         own.unlink(missing_ok=True)  # others have come and gone since the first look
 

@@ -173,6 +173,11 @@ class RunDir:
         return self.path / "predictions"
 
     @property
+    def heatmaps(self) -> Path:
+        """Pictures of heat maps of scoring, PNG, one file an image."""
+        return self.path / "heatmaps"
+
+    @property
     def rejected(self) -> Path:
         """One row per rejected file with its code and message, Parquet."""
         return self.path / "rejected.parquet"

@@ -14,10 +14,16 @@ class Wait:
     Args:
         limit_s: how long it may last.
         say: receives the lines.
+        advice: of the error, beside running the same command again.
     """
 
-    def __init__(self, limit_s: float, say: Callable[[str], None]) -> None:
-        self._limit_s, self._say = limit_s, say
+    def __init__(
+        self,
+        limit_s: float,
+        say: Callable[[str], None],
+        advice: str = ", or allow more with --max-wait",
+    ) -> None:
+        self._limit_s, self._say, self._advice = limit_s, say, advice
         self._began = time.monotonic()
         self._told = 0
 
@@ -33,8 +39,8 @@ class Wait:
         waited_s = time.monotonic() - self._began
         if waited_s >= self._limit_s:
             raise ClusterError(
-                f"waited {self._limit_s:,.0f} s for {what}; run the same command again later, or "
-                "allow more with --max-wait"
+                f"waited {self._limit_s:,.0f} s for {what}; run the same command again later"
+                f"{self._advice}"
             )
         if waited_s >= _SAY_EVERY_S * (self._told + 1):
             self._told = int(waited_s // _SAY_EVERY_S)

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 
-from orchestrator.config.cron import Ticks
+from orchestrator.config.cron import Ticks, parse_ticks
 from orchestrator.config.job import Job
 from orchestrator.errors import SpecError
 from orchestrator.runs.states import TickState
@@ -47,6 +47,7 @@ class DeclaredJobs:
         self._leadership, self._load_jobs = leadership, load_jobs
         self.jobs: dict[str, Job] = {}
         self.rows: dict[str, JobRow] = {}
+        self.are_read = False  # the folder of job files, when it was last looked at
         self._ticks: dict[str, Ticks] = {}
         self._next: dict[tuple[str, str], tuple[Ticks, datetime, datetime | None]] = {}
         self._absent_since: dict[str, float] = {}
@@ -124,6 +125,7 @@ class DeclaredJobs:
         except Exception as error:  # nothing is known of any file
             found = LoadedJobs(problem=f"cannot read the job files: {one_line(error)}")
         leadership.say_change("files", found.problem or "")
+        self.are_read = found.problem is None
         if found.problem is None:
             owners = {row.file: name for name, row in self.rows.items() if row.cron and row.file}
             faults = {owners.get(file, file): problem for file, problem in found.faults.items()}
@@ -214,7 +216,7 @@ def _owed(row: JobRow | None, now: datetime) -> list[datetime]:
     if row is None or row.cron is None or row.timezone is None:
         return []
     try:
-        ticks = Ticks(row.cron, row.timezone)
-    except SpecError:  # a job it follows, or a time zone that no longer exists
+        ticks = parse_ticks(row.cron, row.timezone)
+    except SpecError:  # a time zone that no longer exists
         return []
     return list(islice(ticks.between(row.decided_until(now), now), CHUNK))

@@ -139,7 +139,8 @@ class JobFolder:
                 jobs[file.job.name] = (file.job, name)
             if problem is not None:
                 faults[name] = printable(problem)
-        for name, problem in find_broken_chains({n: job for n, (job, _) in jobs.items()}).items():
+        declared = {name: job for name, (job, _) in jobs.items()}
+        for name, problem in find_broken_chains(declared, are_all=not faults).items():
             faults[jobs.pop(name)[1]] = problem
         return LoadedJobs(jobs, faults, frozenset(map(printable, self._seen)))
 

@@ -40,6 +40,7 @@ from orchestrator.schedule.tables import (
     APPLICATION_ID,
     SCHEMA_VERSION,
     SUPERSEDED,
+    UNFINISHED,
     build_schema,
     split_statements,
 )
@@ -297,12 +298,11 @@ class Ledger:
 
     def open_runs(self) -> list[RunRow]:
         """Returns what is not finished, oldest tick first."""
-        marks = ", ".join("?" * len(OPEN))
-        return self._runs(f"WHERE r.state IN ({marks}) ORDER BY r.tick, r.job", *OPEN)
+        return self._unfinished(*OPEN)
 
     def requested(self) -> list[RunRow]:
         """Returns the runs that were requested and are not decided yet, oldest tick first."""
-        return self._runs("WHERE r.state = ? ORDER BY r.tick, r.job", TickState.REQUESTED)
+        return self._unfinished(TickState.REQUESTED)
 
     def notices(self) -> list[Notice]:
         """Returns the notices that are still to be sent, oldest tick first."""
@@ -324,6 +324,11 @@ class Ledger:
             int(tick.timestamp()),
         )
         return [(sid, TickState(state), reason) for sid, state, reason in rows]
+
+    def _unfinished(self, *states: TickState) -> list[RunRow]:
+        marks = ", ".join("?" * len(states))
+        clause = f"WHERE r.{UNFINISHED} AND r.state IN ({marks}) ORDER BY r.tick, r.job"
+        return self._runs(clause, *states)
 
     def _runs(self, clause: str, *values: object) -> list[RunRow]:
         return [run_row(row) for row in self._query(RUN_COLUMNS + clause, *values)]

@@ -69,14 +69,14 @@ class Requests:
 
     def _judge(self, requested: list[RunRow]) -> list[_Verdict]:
         """Returns what becomes of requests; those that others of their job hold up are left out."""
-        ledger, jobs, rows = self._leadership.ledger, self._declared.jobs, self._declared.rows
+        ledger, jobs = self._leadership.ledger, self._declared.jobs
         lanes, paused = list_lanes(ledger.open_runs()), ledger.paused()
         verdicts, met = [], set()
         for run in requested:
             job = jobs.get(run.job)
             if job is None:
-                if run.job in rows and rows[run.job].cron is None:
-                    verdicts.append(_Verdict(run, skip_reason="the job was removed"))
+                if reason := self._why_unknown(run):
+                    verdicts.append(_Verdict(run, skip_reason=reason))
             elif run.origin == "backfill":
                 verdicts.append(_Verdict(run, job))
             elif run.job not in met:
@@ -91,6 +91,16 @@ class Requests:
                     replaced = lane if overlap == "replace" else []
                     verdicts.append(_Verdict(run, job, replaced))
         return verdicts
+
+    def _why_unknown(self, run: RunRow) -> str | None:
+        """Returns why a job that is not in force will not run; None where it may still come."""
+        row = self._declared.rows.get(run.job)
+        if row is not None:
+            return "the job was removed" if row.cron is None else None
+        waited_s = (self._leadership.clock.now() - run.decided_at).total_seconds()
+        if not self._declared.are_read or waited_s < self._leadership.settings.removal_s:
+            return None
+        return "the scheduler that runs on this ledger has no file of this job"
 
     def _apply(self, write: Writes, verdict: _Verdict, placed: Placed) -> None:
         run, job, outcome = verdict.run, verdict.job, "is queued"

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 APPLICATION_ID = 0x6F726368  # "orch": tells a ledger from any other SQLite file
 SCHEMA_VERSION = 3
 SUPERSEDED = "superseded"
+# Of a run. A query has to name the condition in these words for SQLite to use the index of it.
+UNFINISHED = """state NOT IN
+    ('SKIPPED', 'SUCCEEDED', 'FAILED', 'STOPPED')"""
 
 # Table by table, with its indexes.
 TABLES = {
@@ -56,7 +59,7 @@ CREATE TABLE pauses (
 );
 CREATE UNIQUE INDEX pauses_one_at_a_time ON pauses (job) WHERE resumed_at IS NULL;
 """,
-    "runs": """
+    "runs": f"""
 CREATE TABLE runs (
     job TEXT NOT NULL,
     tick INTEGER NOT NULL,
@@ -73,8 +76,7 @@ CREATE TABLE runs (
     PRIMARY KEY (job, tick)
 );
 CREATE UNIQUE INDEX runs_after ON runs (job, origin) WHERE origin LIKE 'after %';
-CREATE INDEX runs_open ON runs (state) WHERE state NOT IN
-    ('SKIPPED', 'SUCCEEDED', 'FAILED', 'STOPPED');
+CREATE INDEX runs_open ON runs (state) WHERE {UNFINISHED};
 CREATE INDEX runs_by_tick ON runs (tick);
 """,
     "attempts": """

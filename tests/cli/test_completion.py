@@ -66,6 +66,8 @@ def test_backbones_are_those_of_the_registry() -> None:
     assert complete("orchestrator train --backbone ") == list(REGISTRY)
     assert complete("orchestrator tune --backbone VGG") == ["VGG16", "VGG19"]
     assert complete("orchestrator compare --backbones tiny,VGG") == ["tiny,VGG16", "tiny,VGG19"]
+    assert complete("orchestrator compare --backbones a")[-1] == "all"
+    assert "tiny,all" not in complete("orchestrator compare --backbones tiny,a")
 
 
 @pytest.mark.parametrize(

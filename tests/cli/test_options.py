@@ -127,7 +127,7 @@ def test_no_flag_is_cut_short_on_a_narrow_terminal(kind: str) -> None:
         ("train", "--patience", ["<int> [x>=1]", "[default: 8]"]),
         ("train", "--objective", ["<metric>", "[default: auroc]"]),
         ("train", "--max-pixels", ["<int> [x>=1]", "[default: 50000000]"]),
-        ("train", "--workers", ["<int> [1<=x<=4096]", "[default: (as many as fit)]"]),
+        ("train", "--workers", ["<int|min-max>", "[default: (as many as fit)]"]),
         ("train", "--merge-val", ["[default: (off)]"]),
         ("tune", "--lr", ["<range|list>", "[default: 0.0001:0.01]"]),
         ("tune", "--views", ["[default: 4]"]),

@@ -209,6 +209,8 @@ def test_a_job_that_follows_none_of_the_folder_is_an_error(folder: Path) -> None
     assert "error: jobs/c.yaml: after: no scheduled job is named x; known: a, b" in done.stdout
     assert run("validate", str(path)).exit_code == 0  # the other may be elsewhere
     assert "one try of at most 1 d; due after a\n" in run("plan").stdout
+    (folder / "jobs" / "x.yaml").write_text("name: [")  # it may be this one's job
+    assert "jobs/c.yaml: valid" in run("validate").stdout
 
 
 def test_plan_shows_what_runs_cost_at_most_where_a_price_is_given(folder: Path) -> None:

@@ -90,8 +90,13 @@ def test_trigger_requests_one_run_and_says_who_runs_it(folder: Path) -> None:
     ledger = Ledger(folder / "state" / "ledger.sqlite3")
     (requested,) = ledger.requested()
     assert (requested.job, requested.origin) == ("nightly", "trigger")
-    ledger.acquire("test", datetime.now(UTC), 15.0)
-    assert "no scheduler leads" not in run("trigger", "nightly").stderr
+    lease = ledger.acquire("test", datetime.now(UTC), 60.0)
+    assert lease is not None
+    problem = "the scheduler that runs on this ledger does not have nightly yet"
+    assert problem in refused("trigger", "nightly")  # it follows another folder
+    with ledger.writing(lease, datetime.now(UTC)) as write:
+        write.register("nightly", "0 2 * * *", "UTC", datetime.now(UTC))
+    assert "no scheduler is running" not in run("trigger", "nightly").stderr
     assert len(ledger.requested()) == 2
     run("pause", "nightly")
     assert "is paused; run `orchestrator schedule resume nightly` first" in refused(

@@ -1,9 +1,9 @@
 """A Ray cluster of several nodes on one machine, in a process of its own, told what to do by lines.
 
 Started as `python -m tests.cluster.nodes HEAD_CPUS OTHERS`; prints the cluster's address, then
-obeys: `kill` (the newest node dies without a word), `kill first` (the oldest), `add` or
-`add KEY=VALUE` (a node joins, its processes with that variable); answers each with a line and ends
-with its input.
+obeys: `kill` (the newest node dies without a word), `kill first` (the oldest), `drain` (the newest
+is announced to be taken away in a minute), `add` or `add KEY=VALUE` (a node joins, its processes
+with that variable); answers each with a line and ends with its input.
 """
 
 import subprocess
@@ -68,11 +68,21 @@ def main() -> None:
         order, _, variable = line.strip().partition(" ")
         if order == "kill":
             cluster.remove_node(added.pop(0 if variable else -1), allow_graceful=False)
+        elif order == "drain":
+            drain(cluster.address, added[-1].node_id)
         elif order == "add":
             key, _, value = variable.partition("=")
             added.append(cluster.add_node(num_cpus=1, env_vars={key: value} if key else None))
         print("done", file=answers, flush=True)
     cluster.shutdown()
+
+
+def drain(address: str, node: str) -> None:
+    """What a cloud's notice is made to call."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address]
+    command += ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    command += ["--reason-message", "spot", "--deadline-remaining-seconds", "60"]
+    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -20,7 +21,32 @@ from orchestrator.cluster.nodes import _Answer, _compare, _look, code_versions
 from orchestrator.errors import ClusterError
 from tests.cluster.nodes import Nodes, open_nodes
 from tests.conftest import ROOT
+from tests.processes import descendants, title
 
+MAIN = "from orchestrator.cli.app import main; main()"
+# Has every step of a training wait, and the group look for more workers after 5 s.
+SLOWLY = """
+import os, time
+import orchestrator.pipelines.train.train as training
+from orchestrator.pipelines.train.live_loop import train_network
+
+STEP_S = float(os.environ["STEP_S"])
+
+def train_slowly(worker, task, dataset):
+    from orchestrator.model.live import ImageBatches
+    make = ImageBatches._batches
+
+    def make_slowly(self, order, epoch):
+        for batch in make(self, order, epoch):
+            time.sleep(STEP_S)
+            yield batch
+
+    ImageBatches._batches = make_slowly
+    worker.leaving._look_at -= 25
+    return train_network(worker, task, dataset)
+
+training.train_network = train_slowly
+""" + MAIN.replace("; ", "\n")
 PATIENCE_S = 400.0
 NUM_LARGE = 240
 
@@ -59,13 +85,14 @@ def orchestrate(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., D
     """Starts `orchestrator` on a cluster, in the test's folder."""
     drivers: list[Driver] = []
 
-    def start(nodes: Nodes, *arguments: str) -> Driver:
-        code = "from orchestrator.cli.app import main; main()"
+    def start(
+        nodes: Nodes, *arguments: str, code: str = MAIN, cwd: Path = tmp_path, **more: str
+    ) -> Driver:
         drivers.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, *arguments],
-                env=env | {"RAY_ADDRESS": nodes.address},
-                cwd=tmp_path,
+                env=env | {"RAY_ADDRESS": nodes.address} | more,
+                cwd=cwd,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -169,6 +196,95 @@ def test_score_goes_on_on_a_node_that_joins(
         nodes.tell("kill first")  # the one that joined is the only one that can hold a worker
         assert NUM_LARGE / 4 - committed(run) > 3
         check_scored(driver, large, run)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_score_grows_on_a_node_that_joins_and_loses_nothing_of_one_that_is_drained(
+    trained: SimpleNamespace,
+    large: Path,
+    env: dict[str, str],
+    orchestrate: Orchestrate,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    with open_nodes(env, head_cpus=1, others=0) as nodes:
+        driver = orchestrate(nodes, *score_arguments(trained, large, run))
+        wait_for(lambda: committed(run) >= 3, driver)
+        nodes.tell("add")
+        wait_for(lambda: len(workers(nodes)) == 2, driver)
+        nodes.tell("drain")
+        before = committed(run)
+        # The drained node has nothing in work once its worker is gone, and may go at any time.
+        wait_for(lambda: len(workers(nodes)) == 1, driver)
+        assert committed(run) > before  # what was in hand
+        nodes.tell("kill")
+        assert NUM_LARGE / 4 - committed(run) > 3
+        check_scored(driver, large, run)
+
+
+def workers(nodes: Nodes) -> list[int]:
+    """Processes of the cluster's pool of workers."""
+    return [pid for pid in descendants(nodes.process.pid) if "ray::_Worker" in title(pid)]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_training_whose_workers_come_and_go_ends_as_an_undisturbed_one(
+    phantoms: Path, env: dict[str, str], orchestrate: Orchestrate, tmp_path: Path
+) -> None:
+    from orchestrator.model.bundle import load_network
+
+    arguments = ["train", str(phantoms), "--backbone", "tiny", "--weights", "none"]
+    arguments += ["--image-size", "64", "--epochs", "3", "--features", "live", "--lr", "0.003"]
+    arguments += ["--finetune", "all", "--finetune-epochs", "8", "--finetune-lr", "0.003"]
+    arguments += ["--batch-size", "25", "--cpus-per-worker", "1", "--workers", "1-2", "--json"]
+
+    def history(out: str) -> list[dict[str, float]]:
+        found = list((tmp_path / out / "runs").glob("train-*/history.json"))
+        return json.loads(found[0].read_text()) if found else []
+
+    def begin(out: str, step_s: float) -> Driver:
+        (tmp_path / out).mkdir()
+        words = [*arguments, "--out", str(tmp_path / out / "model")]
+        return orchestrate(nodes, *words, code=SLOWLY, cwd=tmp_path / out, STEP_S=str(step_s))
+
+    with open_nodes(env, head_cpus=1, others=0) as nodes:
+        calm = begin("calm", 0.0)
+        assert calm.wait(PATIENCE_S) == 0, calm.communicate()[1]
+        driver = begin("stormy", 1.0)
+        wait_for(lambda: len(history("stormy")) >= 1, driver)
+        nodes.tell("add")
+        said = wait_for_line(driver, "going on with 2 training workers")
+        joined = len(history("stormy"))
+        wait_for(lambda: len(history("stormy")) >= joined + 2, driver)
+        nodes.tell("drain")
+        said += wait_for_line(driver, "going on with 1 training worker")
+        assert len(history("stormy")) < 11  # it left midway
+        nodes.tell("kill")
+        _, errors = driver.communicate(timeout=PATIENCE_S)
+    assert driver.returncode == 0, said + errors
+    assert "going on" not in errors
+    for row, expected in zip(history("stormy"), history("calm"), strict=True):
+        assert row == pytest.approx(expected, abs=1e-5)
+    ours, theirs = (
+        load_network(tmp_path / out / "model").get_weights() for out in ("stormy", "calm")
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def wait_for_line(driver: Driver, text: str) -> str:
+    """Reads what a command says until a line holds a text; returns all of it."""
+    assert driver.stderr
+    said = ""
+    for line in driver.stderr:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(said)
 
 
 @pytest.mark.ray

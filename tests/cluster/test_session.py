@@ -58,6 +58,8 @@ def test_gpus_auto_is_none_elsewhere() -> None:
         (Resources(cpus_per_worker=8), [{"CPU": 4.0}], "1 worker of 8 CPU .* hold 0"),
         (Resources(workers=3), [{"CPU": 2.0}], "3 workers of 1 CPU .* hold 2"),
         (Resources(workers=3, cpus_per_worker=2), [{"CPU": 4.0}], "hold 2: lower --workers"),
+        (Resources(cpus_per_worker=1e-320), [{"CPU": 4.0}], "--cpus-per-worker .* less than 0.000"),
+        (Resources(gpus_per_worker=1e-320), [{"CPU": 4.0, "GPU": 1}], "--gpus-per-worker .* less"),
     ],
 )
 def test_what_the_cluster_can_never_give_is_an_error_at_once(
@@ -137,6 +139,7 @@ def test_a_job_waits_for_machines_that_have_not_joined_and_says_which(
     check_room(session)
     yet = r"a worker of 8 CPU and 1 GPU \(yet to join: 10.1.2.11, 10.1.2.12\)"
     assert re.fullmatch(f"room in the cluster for {yet}", describe_room(session))
+    (tmp_path / "ray_bootstrap_config.yaml").unlink()  # a wait of hours reads it once
     # What is up counts as it is, whatever the file says of it.
     show(monkeypatch, head, up)
     assert possible_nodes() == [head[1], up[1], {"CPU": 16.0, "GPU": 2.0}]
@@ -154,6 +157,9 @@ def test_machines_are_known_by_their_names_too(
     declare(tmp_path, monkeypatch, "localhost", "nowhere.invalid")
     show(monkeypatch, ("127.0.0.1", {"CPU": 2.0}))
     assert absent_machines() == ["nowhere.invalid"]
+    asked = sessions._resolve.cache_info().misses
+    assert absent_machines() == ["nowhere.invalid"]
+    assert sessions._resolve.cache_info().misses == asked + 1  # what was not found
 
 
 def test_whether_workers_get_gpus_is_known_before_a_session(

@@ -62,6 +62,17 @@ class Hangs(Square):
         return table
 
 
+class Leaves(Square):
+    """Writes who computes; the worker of shard 0 gets SIGTERM meanwhile."""
+
+    def __call__(self, shard: int) -> pa.Table:
+        if shard == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        (self.marks / f"by-{os.getpid()}-{shard}").touch()
+        return super().__call__(shard)
+
+
 class AlwaysDies:
     def __call__(self, shard: int) -> pa.Table:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -206,6 +217,44 @@ def test_a_shard_whose_worker_dies_is_computed_by_another(tmp_path: Path) -> Non
     marks.mkdir()
     assert sorted(run(DiesOnce(marks), tmp_path / "out")) == [1, 2, 3, 4, 5]
     assert len(list(marks.glob("2-*"))) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pool_grows_and_a_worker_that_got_sigterm_leaves_after_its_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    monkeypatch.setattr(shards, "possible_nodes", lambda: [{"CPU": 2.0}])  # one CPU was planned
+    session = replace(SESSION, num_workers=1, max_workers=2)
+    numbers = range(40)
+    assert sorted(run(Leaves(marks), tmp_path / "out", numbers, session)) == [
+        n + 1 for n in numbers
+    ]
+    assert len([m for m in marks.iterdir() if m.name[0] != "b"]) == len(numbers)  # each once
+    by = [name.name.split("-")[1:] for name in marks.glob("by-*")]
+    (first,) = (pid for pid, shard in by if shard == "0")
+    assert [shard for pid, shard in by if pid == first] == ["0"]
+    assert len({pid for pid, _ in by}) == 3  # it, the one in its place and the one that joined
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_whose_node_is_drained_is_replaced_after_its_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    answers = iter([{"another"}, {ray.get_runtime_context().get_node_id()}])
+    monkeypatch.setattr(shards, "draining_nodes", lambda: next(answers, set()))
+    session = replace(SESSION, num_workers=1)
+    stage = Leaves(marks)
+    assert run(stage, tmp_path / "out", range(1, 5), session) == [2, 3, 4, 5]
+    by = sorted(name.name.split("-")[::-1][:2] for name in marks.glob("by-*"))
+    pids = [pid for _, pid in by]
+    assert pids[0] != pids[1] == pids[2] == pids[3]
+    assert len([m for m in marks.iterdir() if m.name[0] != "b"]) == 4
 
 
 def test_a_worker_that_always_dies_ends_the_run(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ from orchestrator.config.load import (
     load_job,
     resolve_path,
 )
-from orchestrator.config.specs import SPECS, CompareSpec, Resources, ScoreSpec, TrainSpec, TuneSpec
+from orchestrator.config.specs import (
+    SPECS,
+    CompareSpec,
+    RecalibrateSpec,
+    Resources,
+    ScoreSpec,
+    TrainSpec,
+    TuneSpec,
+)
 from orchestrator.errors import SpecError
 from tests.conftest import ROOT
 
@@ -272,6 +280,15 @@ def test_threshold_rules(rule: str) -> None:
 def test_what_is_no_threshold_rule_is_told_what_is(rule: str) -> None:
     with pytest.raises(SpecError, match=r"threshold=.*expected youden, youden-smoothed, accuracy"):
         build_spec(TrainSpec, {"data": "x", "threshold": rule})
+
+
+def test_recalibrate_names_no_rule_that_it_does_not_take() -> None:
+    shown = str(RecalibrateSpec.model_fields["threshold"].description)
+    with pytest.raises(SpecError) as caught:
+        build_spec(RecalibrateSpec, {"model": "m", "data": "x", "threshold": "best"})
+    assert "specificity@0.9" in shown and "specificity@0.9" in str(caught.value)
+    told = shown + str(caught.value)
+    assert "shifted" not in told and "cohorts" not in told
 
 
 def test_a_number_in_a_job_file_is_a_threshold() -> None:

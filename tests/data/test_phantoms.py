@@ -51,6 +51,24 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
         write_phantoms(tmp_path / "new", num_images=1, seed=0)
 
 
+def test_masks_show_where_the_opacities_are_and_change_no_image(tmp_path):
+    for name, masks in (("plain", None), ("masked", tmp_path / "masks")):
+        write_phantoms(tmp_path / name, num_images=15, seed=7, size_px=64, masks=masks)
+    assert read_all(tmp_path / "plain") == read_all(tmp_path / "masked")
+    brighter = []
+    for path in sorted((tmp_path / "masked").rglob("*.jpeg")):
+        inside = tmp_path / "masks" / path.relative_to(tmp_path / "masked").with_suffix(".png")
+        with Image.open(inside) as mask, Image.open(path) as image:
+            opacity, pixels = np.asarray(mask) == 255, np.asarray(image, np.float64)
+        assert opacity.any() == (path.parent.name == "PNEUMONIA")
+        if opacity.any():  # against the other lung, at the same height
+            mirrored = opacity[:, ::-1] & ~opacity
+            brighter.append(pixels[opacity].mean() > pixels[mirrored].mean())
+    assert np.mean(brighter) > 0.8
+    with pytest.raises(DataError, match="masks is not empty"):
+        write_phantoms(tmp_path / "new", num_images=4, seed=0, masks=tmp_path / "masks")
+
+
 def blob_features(image):
     """Quantiles of differences of Gaussians over each lung field, in units of the contrast."""
     small = image.resize((64, 64), Image.Resampling.BOX)

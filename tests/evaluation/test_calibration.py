@@ -11,6 +11,7 @@ from orchestrator.evaluation.calibration import (
     fit_calibration,
 )
 from orchestrator.evaluation.figures import Calibration, Threshold
+from orchestrator.evaluation.metrics import point_metrics
 
 
 def test_apply_is_the_sigmoid_of_a_line_in_float32():
@@ -189,3 +190,34 @@ def test_a_smoothed_threshold_follows_the_distributions_and_not_single_images() 
 def test_a_smoothed_threshold_needs_both_classes() -> None:
     with pytest.raises(DataError, match="one class"):
         choose_threshold([1, 1], [0.2, 0.3], "youden-smoothed")
+
+
+@pytest.mark.parametrize("rule", ["youden", "youden-smoothed", "accuracy", "f1", "sensitivity@0.9"])
+def test_a_threshold_for_cohorts_is_the_best_in_the_worst_of_them(rule: str) -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 2, 600)
+    cohorts = np.repeat([0, 1], [500, 100])
+    # The second site's images look iller than the first's: one threshold cannot suit both.
+    probabilities = expit(rng.normal(size=600) + 3 * labels - 1.5 + 1.2 * cohorts)
+
+    def worth(threshold: float) -> float:
+        found = []
+        for cohort in (0, 1):
+            mine = cohorts == cohort
+            figures = point_metrics(labels[mine], probabilities[mine], threshold)
+            index = figures["sensitivity"] + figures["specificity"]
+            at_floor = figures["specificity"] if figures["sensitivity"] >= 0.9 else -1.0
+            found.append(
+                {"accuracy": figures["accuracy"], "f1": figures["f1"]}.get(
+                    rule, at_floor if "@" in rule else index
+                )
+            )
+        return min(found)
+
+    chosen = choose_threshold(labels, probabilities, rule, cohorts)
+    tried = max(worth(value) for value in np.unique(probabilities))
+    slack = 0.06 if rule == "youden-smoothed" else 1e-9
+    assert worth(chosen.value) >= tried - slack
+    pooled = choose_threshold(labels, probabilities, rule)
+    assert worth(pooled.value) < worth(chosen.value)
+    assert choose_threshold(labels, probabilities, rule, np.zeros(600)) == pooled

@@ -2,18 +2,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from orchestrator.data.phantoms import _draw, _make_anatomy
+from orchestrator.data.phantoms import write_phantoms
 from orchestrator.evaluation.scope import FIGURES, ScopeReference, fit_scope
 from orchestrator.evaluation.scope_images import ScopeImages, make_thumbnails
 from tests.data.make_out_of_scope import DRAWN, crop, invert
 
 SIDE = 64
-
-
-def phantom(number: int) -> np.ndarray:
-    rng = np.random.default_rng([7, number])
-    return np.asarray(_draw(rng, _make_anatomy(rng, number % 2), SIDE))
 
 
 def shown(images: list[np.ndarray]) -> ScopeImages:
@@ -41,8 +37,11 @@ def mark(
 
 
 @pytest.fixture(scope="module")
-def chests() -> list[np.ndarray]:
-    return [phantom(number) for number in range(120)]
+def chests(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
+    folder = tmp_path_factory.mktemp("chests") / "phantoms"
+    write_phantoms(folder, num_images=120, seed=7, size_px=SIDE)
+    paths = sorted(folder.rglob("*.jpeg"), key=lambda path: path.name[::-1])  # classes mixed
+    return [np.asarray(Image.open(path)) for path in paths]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Machines made of namespaces, on a network of their own (10.77.0.x, known inside them alone):
-#   hosts.sh lan | start NAME | kill NAME | cut NAME | mend NAME | as NAME COMMAND.. | root NAME COMMAND.. | down
+#   hosts.sh lan | start NAME | kill NAME | cut NAME | mend NAME | wall NAME | open NAME | stall | flow |
+#            as NAME COMMAND.. | root NAME COMMAND.. | down
 # B: folder of the hosts; SITE: site-packages of the operator's machine. `op` is that machine, h1 to h3
 # have an SSH server each.
 set -eu
@@ -10,6 +11,7 @@ inner() { cat "$B/state/$1.pid"; }
 into() { h=$1; shift; exec nsenter -t "$(inner "$h")" --mount --uts --ipc --net --pid -- "$@"; }
 lan() {
   mkdir -p "$B"/{state,hosts,share,log,keys}
+  truncate -s 8G "$B/share.img"; mkfs.ext4 -q -F "$B/share.img"; mount -o loop "$B/share.img" "$B/share"
   ssh-keygen -q -t ed25519 -N '' -C test -f "$B/keys/id"
   chown 1077:1077 "$B/share"
   ip netns add $P-lan; ip -n $P-lan link add br0 type bridge; ip -n $P-lan link set br0 up
@@ -37,10 +39,18 @@ case $1 in
   kill) kill -KILL "$(inner "$2")"; rm -f "$B/state/$2.pid";;  # the power button
   cut) ip -n $P-lan link set v-"$2" down;;  # the cable
   mend) ip -n $P-lan link set v-"$2" up;;
+  wall) wall() { ip netns exec $P-"$1" iptables "${@:2}"; }  # a firewall that lets SSH alone in, as many ship
+        wall "$2" -A INPUT -i lo -j ACCEPT; wall "$2" -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
+        wall "$2" -A INPUT -p tcp --dport 22 -j ACCEPT; wall "$2" -P INPUT DROP;;
+  open) ip netns exec $P-"$2" iptables -P INPUT ACCEPT; ip netns exec $P-"$2" iptables -F;;
+  stall) fsfreeze -f "$B/share";;  # whoever writes to the share waits, as for a server that is busy or gone
+  flow) fsfreeze -u "$B/share";;
   root) h=$2; shift 2; into "$h" "$@";;
   as) h=$2; shift 2; into "$h" setpriv --reuid=1077 --regid=1077 --init-groups env -i HOME=/home/ray USER=ray \
         LOGNAME=ray SHELL=/bin/bash TERM=dumb LANG=C.UTF-8 PYTHONPATH=${PYTHONPATH_OF:-} \
         PATH=/home/ray/orchestrator/.venv/bin:/usr/local/bin:/usr/bin:/bin "$@";;
-  down) for h in op h1 h2 h3; do [ ! -e "$B/state/$h.pid" ] || kill -KILL "$(inner $h)" || true; done; sleep 1
-        for h in op h1 h2 h3 lan; do ip netns del $P-$h || true; done;;
+  down) fsfreeze -u "$B/share" 2>/dev/null || true
+        for h in op h1 h2 h3; do [ ! -e "$B/state/$h.pid" ] || kill -KILL "$(inner $h)" || true; done; sleep 1
+        for h in op h1 h2 h3 lan; do ip netns del $P-$h || true; done
+        umount -l "$B/share"; rm -rf "$B/share.img" "$B"/hosts/*/home/orchestrator/.venv;;
 esac

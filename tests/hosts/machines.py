@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ USER = 1077
 HEAD, WORKERS = "h1", ("h2", "h3")
 ADDRESSES = {"h1": "10.77.0.10", "h2": "10.77.0.11", "h3": "10.77.0.12"}
 _PROGRAMS = ("ip", "sshd", "sudo", "rsync", "ssh-keygen", "unshare", "nsenter", "setpriv")
+_PROGRAMS += ("iptables", "mkfs.ext4", "fsfreeze")
+_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"  # of a machine
 _COPIED = ("orchestrator", "deploy", "pyproject.toml", "README.md", "requirements.lock")
 _LIVE = (
     "import os, ray; ray.init('auto', log_to_driver=False, logging_level='ERROR');"
@@ -30,15 +33,15 @@ def skip_where_impossible() -> None:
     """Skips with the reason where this machine cannot make hosts."""
     if os.geteuid() != 0:
         pytest.skip("hosts are made of namespaces, which needs root")
-    path = "/usr/local/sbin:/usr/sbin:/sbin:" + os.environ["PATH"]
-    lacking = [name for name in _PROGRAMS if shutil.which(name, path=path) is None]
+    lacking = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
     if lacking:
-        pytest.skip(
-            f"needs {', '.join(lacking)}: apt-get install iproute2 openssh-server sudo rsync"
-        )
-    python = shutil.which("python3.11", path="/usr/local/bin:/usr/bin:/bin")
+        packages = "iproute2 openssh-server sudo rsync iptables e2fsprogs"
+        pytest.skip(f"needs {', '.join(lacking)}: apt-get install {packages}")
+    python = shutil.which("python3.11", path=_PATH)
     if python is None or subprocess.run([python, "-c", "import ensurepip"]).returncode:
         pytest.skip("needs python3.11 and its venv in /usr/bin or /usr/local/bin")
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("the operator's machine has these packages: make test-hosts PYTHON=python3.11")
     if subprocess.run(["ip", "netns", "add", "x77-probe"], capture_output=True).returncode:
         pytest.skip("this machine does not let root make network namespaces")
     subprocess.run(["ip", "netns", "del", "x77-probe"], check=True)
@@ -48,7 +51,8 @@ def collect_wheels() -> Path:
     """Returns the folder that `make wheelhouse` fills, filled where it is not yet."""
     folder = Path(os.environ.get("WHEELHOUSE", ROOT / "wheelhouse")).absolute()
     if not (folder / "SHA256SUMS").exists():
-        subprocess.run(["make", "wheelhouse"], cwd=ROOT, check=True)
+        python = shutil.which("python3.11", path=_PATH)  # that of the machines
+        subprocess.run(["make", "wheelhouse", f"PYTHON={python}"], cwd=ROOT, check=True)
     return folder
 
 
@@ -125,8 +129,7 @@ class Machines:
 
     def _environment(self) -> dict[str, str]:
         site = sysconfig.get_paths()["purelib"]
-        path = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
-        return {"B": str(self.folder), "SITE": site, "WHEELS": str(self.wheels), "PATH": path}
+        return {"B": str(self.folder), "SITE": site, "WHEELS": str(self.wheels), "PATH": _PATH}
 
 
 def wait_for(what: str, holds: Callable[[], bool], limit_s: float) -> float:

@@ -4,6 +4,7 @@ The tests build on one another, in their order; `make test-hosts` runs them.
 """
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ pytestmark = [pytest.mark.hosts, pytest.mark.timeout(1500)]
 ALL = set(ADDRESSES)
 JOIN_S = 900.0  # packages are installed meanwhile
 RETURN_S = 400.0
+STALL_S = 40.0
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     try:
         found.tell("lan")
         write_phantoms(found.share / "xrays", num_images=120, seed=1, size_px=512)
+        _take_storage(found, "h3")
         for host in ("op", *ADDRESSES):
             found.tell("start", host)
         set_up_operator(found)
@@ -64,6 +67,27 @@ def tunnel(machines: Machines) -> Iterator[None]:
 def _answers(machines: Machines) -> bool:
     ask = "python -c 'import socket; socket.create_connection((\"127.0.0.1\", 8265), 2)'"
     return machines.start_on("op", ask).wait() == 0
+
+
+def _take_storage(machines: Machines, host: str) -> None:
+    """Has a machine start without the storage."""
+    (machines.folder / "hosts" / host).mkdir(parents=True, exist_ok=True)
+    (machines.folder / "hosts" / host / "no-share").touch()
+
+
+def _give_storage(machines: Machines, host: str) -> None:
+    machines.tell("root", host, "mount", "--bind", "/srv/share", "/mnt/xray")
+    (machines.folder / "hosts" / host / "no-share").unlink()
+
+
+def _submit(machines: Machines, job: str) -> "tuple[subprocess.Popen[str], Path]":
+    """Submits a job and goes on; returns the command and the file that has what it says."""
+    said = machines.folder / "hosts" / "op" / "home" / f"{Path(job).stem}.log"
+    words = f"submit {job} --wait >~/{said.name} 2>&1"
+    command = f"RAY_ADDRESS=http://127.0.0.1:8265 exec python -m orchestrator {words}"
+    process = machines.start_on("op", f"cd /mnt/xray && {command}")
+    wait_for("its output", said.exists, 30)
+    return process, said
 
 
 def _own(machines: Machines) -> None:
@@ -109,7 +133,7 @@ def test_the_filled_in_file_is_accepted(machines: Machines) -> None:
     assert "no fault" in said
 
 
-def test_a_training_submitted_right_after_ray_up_waits_for_both_workers(
+def test_a_training_submitted_right_after_ray_up_waits_for_a_worker_whose_storage_is_late(
     machines: Machines, request: pytest.FixtureRequest
 ) -> None:
     machines.ray("up -y cluster.yaml", limit_s=JOIN_S)
@@ -128,43 +152,53 @@ def test_a_training_submitted_right_after_ray_up_waits_for_both_workers(
         batch_size=16,
     )
     wait_for("the tunnel", lambda: _answers(machines), 120)
-    early = machines.live()
-    said = machines.operate(f"submit {job} --wait", limit_s=JOIN_S)
-    print(f"machines at the submit: {sorted(early)}", said)
-    assert "starting 2 training workers" in said
+    training, said = _submit(machines, job)
+    missing = re.compile(rf"yet to join: (?:{ADDRESSES['h2']}, )?{ADDRESSES['h3']}\)")
+    wait_for("the line on h3", lambda: bool(missing.search(said.read_text())), 300)
+    assert "h3" not in machines.live()
+    _give_storage(machines, "h3")
+    assert training.wait(JOIN_S) == 0, said.read_text()
+    print(said.read_text())
+    assert "starting 2 training workers" in said.read_text()
     assert machines.live() == ALL
     assert (machines.share / "models" / "live").is_dir()
 
 
-def test_scoring_runs_on_both_workers(machines: Machines, tunnel: None) -> None:
-    machines.operate(f"submit {_score(machines, 'calm')} --wait")
+def test_scoring_on_both_workers_outlasts_a_share_that_stalls(
+    machines: Machines, tunnel: None
+) -> None:
+    job, said = _submit(machines, _score(machines, "calm"))
+    listing = machines.share / "scored" / "calm" / "manifest.parquet"
+    wait_for("the listing", listing.exists, 300)
+    machines.tell("stall")
+    try:
+        time.sleep(STALL_S)
+        assert len(_parts(machines, "calm")) < 30
+        assert job.poll() is None, said.read_text()
+    finally:
+        machines.tell("flow")
+    assert job.wait(600) == 0, said.read_text()
     assert _table(machines, "calm").num_rows == 120
 
 
 def test_a_worker_that_loses_its_power_costs_nothing_and_comes_back(
     machines: Machines, tunnel: None
 ) -> None:
-    words = f"submit {_score(machines, 'power')} --wait"
-    job = machines.start_on(
-        "op", f"cd /mnt/xray && RAY_ADDRESS=http://127.0.0.1:8265 python -m orchestrator {words}"
-    )
+    job, said = _submit(machines, _score(machines, "power"))
     wait_for("a shard", lambda: bool(_parts(machines, "power")), 300)
     machines.tell("kill", "h3")
-    said, _ = job.communicate(timeout=600)
-    assert job.returncode == 0, said
+    assert job.wait(600) == 0, said.read_text()
     calm, power = _table(machines, "calm"), _table(machines, "power")
     assert power["path"].equals(calm["path"])
     for a, b in zip(calm["probability"].to_pylist(), power["probability"].to_pylist(), strict=True):
         assert a == pytest.approx(b, abs=1e-6)
     # It starts without the storage, which comes late: its start waits, and is not given up.
-    late = machines.folder / "hosts" / "h3" / "no-share"
-    late.touch()
+    _take_storage(machines, "h3")
     machines.tell("start", "h3")
     wait_for("its start", lambda: "until mountpoint" in machines.processes("h3"), RETURN_S)
-    time.sleep(30)
+    time.sleep(15)
     assert machines.live() == ALL - {"h3"}
-    machines.tell("root", "h3", "mount", "--bind", "/srv/share", "/mnt/xray")
-    late.unlink()
+    _give_storage(machines, "h3")
     took_s = wait_for("h3 back", lambda: machines.live() == ALL, RETURN_S)
     print(f"h3 back {took_s:.0f} s after its storage")
 
@@ -220,7 +254,7 @@ def test_a_wrong_token_and_another_version_are_named(machines: Machines, tunnel:
         machines.run_on("h2", "sed -i '$d' ~/orchestrator/orchestrator/errors.py")
 
 
-def test_a_head_that_is_switched_off_comes_back_with_ray_up_and_schedules_go_on(
+def test_a_head_that_was_off_comes_back_behind_a_firewall_that_is_opened_and_schedules_go_on(
     machines: Machines, tunnel: None
 ) -> None:
     _score(machines, "tick")
@@ -240,8 +274,14 @@ def test_a_head_that_is_switched_off_comes_back_with_ray_up_and_schedules_go_on(
         wait_for("a tick at work", lambda: "RUNNING" in _ticks(machines).values(), 300)
         machines.tell("kill", HEAD)
         machines.tell("start", HEAD)
+        machines.tell("wall", HEAD)
         machines.ray("up -y cluster.yaml", limit_s=JOIN_S)
         up = datetime.now(UTC).isoformat()
+        for host in WORKERS:  # neither reaches the head's port, and each tries again
+            wait_for("its tries", lambda h=host: "until ray stop" in machines.processes(h), 200)
+        time.sleep(30)
+        assert machines.live() == {HEAD}
+        machines.tell("open", HEAD)
         took_s = wait_for("three machines alive", lambda: machines.live() == ALL, RETURN_S)
         print(f"three machines {took_s:.0f} s after the second ray up")
         wait_for(
@@ -268,8 +308,8 @@ def test_ray_exec_finds_ray_and_ray_down_with_ray_stop_leaves_no_process(
     machines.ray("down -y cluster.yaml")
     assert "/ray/" not in machines.processes(HEAD)
     for host in WORKERS:
-        while "raylet/raylet" in machines.processes(host):
-            time.sleep(1)  # it gives the head up after a minute
+        # It gives the head up after a minute.
+        wait_for("its end", lambda h=host: "raylet/raylet" not in machines.processes(h), 200)
         key = "ssh -o StrictHostKeyChecking=no -i ~/.ssh/xray-key"
         machines.run_on("op", f"{key} {ADDRESSES[host]} ray stop")
         assert "/ray/" not in machines.processes(host)

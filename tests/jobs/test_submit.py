@@ -10,6 +10,7 @@ from orchestrator.errors import ClusterError, SpecError
 from orchestrator.jobs.records import Record, load_record, load_records, remove_record, write_record
 from orchestrator.jobs.submit import fix_model, new_run_key, next_try, start_job, store_job
 from orchestrator.runs.run_dir import RunDir
+from tests.registry.test_history import make_registry
 
 SECRET = "https://hooks.example/secret-token"
 
@@ -147,3 +148,10 @@ def test_all_tries_take_the_model_that_was_newest(tmp_path: Path) -> None:
     (tmp_path / "models" / "one" / "bundle.json").write_text("{}")
     assert fix_model(job).args["model"] == str(tmp_path / "models" / "one")
     assert fix_model(build_job(model="/m")).args["model"] == "/m"
+
+
+def test_all_tries_take_the_version_that_was_live(tmp_path: Path) -> None:
+    place = make_registry(tmp_path)
+    job = fix_model(build_job(model=[f"{place}:production", "/m"]))
+    assert job.args["model"] == [f"{place}:lite@2", "/m"]
+    assert fix_model(build_job(model=f"{place}:staging")).args["model"] == f"{place}:staging"

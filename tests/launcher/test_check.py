@@ -18,6 +18,7 @@ from orchestrator.launcher.file import load_launcher
 from tests.conftest import ROOT
 
 SHIPPED = ["cluster.yaml", "deploy/cluster-aws.yaml"]
+WAIT = "AUTOSCALER_NODE_START_WAIT_S"
 Config = dict[str, Any]
 
 
@@ -246,7 +247,12 @@ LOCAL_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
     "given up after 15 minutes": (
         lambda c: head_start(c, "AUTOSCALER_NODE_START_WAIT_S=31536000", ""),
         "head_start_ray_commands",
-        "off for 15 minutes is left out",
+        "off for 900 s is left out",
+    ),
+    "given up after an hour": (
+        lambda c: head_start(c, "AUTOSCALER_NODE_START_WAIT_S=31536000", f"{WAIT}=3600"),
+        "head_start_ray_commands",
+        "off for 3600 s is left out",
     ),
     "jobs do not wait": (
         lambda c: head_start(c, "ORCHESTRATOR_CLUSTER=", "CLUSTER="),
@@ -287,6 +293,11 @@ LOCAL_FAULTS: dict[str, tuple[Callable[[Config], Any], str, str]] = {
         lambda c: worker_start(c, "sudo -n mount", "sudo mount"),
         "worker_start_ray_commands",
         "`sudo mount -t nfs 10.1.2.5:/export/xray /mnt/xray` may ask for a password",
+    ),
+    "sudo that asks as another user": (
+        lambda c: worker_start(c, "sudo -n mount", "sudo -u root mount -n"),
+        "worker_start_ray_commands",
+        "`sudo -u root mount -n -t nfs 10.1.2.5:/export/xray /mnt/xray` may ask for a password",
     ),
     "no ray in shells": (
         lambda c: drop_setup(c, "setup_commands", ".bashrc"),
@@ -502,6 +513,16 @@ def test_a_second_storage_is_no_misspelt_one(home: Path, tmp_path: Path) -> None
     config["initialization_commands"].append(
         "mountpoint -q /mnt/models || sudo -n mount /mnt/models"
     )
+    assert findings(place(tmp_path, config)) == ([], [])
+
+
+def test_a_sudo_that_never_asks_is_no_fault(home: Path, tmp_path: Path) -> None:
+    config = fill_in(yaml.safe_load((ROOT / "cluster.yaml").read_text()), home)
+    config["initialization_commands"] += [
+        "sudo -u root -n true && sudo -nE true",
+        "if sudo --non-interactive -g ray true; then command -v sudo rsync; fi",
+    ]
+    head_start(config, f"{WAIT}=31536000", f"{WAIT}=86400")
     assert findings(place(tmp_path, config)) == ([], [])
 
 

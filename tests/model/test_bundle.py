@@ -76,6 +76,7 @@ def test_round_trip(network: keras.Model, written: Path) -> None:
         "openvino.xml",
         "openvino.bin",
         "README.md",
+        "golden.json",
         "report.html",
     }
     assert {p.name for p in written.iterdir()} == {*info.files, "bundle.json"}
@@ -144,7 +145,8 @@ assert not found, found
 
 
 @pytest.mark.parametrize(
-    "name", ["model.keras", "openvino.xml", "openvino.bin", "README.md", "report.html"]
+    "name",
+    ["model.keras", "openvino.xml", "openvino.bin", "README.md", "golden.json", "report.html"],
 )
 def test_one_changed_byte_is_found(copied: Path, name: str) -> None:
     path = copied / name

@@ -38,9 +38,9 @@ class EpochViews:
     def __init__(self, views: np.ndarray, labels: np.ndarray) -> None:
         self.views, self.labels = views, labels
 
-    def epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.random.default_rng([SEED, epoch]).permutation(len(self.labels))
-        for start in range(0, len(order), BATCH):
+        for start in range(first * BATCH, len(order), BATCH):
             chosen = order[start : start + BATCH]
             yield self.views[epoch, chosen], self.labels[chosen, None].astype(np.float32)
 

@@ -24,7 +24,12 @@ NUM_EPOCHS = HEAD_EPOCHS + FINETUNE_EPOCHS
 
 
 def run_workers(
-    folder: Path, size: int, dropout: float, backbone: str = "tiny", size_px: int = 32
+    folder: Path,
+    size: int,
+    dropout: float,
+    backbone: str = "tiny",
+    size_px: int = 32,
+    num_shares: int = 0,
 ) -> list[SimpleNamespace]:
     """Runs a group of worker processes and returns what each of them saved."""
     sockets = [socket.socket() for _ in range(size)]
@@ -41,7 +46,7 @@ def run_workers(
             subprocess.Popen(
                 [
                     *(*command, str(folder / f"{size}-{rank}.npz"), str(dropout)),
-                    *(backbone, str(size_px)),
+                    *(backbone, str(size_px), str(num_shares)),
                 ],
                 env={**os.environ, "TF_CONFIG": json.dumps(group)},
                 stderr=subprocess.PIPE,
@@ -125,6 +130,20 @@ def test_two_workers_train_an_efficientnet_as_one_does(tmp_path: Path) -> None:
         np.testing.assert_allclose(two.weights[name], array, rtol=0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
+def test_batches_cut_into_shares_give_the_same_weights_for_any_number_of_workers(
+    tmp_path: Path, runs: SimpleNamespace
+) -> None:
+    one, two, three = (run_workers(tmp_path, size, 0.3, num_shares=3)[0] for size in (1, 2, 3))
+    for other in (two, three):
+        for row, expected in zip(other.history, one.history, strict=True):
+            assert row == pytest.approx(expected, abs=1e-7)
+        for name, array in one.weights.items():
+            np.testing.assert_array_equal(other.weights[name], array, err_msg=name)
+    for name, array in runs.one.weights.items():
+        np.testing.assert_allclose(one.weights[name], array, rtol=0, atol=1e-5, err_msg=name)
+
+
 def test_the_step_is_keras_own_also_on_a_short_batch() -> None:
     from orchestrator.model.multiworker import DistributedStep, Group
 
@@ -180,13 +199,14 @@ def test_wrong_number_of_batches() -> None:
         step.train_epoch(iter([batch]))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+@pytest.mark.parametrize(("num_workers", "num_shares"), [(1, 0), (2, 0), (3, 0), (7, 0), (3, 4)])
 @pytest.mark.parametrize("num_rows", [0, 1, 8, 13])
-def test_slices_share_out_every_row_once(num_rows: int, num_workers: int) -> None:
-    slices = [worker_slice(num_rows, rank, num_workers) for rank in range(num_workers)]
+def test_slices_share_out_every_row_once(num_rows: int, num_workers: int, num_shares: int) -> None:
+    slices = [worker_slice(num_rows, rank, num_workers, num_shares) for rank in range(num_workers)]
     assert [row for s in slices for row in range(s.start, s.stop)] == list(range(num_rows))
-    each = -(-num_rows // num_workers)
-    assert all(s.stop - s.start <= each for s in slices)
+    each = -(-num_rows // (num_shares or num_workers))
+    most = -(-(num_shares or num_workers) // num_workers)
+    assert all(s.stop - s.start <= each * most for s in slices)
 
 
 def test_batch_counts() -> None:

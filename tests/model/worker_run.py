@@ -28,7 +28,7 @@ class MemoryStore:
         return self.images[rows]
 
 
-def main(out: str, dropout: float, backbone: str, size_px: int) -> None:
+def main(out: str, dropout: float, backbone: str, size_px: int, num_shares: int) -> None:
     described = json.loads(os.environ.get("TF_CONFIG", "{}"))
     size = len(described.get("cluster", {}).get("worker", [0]))
     rank = described.get("task", {}).get("index", 0)
@@ -39,11 +39,13 @@ def main(out: str, dropout: float, backbone: str, size_px: int) -> None:
     from orchestrator.model.live import ImageBatches, open_steps
     from orchestrator.model.network import build_network
 
-    make_step = open_steps(size, 1)
+    make_step = open_steps(size, 1, num_shares)
     store = MemoryStore(size_px)
     rows = np.arange(NUM_TRAIN + NUM_VAL)
     train, val = rows[:NUM_TRAIN], rows[NUM_TRAIN:]
-    batches = ImageBatches(store, train, store.labels[train], BATCH_SIZE, 3, "light", rank, size)
+    batches = ImageBatches(
+        store, train, store.labels[train], BATCH_SIZE, 3, "light", rank, size, num_shares
+    )
     network = build_network(
         build_backbone(backbone, "none", size_px, seed=1), dropout=dropout, seed=1
     )
@@ -86,4 +88,4 @@ def main(out: str, dropout: float, backbone: str, size_px: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], float(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

@@ -54,7 +54,9 @@ class World:
         patch.setattr(comparing, "_compare", lambda spec, _, run, *__: self.work(run))
         patch.setattr(finding, "_find", lambda spec, _, run, __: self.work(run))
         patch.setattr(scoring, "_score", lambda spec, _, opened, *__: self.work(opened.run))
-        members = SimpleNamespace(size_px=64, bundles=(folder / "model",), hashes=["0"])
+        members = SimpleNamespace(
+            size_px=64, names=(str(folder / "model"),), bundles=(folder / "model",), hashes=["0"]
+        )
         patch.setattr(scoring, "load_members", lambda *_: members)
         patch.setattr(ingesting, "_ingest", lambda *given: self.work(given[4]))
         self.text = "first"

@@ -143,6 +143,43 @@ def test_a_record_that_cannot_be_read_counts_as_held(tmp_path: Path) -> None:
     assert "or remove" in said
 
 
+def test_a_number_that_another_has_taken_anew_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner let go and ended, and another one took the folder, since the first look."""
+    plant(tmp_path, replace(this_process(), pid=2**22 + 1))
+    judge = Owner.is_gone
+
+    def judge_late(owner: Owner) -> bool:
+        gone = judge(owner)
+        if gone:
+            plant(tmp_path, elsewhere(host="node-b"))
+        return gone
+
+    monkeypatch.setattr(Owner, "is_gone", judge_late)
+    assert "on node-b" in refusal(tmp_path)
+    assert [path.name for path in (tmp_path / "_lock").iterdir()] == ["000001.json"]
+
+
+def test_a_lock_folder_that_goes_while_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last owner lets go between the answer that it is there and a look at it."""
+    make, calls = os.mkdir, []
+
+    def make_late(path: Path, *mode: int) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        make(path, *mode)
+
+    monkeypatch.setattr(os, "mkdir", make_late)
+    with hold(tmp_path):
+        assert len(calls) == 2
+    (tmp_path / "_lock").touch()
+    assert "cannot lock" in refusal(tmp_path)
+
+
 def attempt(
     folder: Path, start: threading.Barrier, done: threading.Barrier, outcomes: list[str]
 ) -> None:

@@ -46,6 +46,18 @@ def test_an_id_is_derived_from_job_and_tick_and_is_one_that_ray_takes() -> None:
     assert run_key("a", TICK) == "a-20260301T020000Z"
 
 
+def test_what_is_unfinished_is_found_without_reading_every_run(ledger: Ledger) -> None:
+    asked: list[str] = []
+    ledger._db.set_trace_callback(asked.append)
+    ledger.open_runs()
+    ledger.requested()
+    ledger._db.set_trace_callback(None)
+    for query in asked:
+        plan = ledger._db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+        assert plan[0][-1] == "SEARCH r USING INDEX runs_open (state=?)"
+    assert len(asked) == 2
+
+
 def test_a_tick_of_a_job_has_one_row(ledger: Ledger) -> None:
     lease = lead(ledger)
     with ledger.writing(lease, NOW) as write:

@@ -160,6 +160,24 @@ def test_what_was_requested_of_a_paused_or_removed_job_does_not_run(world: World
     assert [run.reason for run in world.history("b")][1:] == ["the job was removed"]
 
 
+def test_a_request_for_a_job_of_another_folder_does_not_wait_for_ever(world: World) -> None:
+    world.job("a")
+    world.ledger.trigger("elsewhere", world.now)
+    world.ledger.trigger("a", world.now)
+    world.drain()
+    assert (world.states("elsewhere"), world.states("a")) == (["REQUESTED"], ["SUCCEEDED"])
+    world.jobs.rename(world.folder / "away")
+    world.step()
+    world.pass_time(minutes=2)
+    world.step(2)
+    assert world.states("elsewhere") == ["REQUESTED"]  # a folder that cannot be read may have it
+    (world.folder / "away").rename(world.jobs)
+    world.step(2)
+    (run,) = world.history("elsewhere")
+    assert run.state is TickState.SKIPPED
+    assert run.reason == "the scheduler that runs on this ledger has no file of this job"
+
+
 # --- backfill -------------------------------------------------------------------------------------
 
 
@@ -325,6 +343,19 @@ def test_a_broken_chain_keeps_its_last_good_version(world: World) -> None:
     world.job("second", after="second")
     world.step()
     assert "second -> second is a circle" in world.ledger.faults()["second", "file"]
+
+
+def test_a_fault_of_the_job_before_is_not_told_of_the_one_that_follows(world: World) -> None:
+    (world.jobs / "first.yaml").write_text("name: [")
+    world.job("second", after="first")
+    world.step()
+    assert [source for source, _ in world.ledger.faults()] == ["first.yaml"]
+    world.job("first")
+    world.step()
+    assert world.ledger.faults() == {}
+    world.go_to(2026, 3, 1, 1)
+    world.drain()
+    assert world.states("second") == ["SUCCEEDED"]
 
 
 def test_a_tick_that_a_backfill_has_asked_for_replaces_nothing(world: World) -> None:

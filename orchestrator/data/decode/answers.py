@@ -14,6 +14,7 @@ from orchestrator.data.decode.images import DecodedImage
 from orchestrator.data.decode.rules import DECODE_NOTES, FILE_FORMATS, GREY_RULES
 from orchestrator.data.known.index import Origin
 from orchestrator.data.limits import REJECTION_CODES, rejection
+from orchestrator.data.pseudonym import HASHED
 from orchestrator.errors import (
     BundleError,
     ClusterError,
@@ -35,7 +36,6 @@ _ORIGIN_HEAD = struct.Struct("<Bq32s")  # kind, row of the earlier run, SHA-256;
 # Kind, number of the code or of the class; text follows, and after `_END` facts where there are any
 _TEXT_HEAD = struct.Struct("<BB")
 _END = b"\0"
-_PATIENT = "hmac:"
 _MAX_TEXT = 4000
 
 
@@ -63,7 +63,7 @@ def pack(answer: Answer) -> bytes:
             _RULES.index(answer.grey_rule),
             sum(1 << place for place, note in enumerate(_NOTES) if note in notes),
             answer.patient_id is not None,
-            bytes.fromhex((answer.patient_id or "").removeprefix(_PATIENT)),
+            bytes.fromhex((answer.patient_id or "").removeprefix(HASHED)),
             FILE_FORMATS.index(answer.file_format),
         )
         return head + answer.pixels.tobytes() + (answer.facts.pack() if answer.facts else b"")
@@ -137,7 +137,7 @@ def _unpack_image(raw: bytes, size_px: int) -> DecodedImage:
         phash=phash,
         grey_rule=_RULES[rule],
         decode_notes=",".join(named) or None,
-        patient_id=_PATIENT + patient.hex() if has_patient else None,
+        patient_id=HASHED + patient.hex() if has_patient else None,
         file_format=FILE_FORMATS[file_format],
         facts=unpack_facts(facts) if facts else None,
     )

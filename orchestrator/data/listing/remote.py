@@ -113,6 +113,10 @@ class RemoteFolder:
         self._base = base.rstrip("/")
         self._address = address
 
+    def below(self, path: str) -> "RemoteFolder":
+        """Returns a folder below this one; nothing is asked of the server yet."""
+        return RemoteFolder(self._store, f"{self._base}/{path}", self._address)
+
     def walk(self, ignoring: Ignoring | None = None) -> Iterator[Found]:
         """Yields every file below the folder, one call to the store per folder, in no order.
 

@@ -16,6 +16,7 @@ from orchestrator.errors import DataError
 from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.report import plots
+from orchestrator.evaluation.report.heat_picture import list_heatmaps
 from orchestrator.evaluation.report.page import (
     NEGATIVE,
     POSITIVE,
@@ -24,6 +25,8 @@ from orchestrator.evaluation.report.page import (
     render,
 )
 from orchestrator.evaluation.report.scope import drift_view, scope_view
+from orchestrator.evaluation.report.subgroups import view_subgroups
+from orchestrator.evaluation.subgroups import measure_subgroups
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
 from orchestrator.evaluation.wording import INTENDED_USE, NO_FIGURE, describe_rule
 
@@ -62,7 +65,7 @@ def build_report(
         counts, known, listing, decoding (images by grey rule and by note), threshold,
         threshold_rule, overridden_threshold (None where it is the model's own), model, run,
         intended_use, num_images and num_patients of the labelled rows, metrics ({} without labels),
-        confusion and interval (None without).
+        confusion, interval and subgroups (as `measure_subgroups` gives them; None without).
 
     Raises:
         DataError: rows and files do not add up, or a probability is outside 0..1.
@@ -86,6 +89,7 @@ def build_report(
         "metrics": {},
         "confusion": None,
         "interval": None,
+        "subgroups": None,
     }
     if labelled.any():
         evaluation = evaluate(
@@ -96,6 +100,14 @@ def build_report(
             num_resamples=num_resamples,
             seed=seed,
         ).as_dict()
+        evaluation["subgroups"] = measure_subgroups(
+            labels[labelled],
+            probabilities[labelled],
+            tally.threshold,
+            tally.patients,
+            tally.groups.dimensions(),
+            seed,
+        )
     counts = {
         "found": found,
         "scored": int(probabilities.size),
@@ -126,12 +138,13 @@ def build_report(
     }
 
 
-def render_html(report: Mapping[str, Any], tally: Tally) -> str:
+def render_html(report: Mapping[str, Any], tally: Tally, thumbnails: Sequence[str] = ()) -> str:
     """Returns report.html of a scoring run: one page without scripts or outside files.
 
     Args:
         report: from `build_report`.
         tally: what it was built from.
+        thumbnails: `data:` addresses of small heat maps, one for each of `report["heatmaps"]`.
 
     Returns:
         HTML, all text from the tables escaped.
@@ -141,6 +154,7 @@ def render_html(report: Mapping[str, Any], tally: Tally) -> str:
     has_labels = report["confusion"] is not None
     recalibrated = "recalibrated" in report["model"]
     images = "labelled images of one site" if recalibrated else "validation images"
+    own = report["overridden_threshold"]
     view = (
         build_view(report, labels[labelled], probabilities[labelled], "score")
         if has_labels
@@ -152,8 +166,11 @@ def render_html(report: Mapping[str, Any], tally: Tally) -> str:
         view=view,
         subtitle=_subtitle(report),
         label_line=_label_line(report),
+        own_rule=describe_rule(own["rule"], images) if own else None,
+        subgroups=view_subgroups(report["subgroups"]),
         **_histogram(report, labels, probabilities),
         **_image_lists(tally),
+        heatmaps=list_heatmaps(report, thumbnails),
         **_rejected_lists(tally),
         scope=scope_view(report),
         drift=drift_view(report),

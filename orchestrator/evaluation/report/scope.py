@@ -1,13 +1,12 @@
 """The parts of a scoring report on images out of scope, and on drift from the training images."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from orchestrator.data.schema import escape_path
 from orchestrator.evaluation.scope import IN_SCOPE, SCOPE_CODES
 from orchestrator.evaluation.wording import FIGURE_TITLES, name_drifted
 
@@ -34,14 +33,12 @@ class ScopeCounts:
                     self.num_out += scope != IN_SCOPE
                     self.by_root.setdefault(root, Counter()).update(scope.split(","))
 
-    def as_report(
-        self, populations: Sequence[str], roots: Sequence[bytes] | None
-    ) -> dict[str, Any]:
+    def as_report(self, populations: Sequence[str], roots: Sequence[str]) -> dict[str, Any]:
         """Returns what report.json says, JSON-able.
 
         Args:
             populations: whom the models' training images are of, as far as they say.
-            roots: the inputs, by number; None where they are not to be named.
+            roots: names of the inputs, by number; none where they are not to be named.
 
         Returns:
             populations, judged (images), out_of_scope (images), by_code (images by code), and
@@ -57,7 +54,7 @@ class ScopeCounts:
             "by_root": [
                 {
                     "root": root,
-                    "name": None if roots is None else escape_path(roots[root]),
+                    "name": roots[root] if roots else None,
                     "counts": {c: of[c] for c in (IN_SCOPE, *SCOPE_CODES) if of[c]},
                 }
                 for root, of in sorted(self.by_root.items())
@@ -65,7 +62,7 @@ class ScopeCounts:
         }
 
 
-def scope_view(report: dict[str, Any]) -> dict[str, Any] | None:
+def scope_view(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns what the page shows, None where there is nothing to say.
 
     Args:
@@ -81,7 +78,7 @@ def scope_view(report: dict[str, Any]) -> dict[str, Any] | None:
     return {**scope, "rows": rows}
 
 
-def drift_view(report: dict[str, Any]) -> dict[str, Any] | None:
+def drift_view(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns what the page shows of drift, None where nothing was compared.
 
     Args:

@@ -19,6 +19,7 @@ from orchestrator.data.schema import CLASS_NAMES, SPLITS
 from orchestrator.data.source import IngestedSource, load_dataset, open_manifest
 from orchestrator.data.splits import Split, class_by_split, render_class_table, split_rows
 from orchestrator.errors import DataError, SpecError, counted
+from orchestrator.evaluation.scope import KNOWN_FACTS
 from orchestrator.pipelines.prepare.ingest import decode_limits, ingest_manifest
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json
@@ -140,6 +141,7 @@ def _open_images(
         spec.patient_key_file,
         session,
         reporter,
+        within=KNOWN_FACTS,
     )
 
 

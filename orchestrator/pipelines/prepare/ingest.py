@@ -28,6 +28,7 @@ from orchestrator.data.listing.notes import load_notes
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.manifest import Manifest, load_manifest, open_manifest_file, write_manifest
 from orchestrator.data.parquet import write_parquet
+from orchestrator.data.pseudonym import HASHED
 from orchestrator.data.rejections import Rejections, check_rejected
 from orchestrator.data.shard_files import check_parts, part_path, read_part
 from orchestrator.data.shards import shard_limit_s
@@ -55,11 +56,13 @@ class IngestStage:
         source: where the pixels come from.
         size_px: height and width of the images, px.
         num_processes: decoding processes.
+        dicom_columns: what the table keeps of DICOM headers.
     """
 
     source: Source
     size_px: int
     num_processes: int
+    dicom_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._reader = self.source.open_reader(self.num_processes)
@@ -76,7 +79,7 @@ class IngestStage:
         for row, image in self._reader.decode_shard(shard, self._following):
             rows.append(row)
             images.append(blank if image is None else image)
-        stored = schema.images_schema(self.size_px)
+        stored = schema.images_schema(self.size_px, self.dicom_columns)
         plain = pa.schema(list(stored)[:-1])
         table = pa.Table.from_pylist(rows, plain)
         tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(images))
@@ -136,6 +139,8 @@ def _ingest(
             session,
             reporter,
             spec.max_rejected_fraction,
+            spec.kept_columns,
+            keep_uids=spec.keep_uids,
         )
 
 
@@ -157,6 +162,10 @@ def ingest_manifest(
     session: Session,
     reporter: Reporter,
     max_rejected_fraction: float = 1.0,
+    dicom_columns: tuple[str, ...] = (),
+    *,
+    keep_uids: bool = False,
+    within: tuple[str, ...] = (),
 ) -> IngestedSource:
     """Decodes every row of a manifest into a data set, resuming what is there, and describes it.
 
@@ -170,6 +179,9 @@ def ingest_manifest(
         session: workers to use.
         reporter: receives each shard.
         max_rejected_fraction: of the files.
+        dicom_columns: what to keep of DICOM headers.
+        keep_uids: keep UIDs as they are.
+        within: more of what headers say, kept beside the images and in no other table.
 
     Returns:
         The finished data set.
@@ -184,12 +196,12 @@ def ingest_manifest(
     else:
         write_manifest(manifest, files.manifest)
     key = load_patient_key(patient_key_file)
-    source = file_source(manifest, files.manifest, size_px, limits, key)
+    source = file_source(manifest, files.manifest, size_px, limits, key, keep_uids=keep_uids)
     if patient_key_file is None:
         forget_hashed_patients(files.images, source.num_shards)
     reporter.begin("decoding", manifest.table.num_rows, "images")
     run_shards(
-        lambda: IngestStage(source, size_px, session.threads_per_worker),
+        lambda: IngestStage(source, size_px, session.threads_per_worker, dicom_columns + within),
         range(source.num_shards),
         files.images,
         owner,
@@ -199,7 +211,7 @@ def ingest_manifest(
     )
     reporter.end()
     check_parts(files.images, source.num_shards, owner)
-    dataset = IngestedSource(files, source.num_shards, size_px)
+    dataset = IngestedSource(files, source.num_shards, size_px, dicom_columns, keep_uids)
     _describe(dataset, manifest, max_rejected_fraction)
     return dataset
 
@@ -217,7 +229,8 @@ def _describe(dataset: IngestedSource, manifest: Manifest, max_rejected_fraction
             "run the same command again with --overwrite"
         )
     rejected = rows.filter(pc.is_valid(rows.column("code")))
-    write_parquet(files.rejected, rejected.select(schema.REJECTED.names))
+    columns = [*schema.REJECTED.names, *dataset.dicom_columns]
+    write_parquet(files.rejected, rejected.select(columns))
     num_decoded = rows.num_rows - rejected.num_rows
     if num_decoded == 0:
         rejections = Rejections()
@@ -238,6 +251,8 @@ def _describe(dataset: IngestedSource, manifest: Manifest, max_rejected_fraction
             "num_rejected": rejected.num_rows,
             "num_ignored": load_notes(manifest.table.schema.metadata).num_ignored,
             "fingerprint": fingerprint(rows),
+            "dicom_columns": dataset.dicom_columns,
+            "keep_uids": dataset.keep_uids,
         },
     )
 
@@ -256,7 +271,13 @@ def fingerprint(rows: pa.Table) -> str:
 
 
 def file_source(
-    manifest: Manifest, stored: Path, size_px: int, limits: Limits, patient_key: bytes
+    manifest: Manifest,
+    stored: Path,
+    size_px: int,
+    limits: Limits,
+    patient_key: bytes,
+    *,
+    keep_uids: bool = False,
 ) -> FileSource:
     """Returns the source that decodes a stored manifest's files."""
     shards = manifest.table.column("shard")
@@ -268,6 +289,7 @@ def file_source(
         size_px=size_px,
         limits=limits,
         patient_key=patient_key,
+        keep_uids=keep_uids,
     )
 
 
@@ -277,18 +299,22 @@ def decode_limits(limits: DecodeLimits) -> Limits:
 
 
 def forget_hashed_patients(folder: Path, num_shards: int) -> None:
-    """Removes committed shards whose patient ids were hashed under a key that is gone.
+    """Removes committed shards with hashes of DICOM headers under a key that is gone.
 
     The random key of a run is never stored, so a resumed run has another one; the same patient
-    under two keys would look like two.
+    under two keys would look like two, and so would a study.
     """
     for shard in range(num_shards):
         path = part_path(folder, shard)
-        if (
-            path.exists()
-            and "dicom" in read_part(path).column("patient_source").unique().to_pylist()
-        ):
+        if path.exists() and _holds_header_hashes(read_part(path)):
             path.unlink()
+
+
+def _holds_header_hashes(table: pa.Table) -> bool:
+    uids = [name for name in table.column_names if name.endswith("_uid")]
+    return "dicom" in table.column("patient_source").unique().to_pylist() or any(
+        pc.any(pc.starts_with(table.column(name), HASHED)).as_py() for name in uids
+    )
 
 
 def load_patient_key(path: str | None) -> bytes:

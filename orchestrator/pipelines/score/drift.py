@@ -1,13 +1,13 @@
 """What a scoring run holds against its model's training: the figures of its images, by group."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.data.schema import escape_path
 from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.drift import DriftCounts, compare
 from orchestrator.evaluation.scope import FIGURES, SCOPE_CODES, ScopeReference
@@ -52,11 +52,11 @@ class RunDrift:
         codes = ["" if c is None or c in SCOPE_CODES else c for c in table["code"].to_pylist()]
         self._files.setdefault(group, Counter()).update(codes)
 
-    def as_report(self, roots: tuple[bytes, ...] | None) -> dict[str, Any] | None:
+    def as_report(self, roots: Sequence[str]) -> dict[str, Any] | None:
         """Returns what report.json says, as `compare` does, None where nothing is compared.
 
         Args:
-            roots: the inputs, by number; None where they are not to be named.
+            roots: names of the inputs, by number; none where they are not to be named.
         """
         scope = self._scope
         if scope is None or not self._counts.groups:
@@ -72,7 +72,7 @@ class RunDrift:
         for group in report["groups"]:
             if group["kind"] == "root":
                 number = int(group["name"])
-                group["name"] = str(number) if roots is None else escape_path(roots[number])
+                group["name"] = roots[number] if roots else str(number)
         return {"held_out": scope.num_held_out, **report}
 
     def _add_rejected(self, files: dict[str, int]) -> list[int]:

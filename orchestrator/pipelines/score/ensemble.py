@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.specs import ScoreSpec
+from orchestrator.config.yaml_file import load_yaml
 from orchestrator.errors import SpecError
 from orchestrator.evaluation.calibration import choose_threshold
 from orchestrator.evaluation.figures import Calibration, Threshold
-from orchestrator.model.bundle import BundleInfo, load_info
+from orchestrator.model.bundle import BundleInfo
 from orchestrator.model.bundle_folder import newest_bundle
+from orchestrator.registry.reference import Model, is_alias, open_model
+from orchestrator.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -17,14 +21,27 @@ class Members:
     """Verified bundles in the order in which they were named.
 
     Args:
-        bundles: their folders, links resolved: a run goes on with what it began with.
-        infos: what each says of itself.
+        models: aliases and links resolved: a run goes on with what it began with.
         given: threshold in place of their own, or None.
     """
 
-    bundles: tuple[Path, ...]
-    infos: tuple[BundleInfo, ...]
+    models: tuple[Model, ...]
     given: float | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What names the same models again."""
+        return tuple(model.name for model in self.models)
+
+    @property
+    def bundles(self) -> tuple[Path, ...]:
+        """Their folders."""
+        return tuple(model.folder for model in self.models)
+
+    @property
+    def infos(self) -> tuple[BundleInfo, ...]:
+        """What each says of itself."""
+        return tuple(model.info for model in self.models)
 
     @property
     def size_px(self) -> int:
@@ -67,9 +84,10 @@ class Members:
 
     def facts(self) -> dict[str, Any]:
         """Returns what a report says of the model."""
-        if len(self.infos) == 1:
-            (info,) = self.infos
+        if len(self.models) == 1:
+            ((info, version),) = [(model.info, model.version) for model in self.models]
             return {
+                **({"version": version} if version else {}),
                 "backbone": info.backbone,
                 "sha256": info.sha256,
                 "image_size": info.size_px,
@@ -77,8 +95,9 @@ class Members:
                 **_recalibration(info),
             }
         shown = {
-            f"probability_{number}": f"{info.backbone}, {info.weights} weights, {info.sha256}"
-            for number, info in enumerate(self.infos, 1)
+            f"probability_{number}": f"{f'{model.version}, ' if model.version else ''}"
+            f"{model.info.backbone}, {model.info.weights} weights, {model.info.sha256}"
+            for number, model in enumerate(self.models, 1)
         }
         backbones = " + ".join(info.backbone for info in self.infos)
         return {"backbone": backbones, "sha256": self.hashes, "image_size": self.size_px, **shown}
@@ -96,25 +115,50 @@ def load_members(named: Sequence[str] | None, threshold: float | None = None) ->
     """Returns the named bundles, or the newest one under `models/`, every hash verified.
 
     Args:
-        named: their folders.
+        named: their folders, addresses or names in a registry.
         threshold: to call PNEUMONIA by, in place of their own.
 
     Raises:
         SpecError: none there, one named twice, or image sizes that differ.
         BundleError: one cannot be used.
+        ClusterError: a store does not answer.
     """
-    folders = [Path(name) for name in named] if named else [newest_bundle(Path("models"))]
-    bundles = tuple(folder.resolve() for folder in folders)
-    members = Members(bundles, tuple(map(load_info, folders)), threshold)
-    if len(set(members.hashes)) < len(bundles):
+    names = list(named) if named else [str(newest_bundle(Path("models")))]
+    members = Members(tuple(map(open_model, names)), threshold)
+    if len(set(members.hashes)) < len(names):
         raise SpecError("one model is named twice; name each --model once")
     sizes = {info.size_px for info in members.infos}
     if len(sizes) > 1:
         shown = ", ".join(
-            f"{f} {i.size_px} px" for f, i in zip(folders, members.infos, strict=True)
+            f"{name} {i.size_px} px" for name, i in zip(names, members.infos, strict=True)
         )
         raise SpecError(
             f"the models take images of different sizes ({shown}); an ensemble needs one size: "
             "train them at the same --image-size"
         )
     return members
+
+
+def keep_begun(spec: ScoreSpec, run: RunDir) -> Sequence[str] | None:
+    """Returns the models to score with: for an alias the version that an unfinished run began with.
+
+    Args:
+        spec: what is asked for.
+        run: where it is to be scored.
+    """
+    named = spec.model
+    is_open = run.spec.exists() and not run.success.exists() and not spec.overwrite
+    if not named or not is_open or not any(map(is_alias, named)):
+        return named
+    began = load_yaml(run.spec, "the spec of a run").get("args", {}).get("model")
+    began = [began] if isinstance(began, str) else began or []
+    if len(began) != len(named):
+        return named
+
+    def place(text: str) -> Path:
+        return Path(text.rpartition(":")[0]).resolve()
+
+    return [
+        then if is_alias(now) and place(now) == place(then) else now
+        for now, then in zip(named, began, strict=True)
+    ]

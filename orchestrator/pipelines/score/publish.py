@@ -48,7 +48,7 @@ def publish(run: RunDir, address: str) -> None:
     # Neither working folders nor what a writer that was killed has left in any folder.
     hidden = ("_", ".")
     files = sorted(n for n in names if not any(part.startswith(hidden) for part in n.parts))
-    ours = {run.predictions.name, *(path.name for path in files), run.known.name}
+    ours = {run.predictions.name, run.heatmaps.name, *(path.name for path in files), run.known.name}
     try:
         folder.remove(run.success.name.encode())
         for found in _list(address):

@@ -1,6 +1,7 @@
 """Score folders: manifest -> shards -> predictions, rejected rows, accounting, report.
 
-What a run has to do is decided in `incremental.py`; tables and report are made in `tables.py`.
+What a run has to do is decided in `incremental.py`; its tables and its report are made in
+`tables.py`. Over 300 lines: the whole course of a run is read in one place.
 """
 
 import contextlib
@@ -33,7 +34,8 @@ from orchestrator.pipelines.prepare.ingest import (
     forget_hashed_patients,
     load_patient_key,
 )
-from orchestrator.pipelines.score.ensemble import Members, load_members
+from orchestrator.pipelines.score.ensemble import Members, keep_begun, load_members
+from orchestrator.pipelines.score.heatmaps import load_explainer
 from orchestrator.pipelines.score.incremental import (
     Work,
     commit_listed,
@@ -85,11 +87,11 @@ def score(
         ClusterError: a worker or the disk failed; the same command with `--out` goes on later.
         LockedError: another process works in the run, or with `only_new` in `out_root`.
     """
-    members = load_members(spec.model, spec.threshold)
+    folder, target = _place_run(spec, run_folder)
+    members = load_members(keep_begun(spec, RunDir(folder)), spec.threshold)
     check_inputs(spec.input)
     ingested = open_ingested_input(spec, members.size_px)
-    folder, target = _place_run(spec, run_folder)
-    spec = spec.model_copy(update={"model": tuple(map(str, members.bundles)), "out": target})
+    spec = spec.model_copy(update={"model": members.names, "out": target})
     others = {"models": members.hashes, "decoder": DECODER_VERSION}
     resumes = holds_unfinished(RunDir(folder), spec, others)
     if target is not None and not spec.overwrite and not resumes:
@@ -145,6 +147,8 @@ def _score(
 ) -> None:
     """Lists, scores, reports and publishes in a claimed run."""
     run = opened.run
+    if spec.heatmaps:
+        load_explainer(members)  # it may be that none can be drawn, which is told at once
     engine = _find_engine(spec, resources, opened)
     spec = spec.model_copy(update={"engine": engine})
     key = load_patient_key(spec.patient_key_file)
@@ -164,6 +168,7 @@ def _score(
         decode_limits(spec.limits),
         key,
         work.index,
+        spec.keep_uids,
     )
     _score_run(spec, resources, run, work, source, members, naming, reporter)
     if spec.out is not None:
@@ -204,6 +209,13 @@ def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
         )
     metadata = open_parquet(ingested.files.manifest).schema_arrow.metadata
     ListingOptions.of(spec).check_ingested(metadata, folder)
+    missing = sorted(set(spec.kept_columns) - set(ingested.dicom_columns))
+    if missing or (spec.kept_columns and spec.keep_uids != ingested.keep_uids):
+        wanting = f"lacks {', '.join(missing)}" if missing else "was made with another --keep-uids"
+        raise SpecError(
+            f"{folder} is an ingested data set and {wanting}; score it without --dicom-columns, or "
+            "ingest its files again with the options that the scoring has"
+        )
     return ingested
 
 
@@ -222,7 +234,7 @@ def _score_run(
         shutil.rmtree(run.shards, ignore_errors=True)  # hashed under a key that is gone
     elif spec.patient_key_file is None:
         forget_hashed_patients(run.shards, source.num_shards)
-    commit_listed(work, run, shard_schema(len(members.bundles)), naming)
+    commit_listed(work, run, shard_schema(len(members.bundles), spec.kept_columns), naming)
     owner = run.load_uuid()
     if all(has_part(part_path(run.shards, shard), owner) for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
@@ -233,16 +245,16 @@ def _score_run(
         # What is on an address is read from everywhere; a folder must be seen by every node.
         roots = source.roots if isinstance(source, FileSource) else ()
         inputs = [os.fsdecode(root) for root in roots] or spec.input
-        reads = [Path(place) for place in (*inputs, *(spec.model or ())) if "://" not in place]
+        reads = [Path(place) for place in inputs if "://" not in place] + [*members.bundles]
         reads += [work.index.folder] if work.index else []
         with open_session(resources, reads=reads, writes=[run.path]) as session:
             _score_shards(spec, run, source, work, members, session, run_shards, naming, reporter)
     # Mostly imported already, by `_import_ahead`.
-    from orchestrator.pipelines.score.tables import finish_tables, write_named
+    from orchestrator.pipelines.score.tables import finish_tables, write_final_manifest
 
-    finish_tables(spec, run, work, members, naming)
-    if work.manifest.path != run.manifest:
-        write_named(work.manifest, run.manifest, naming)
+    finish_tables(spec, run, work, source, members, naming, reporter)
+    if naming.hashes or spec.kept_columns:
+        write_final_manifest(work.manifest, run, naming, spec.kept_columns)
 
 
 def _fit_here(spec: ScoreSpec, resources: Resources, source: Source) -> Session | None:
@@ -274,6 +286,7 @@ def _score_shards(
             members.threshold.value,
             session.threads_per_worker,
             naming,
+            spec.kept_columns,
             spec.out_of_scope == "reject",
         )
 

@@ -1,6 +1,7 @@
 """What a scoring worker does with a shard: decode, predict, one row an image."""
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.figures import Calibration
 from orchestrator.model.bundle import load_scope
 from orchestrator.model.engine.load import load_engine
+from orchestrator.model.golden import check_engine
 from orchestrator.pipelines.score.gate import describe_marks, look_at, name_device, reject_marked
 
 # Columns of a shard's file beside those of the predictions, while the run lasts.
@@ -28,12 +30,13 @@ _MORE = (
     # By `evaluation.scope.FIGURES`, and maker and model; null where the model has no reference
     pa.field("figures", pa.list_(pa.float32())),
     pa.field("device", pa.string()),
+    pa.field("file_format", pa.string()),
 )
 
 
-def shard_schema(num_models: int) -> pa.Schema:
+def shard_schema(num_models: int, dicom: Sequence[str] = ()) -> pa.Schema:
     """Schema of a shard's file: every row of it, scored, rejected or known before."""
-    return pa.schema([*schema.predictions_schema(num_models), *_MORE])
+    return pa.schema([*schema.predictions_schema(num_models, dicom), *_MORE])
 
 
 # Rows, their images, and each model's outputs to come.
@@ -55,6 +58,7 @@ class ScoreStage:
         threshold: PNEUMONIA is called where probability >= threshold.
         num_threads: compute threads, and decoding processes.
         naming: how rows name their files.
+        dicom_columns: what the tables keep of DICOM headers.
         rejects: whether an image out of scope is rejected; it is scored and marked otherwise.
     """
 
@@ -68,7 +72,8 @@ class ScoreStage:
     threshold: float
     num_threads: int
     naming: FileNaming
-    rejects: bool
+    dicom_columns: tuple[str, ...] = ()
+    rejects: bool = False
 
     def __post_init__(self) -> None:
         self._reader = self.source.open_reader(self.num_threads)
@@ -86,8 +91,9 @@ class ScoreStage:
             )
             for bundle, sha256, scope in zip(self.bundles, self.hashes, self._scopes, strict=True)
         ]
-        for engine in self._engines:
+        for bundle, engine in zip(self.bundles, self._engines, strict=True):
             engine.check_classifier()
+            check_engine(bundle, engine)
         self._batch_size = min(engine.batch_size for engine in self._engines)
         self._most_computing = 2 * max(engine.num_streams for engine in self._engines)
 
@@ -118,7 +124,7 @@ class ScoreStage:
             computing.append(self._submit(batch))
         while computing:
             self._store(computing.popleft())
-        return pa.Table.from_pylist(rows, shard_schema(len(self.bundles)))
+        return pa.Table.from_pylist(rows, shard_schema(len(self.bundles), self.dicom_columns))
 
     def _submit(self, batch: list[tuple[dict[str, Any], Any]]) -> _Batch:
         rows, images = zip(*batch, strict=True)

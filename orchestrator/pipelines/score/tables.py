@@ -1,10 +1,10 @@
 """The tables and the report of a scoring run, made of its committed shards one at a time."""
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,25 +14,36 @@ import pyarrow.compute as pc
 from orchestrator.config.specs import ScoreSpec
 from orchestrator.data import schema
 from orchestrator.data.known.known_files import iter_known, known_writer
+from orchestrator.data.listing.notes import Notes
 from orchestrator.data.manifest import StoredManifest, rewrite_manifest
 from orchestrator.data.parquet import open_writer, write_parquet
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.rejections import Rejections, check_rejected
 from orchestrator.data.shard_files import check_parts, part_path, read_part
+from orchestrator.data.source import Source
 from orchestrator.errors import ClusterError, DataError
+from orchestrator.evaluation.groups import GroupCodes
 from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.report.scope import ScopeCounts
 from orchestrator.evaluation.tally import Tally
 from orchestrator.pipelines.score.drift import RunDrift
 from orchestrator.pipelines.score.ensemble import Members
+from orchestrator.pipelines.score.heatmaps import Heatmaps, draw_heatmaps
 from orchestrator.pipelines.score.incremental import Work
 from orchestrator.pipelines.score.stage import shard_schema
+from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.run_dir import RunDir
 
 
 def finish_tables(
-    spec: ScoreSpec, run: RunDir, work: Work, members: Members, naming: FileNaming
+    spec: ScoreSpec,
+    run: RunDir,
+    work: Work,
+    source: Source,
+    members: Members,
+    naming: FileNaming,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Turns committed shards into the run's tables and report, one shard in memory at a time.
 
@@ -40,8 +51,10 @@ def finish_tables(
         spec: the run's spec.
         run: the run, all its shards committed.
         work: every file found.
+        source: where the pixels came from.
         members: the models.
         naming: how the tables name files; the shards do so already.
+        reporter: receives every heat map.
 
     Returns:
         The report.
@@ -52,13 +65,16 @@ def finish_tables(
         DataError: no image could be scored, now or before, or more rows are rejected than the
             spec allows; the tables are written all the same.
     """
-    predictions = schema.predictions_schema(len(members.bundles))
-    shards = shard_schema(len(members.bundles))
-    tally, scopes, drift = Tally(members.threshold.value), ScopeCounts(), RunDrift(members)
+    predictions = schema.predictions_schema(len(members.bundles), spec.kept_columns)
+    shards = shard_schema(len(members.bundles), spec.kept_columns)
+    rejected_rows = pa.schema([*schema.REJECTED, *schema.dicom_fields(spec.kept_columns)])
+    roots = [] if naming.hashes else [schema.escape_path(root) for root in work.manifest.roots]
+    tally = Tally(members.threshold.value, GroupCodes(roots))
+    scopes, drift = ScopeCounts(), RunDrift(members)
     before: Counter[tuple[int, str, str | None]] = Counter()  # root, how it matched, code there
     rejections = Rejections()
     known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
-    writer = open_writer(run.rejected, schema.REJECTED)
+    writer = open_writer(run.rejected, rejected_rows)
     with writer as add_rejected, known_table as add_known:
         for left_out in work.left_out:
             before[left_out["root"], "file", left_out["code"]] += left_out["files"]
@@ -74,7 +90,7 @@ def finish_tables(
             scored = table.filter(pc.invert(pc.or_(rejected, known)))
             part = run.predictions / f"part-{shard:05d}.parquet"
             write_parquet(part, scored.select(predictions.names))
-            bad = table.filter(rejected).select(schema.REJECTED.names)
+            bad = table.filter(rejected).select(rejected_rows.names)
             if bad.num_rows:
                 add_rejected.write_table(bad)
                 rejections.add(bad.select(["code", "path", "message"]).to_pylist())
@@ -87,7 +103,16 @@ def finish_tables(
         if not work.manifest.num_shards:  # readers of a data set want one file at least
             write_parquet(run.predictions / "part-00000.parquet", predictions.empty_table())
     found = work.manifest.num_rows + work.num_known
-    report = _write_report(spec, run, tally, found, before, work.manifest, members, scopes, drift)
+    heatmaps: Heatmaps = ([], [])
+    if spec.heatmaps:
+        heatmaps = draw_heatmaps(spec, run, tally, work, source, members, reporter)
+    gate = {
+        "scope": scopes.as_report(members.populations, roots),
+        "drift": drift.as_report(roots),
+    }
+    report = _write_report(
+        spec, run, tally, found, before, work.manifest.notes, members, heatmaps, gate
+    )
     if found and not report["counts"]["scored"] + report["counts"]["scored_before"]:
         where = f"{run.rejected} lists them" if tally.num_rejected else "earlier runs rejected them"
         raise DataError(
@@ -98,14 +123,29 @@ def finish_tables(
     return report
 
 
-def write_named(stored: StoredManifest, path: Path, naming: FileNaming) -> None:
-    """Writes a manifest as its files may be named."""
+def write_final_manifest(
+    stored: StoredManifest, run: RunDir, naming: FileNaming, dicom: Sequence[str]
+) -> None:
+    """Writes a run's manifest as its files may be named, with what is kept of DICOM headers.
 
-    def named(table: pa.Table) -> pa.Table:
-        rows = [naming.apply(row) for row in table.to_pylist()]
-        return pa.Table.from_pylist(rows, schema.MANIFEST)
+    Args:
+        stored: the manifest, with the files' paths.
+        run: the run, all its shards committed.
+        naming: how the tables name files.
+        dicom: the columns kept of DICOM headers.
+    """
+    shards = itertools.count()
 
-    rewrite_manifest(stored, path, named, names=not naming.hashes)
+    def finished(table: pa.Table) -> pa.Table:
+        if naming.hashes:
+            rows = [naming.apply(row) for row in table.to_pylist()]
+            table = pa.Table.from_pylist(rows, schema.MANIFEST)
+        found = read_part(part_path(run.shards, next(shards)))
+        for field in schema.dicom_fields(dicom):
+            table = table.append_column(field, found.column(field.name))
+        return table
+
+    rewrite_manifest(stored, run.manifest, finished, names=not naming.hashes, dicom=dicom)
 
 
 def _checked_shards(run: RunDir, manifest: StoredManifest, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -143,13 +183,12 @@ def _write_report(
     tally: Tally,
     found: int,
     before: Mapping[tuple[int, str, str | None], int],
-    manifest: StoredManifest,
+    notes: Notes,
     members: Members,
-    scopes: ScopeCounts,
-    drift: RunDrift,
+    heatmaps: Heatmaps,
+    gate: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes and returns the report of a finished set of tables."""
-    notes = manifest.notes
     report = build_report(
         tally,
         found=found,
@@ -165,9 +204,10 @@ def _write_report(
             for (root, matched, code), files in before.items()
         ],
     )
-    roots = None if spec.hash_paths else manifest.roots
-    report["scope"] = scopes.as_report(members.populations, roots)
-    report["drift"] = drift.as_report(roots)
+    report |= gate
+    entries, thumbnails = heatmaps
+    if entries:
+        report["heatmaps"] = entries
     write_json(run.report_json, report)
-    write_text(run.report_html, render_html(report, tally))
+    write_text(run.report_html, render_html(report, tally, thumbnails))
     return report

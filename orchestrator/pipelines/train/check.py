@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from orchestrator.config.fields import SHIFTED
 from orchestrator.config.specs import TrainSpec
+from orchestrator.config.threshold import SHIFTED
 from orchestrator.config.workers import Session
 from orchestrator.data.schema import escape_path
 from orchestrator.errors import SpecError
@@ -39,14 +39,15 @@ def check_spec(spec: TrainSpec) -> TrainSpec:
 def check_workers(session: Session) -> None:
     """Raises SpecError where the workers could not train together."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if session.gpus_per_worker > 1 or 0 < session.gpus_per_worker < 1 < session.num_workers:
+    most = session.group[1]
+    if session.gpus_per_worker > 1 or 0 < session.gpus_per_worker < 1 < most:
         raise SpecError(
             f"asked for {session.gpus_per_worker:g} GPU per worker; training on images takes one: "
             "give --gpus-per-worker 1 and as many --workers as there are GPUs"
         )
-    if session.num_workers > 1 and backend != "tensorflow":
+    if most > 1 and backend != "tensorflow":
         raise SpecError(
-            f"{session.num_workers} workers cannot train under KERAS_BACKEND={backend}; give "
+            f"{most} workers cannot train under KERAS_BACKEND={backend}; give "
             "--workers 1 or KERAS_BACKEND=tensorflow"
         )
 

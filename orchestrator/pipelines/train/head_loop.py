@@ -48,7 +48,7 @@ def train_head(worker: WorkerContext, task: ReleaseTask) -> dict[str, Any]:
         head, lr=training.lr, alpha=training.alpha, gamma=spec.gamma, seed=spec.seed
     )
     plan = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
-    fit = Fit(model, KerasStep(model, spec.batch_size, spec.seed), plan)
+    fit = Fit(model, KerasStep(model, spec.batch_size, spec.seed, worker.leaving), plan)
     if worker.checkpoint is not None:
         fit.load(worker.checkpoint)
     batches = ArrayBatches(views, train.labels, spec.batch_size, spec.seed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.cluster.worker_context import WorkerContext
+from orchestrator.cluster.worker_context import Leave, WorkerContext
 from orchestrator.config.specs import TrainSpec
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.shard_files import Images
@@ -85,7 +85,7 @@ def fit_network(
     """
     from orchestrator.model.live import open_steps
 
-    make_step = open_steps(worker.size, task.num_threads)
+    make_step = open_steps(worker.size, task.num_threads, worker.num_shares, worker.leaving)
     run = RunDir(task.run)
     network = _build(task, task.spec.precision)
     live = _LiveRun(worker, task, load_parts(run), ImageStore(dataset), network, make_step)
@@ -167,10 +167,16 @@ def _run(live: _LiveRun, stage: str, fit: "Fit") -> list[dict[str, float]]:
         spec.augmentation,
         worker.rank,
         worker.size,
+        worker.num_shares,
     )
     notes = {_STAGE_FILE: json.dumps(stage)}
     report = epoch_reporter(fit, RunDir(live.task.run), worker, notes)
-    return fit.run(batches, StoredImages(live.store, val.rows), val.labels, report)
+    try:
+        return fit.run(batches, StoredImages(live.store, val.rows), val.labels, report)
+    except Leave:
+        if fit.state.part.steps:
+            report({})
+        raise
 
 
 def _build(task: TrainingTask, precision: str) -> Any:

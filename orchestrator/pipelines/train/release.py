@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from orchestrator.config.fields import SHIFTED
 from orchestrator.config.specs import TrainSpec
+from orchestrator.config.threshold import COHORTS, SHIFTED
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.schema import CLASS_NAMES
@@ -94,7 +94,7 @@ def release(
     if spec.calibration == "platt":
         calibration = fit_calibration(val_logits, val.labels)
     probabilities = {"val": calibration.apply(val_logits)}
-    threshold = _choose_threshold(spec.threshold, val, trained, calibration, probabilities["val"])
+    threshold = _choose_threshold(task, val, trained, calibration, probabilities["val"])
     if len(parts["test"]):
         probabilities["test"] = calibration.apply(trained.logits(parts["test"]))
     evaluations = {
@@ -170,9 +170,19 @@ def release(
 
 
 def _choose_threshold(
-    rule: str, val: LabelledRows, trained: Trained, calibration: Calibration, probabilities: Any
+    task: ReleaseTask,
+    val: LabelledRows,
+    trained: Trained,
+    calibration: Calibration,
+    probabilities: Any,
 ) -> Threshold:
-    """The operating point on validation images, or on these and their shifted copies pooled."""
+    """The operating point on validation images, their shifted copies or each of their cohorts."""
+    rule = task.training.spec.threshold
+    if rule.endswith(COHORTS):
+        plain = rule.removesuffix(COHORTS)
+        return Threshold(
+            choose_threshold(val.labels, probabilities, plain, task.cohorts).value, rule
+        )
     if not rule.endswith(SHIFTED) or trained.shifted_logits is None:
         return choose_threshold(val.labels, probabilities, rule)
     shifted = calibration.apply(trained.shifted_logits(val))

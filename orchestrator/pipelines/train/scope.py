@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from orchestrator.data.source import IngestedSource
 from orchestrator.data.store import ImageStore
-from orchestrator.evaluation.scope import KNOWN_WORDS, fit_scope
+from orchestrator.evaluation.scope import KNOWN_FACTS, fit_scope
 from orchestrator.evaluation.scope_images import ScopeImages, make_thumbnails
 
 _MOST = {"train": 2000, "val": 2000}  # images; more change no limit by much
@@ -59,7 +59,7 @@ def sample_scope(
     train = pa.array(split == "train")
     facts = {
         name: rows.column(name).filter(train).to_pylist()
-        for name in ("age_years", *KNOWN_WORDS)
+        for name in KNOWN_FACTS
         if name in rows.column_names
     }
     return ScopeSample(chosen, images, facts)

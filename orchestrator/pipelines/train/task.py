@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from orchestrator.config.specs import TrainSpec
 from orchestrator.model.strip import Samples
 from orchestrator.pipelines.train.scope import ScopeSample
@@ -40,6 +43,7 @@ class ReleaseTask:
         audit: the leakage audit, JSON-able.
         scope: images that the bundle's reference is made of.
         samples: images for the report's strip; None where training sees no augmented view.
+        cohorts: int64 [validation rows], for a threshold rule that has to hold in each of them.
     """
 
     training: TrainingTask
@@ -49,3 +53,4 @@ class ReleaseTask:
     audit: dict[str, Any]
     scope: ScopeSample
     samples: Samples | None
+    cohorts: npt.NDArray[np.int64] | None = None

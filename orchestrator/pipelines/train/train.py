@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 from orchestrator.cluster.ray_train import run_training
 from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import Resources, TrainSpec
+from orchestrator.config.threshold import COHORTS
 from orchestrator.config.workers import Session
+from orchestrator.data.cohorts import number_cohorts
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.source import IngestedSource
 from orchestrator.errors import counted
@@ -124,6 +126,8 @@ def _train(
     else:
         prepared.write(run)
     dataset, rows, names = prepared.dataset, prepared.rows, prepared.split
+    by_cohort = spec.threshold.endswith(COHORTS)  # told before the work, not after it
+    cohorts = number_cohorts(rows.filter(pc.equal(names, "val"))) if by_cohort else None
     if spec.features == "live":
         prepare_backbone(spec, run.backbone.parent, session, reporter, engines=False)
     elif not run.head.exists():
@@ -146,6 +150,7 @@ def _train(
         audit=prepared.audit,
         scope=sample_scope(dataset, rows, names, spec.seed),
         samples=pick_samples(dataset, rows, names, spec.seed) if _augments(spec) else None,
+        cohorts=cohorts,
     )
     run.evaluating.unlink(missing_ok=True)
     told = EpochLines(run, reporter, tracking.epoch)
@@ -173,14 +178,14 @@ def _fit(
     if task.training.spec.features == "cached" and not run.head.exists():
         reporter.say("starting the training worker")
         head = run.checkpoints / "head"
-        report = run_training(train_head, (task,), head, 1, session, told.poll, reporter.say)
+        report = run_training(train_head, (task,), head, (1, 1), session, told.poll, reporter.say)
     if not report:
         reporter.say(f"starting {counted(session.num_workers, 'training worker')}")
         report = run_training(
             train_network,
             (task, dataset),
             run.checkpoints / "network",
-            session.num_workers,
+            session.group,
             session,
             told.poll,
             reporter.say,

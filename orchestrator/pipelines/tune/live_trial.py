@@ -88,7 +88,7 @@ def train_live(
         _train,
         (task, search.dataset, judge),
         run.checkpoints / "network",
-        search.session.num_workers,
+        (search.session.num_workers,) * 2,
         search.session,
         lambda: None,
         lambda line: None,

@@ -70,6 +70,47 @@ def report_and_page(scored, bad, threshold=0.5):
     return report, page, visible
 
 
+@pytest.mark.parametrize(
+    ("model", "images"),
+    [({}, "validation images"), ({"recalibrated": "x"}, "labelled images of one site")],
+)
+def test_the_rule_of_a_threshold_that_was_replaced_is_told_in_words(model, images):
+    tally = Tally(0.3)
+    tally.add(predictions([0, 1], [0.1, 0.7]), rejected())
+    own = {"value": 0.5, "rule": "sensitivity@0.95"}
+    report = build_report(
+        tally, found=2, threshold_rule="fixed", overridden=own, model=MODEL | model, run=RUN
+    )
+    words = f"0.500 (highest specificity with a sensitivity of at least 0.95 on {images})"
+    assert words in render_html(report, tally)
+
+
+def test_a_labelled_run_says_which_group_is_served_worse():
+    num, found = 120, []
+    for row in range(num):
+        label, is_north = row % 2, row % 3 == 0
+        path = f"{EVIL.replace('/', '')}/{row}.png" if is_north else f"south/{row}.png"
+        found.append((label, 0.4 if is_north and label else 0.1 + 0.8 * label, path))
+    labels, probabilities, paths = zip(*found, strict=True)
+    scored = predictions(labels, probabilities, list(paths), [f"p{row}" for row in range(num)])
+    report, page, visible = report_and_page(scored, rejected())
+    (site,) = report["subgroups"]["dimensions"]
+    assert [group["num_images"] for group in site["groups"]] == [40, 80]
+    north = site["groups"][0]
+    assert (north["num_positive"], north["metrics"]["sensitivity"]["value"]) == (20, 0.0)
+    assert report["subgroups"]["worst"]["group"] == north["name"] == EVIL.replace("/", "")
+    assert "Served worst is Site folder: <script>" in visible
+    assert "with sensitivity (recall) 0.000 against 1.000 of the other images" in visible
+    assert EVIL.replace("/", "") not in page
+    assert "0.000 worse 0.000–0.168" in visible
+    few, _, visible = report_and_page(scored.slice(0, 60), rejected())
+    assert few["subgroups"]["worst"] is None
+    assert "0.000 0.000–0.308 few" in visible
+    unlabelled, _, visible = report_and_page(predictions([None] * 4, [0.1] * 4), rejected())
+    assert unlabelled["subgroups"] is None
+    assert "Who is served worse" not in visible
+
+
 def test_labelled_run():
     scored = predictions(
         [0, 0, 1, 1, 1], [0.1, 0.7, 0.2, 0.8, 0.9], patients=["a", "b", "c", "c", "d"]

@@ -108,8 +108,8 @@ def wait_for_end(writers: list[int]) -> None:
 
 def check_final_names(run: Path) -> None:
     """Reads every table that has its final name."""
-    for path in run.rglob("*"):
-        # Tables may be replaced or removed as they are read, never cut short.
+    # Tables and their folders may be replaced or removed as they are read, never cut short.
+    for path in (Path(folder, name) for folder, _, names in os.walk(run) for name in names):
         with suppress(FileNotFoundError):
             if path.name.startswith((".", "_")):
                 continue

@@ -18,7 +18,7 @@ from pydicom import uid
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.data.decode.rules import GREY_RULES
 from orchestrator.data.manifest import load_manifest
-from orchestrator.data.schema import unescape_path
+from orchestrator.data.schema import CLASS_NAMES, unescape_path
 from orchestrator.pipelines.score.score import score
 from tests.conftest import Recorder
 from tests.data.field.bombs import BOMBS
@@ -238,15 +238,23 @@ def test_no_header_text_reaches_run_logs_or_terminal(
     folder.mkdir()
     files = make_canary_files(make_chest())
     for number, data in enumerate(files.values()):
-        (folder / f"{number:02}.dcm").write_bytes(data)
+        of_class = folder / CLASS_NAMES[number % 2]  # so that the report compares groups too
+        of_class.mkdir(exist_ok=True)
+        (of_class / f"{number:02}.dcm").write_bytes(data)
     recorder = Recorder()
     # By a worker, whose logs are searched too.
-    result = run_score(trained, folder, tmp_path / "run", recorder, Resources(workers=1))
+    result = run_score(
+        trained, folder, tmp_path / "run", recorder, Resources(workers=1), dicom_columns=True
+    )
     counts = result.report["counts"]
     assert counts["found"] == len(files)
     assert counts["rejected"] >= len(files) - 6
     scored = rows_of(result.run / "predictions")
-    assert all(row["patient_id"].startswith("hmac:") for row in scored)
+    for row in scored:
+        assert row["patient_id"].startswith("hmac:")
+        assert row["modality"] == row["view_position"] == row["body_part"] == "OTHER"
+        assert row["manufacturer"] is row["device_model"] is row["age_years"] is None
+    assert result.report["subgroups"] is not None
     shown = capfd.readouterr()
     said = "\n".join(recorder.lines) + repr(result) + shown.out + shown.err
     assert CANARY not in said

@@ -34,6 +34,7 @@ from tests.runs.dying import CHANGES
 LONG_AGO = time.time_ns() - 3600 * 10**9
 _MODEL = SimpleNamespace(
     size_px=64,
+    names=("model",),
     bundles=(Path("model"),),
     hashes=["0" * 64],
     calibrations=(),

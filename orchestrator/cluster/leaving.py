@@ -1,0 +1,69 @@
+"""When a worker has to leave: its node is drained, it gets SIGTERM, or its group is to grow.
+
+A node is drained by `ray drain-node`, by Ray's autoscaler, or by what watches for a cloud's notice
+that a spot machine will be taken away.
+"""
+
+import signal
+import threading
+import time
+from typing import Any
+
+from orchestrator.cluster.room import is_placed
+
+_LOOK_S = 5.0
+# A group that has just begun is left alone: nodes often join one after the other.
+_SETTLED_S = 30.0
+_MOST_PLACES = 16
+
+_terminated = threading.Event()
+
+
+def heed_sigterm() -> None:
+    """Has SIGTERM noted, where it would end this worker; call it from the main thread."""
+    signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
+
+
+def is_terminated() -> bool:
+    """Whether this worker got SIGTERM."""
+    return _terminated.is_set()
+
+
+def draining_nodes() -> set[str]:
+    """Returns the ids of the nodes that are about to leave; they take no new work."""
+    import ray
+
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+class GroupNotice:
+    """Whether a training group is to save what it has and leave; asked at every step.
+
+    Places for more workers are asked for by placement groups, which wait until there is room that
+    nobody else uses, have the autoscaler start nodes, and end with the worker that made them.
+
+    Args:
+        missing: workers that the group may grow by; 0 in all of its workers but one.
+        size: resources of a worker, by Ray's names.
+    """
+
+    def __init__(self, missing: int, size: dict[str, float]) -> None:
+        from ray.util.placement_group import placement_group
+
+        self._places = [placement_group([size]) for _ in range(min(missing, _MOST_PLACES))]
+        self._look_at = time.monotonic() + _SETTLED_S
+
+    def __call__(self) -> bool:
+        """Whether this worker knows a reason to leave."""
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        # Ray Train tells every worker of the group of the drain of one's node.
+        preempted: Any = get_train_context().preemption_context.preemption_info
+        return is_terminated() or preempted is not None or self._has_room()
+
+    def _has_room(self) -> bool:
+        """Whether a place for another worker has been found, looked at every few seconds."""
+        if not self._places or time.monotonic() < self._look_at:
+            return False
+        self._look_at = time.monotonic() + _LOOK_S
+        return any(map(is_placed, self._places))

@@ -1,0 +1,220 @@
+"""Which group of images is served worse: the metrics of each, and a test of each against the rest.
+
+A group is compared with all other images of its dimension. The tests count whole patients, and are
+corrected for how many there are: among dozens of groups the lowest is low by chance alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtr
+
+from orchestrator.evaluation.bootstrap import FloatArray, IntArray, cluster_rows
+from orchestrator.evaluation.groups import DIMENSIONS, Dimension
+from orchestrator.evaluation.metrics import evaluate
+
+TESTED = ("sensitivity", "specificity", "auroc")
+# A figure that rests on fewer patients (images where no patient is known) of the class it is about
+# is shown in grey and not tested, and so is one whose other images have fewer.
+MIN_PATIENTS = 20
+LEVEL = 0.05
+_MOST_ROWS = 4_000_000  # of all resamples of a group: intervals of large groups take fewer
+_RESAMPLES = (200, 1000)
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """All labelled images: what a test takes of them."""
+
+    is_positive: Mask
+    is_called: Mask
+    probabilities: FloatArray
+    clusters: IntArray
+
+
+def measure_subgroups(
+    labels: npt.NDArray[np.int8],
+    probabilities: npt.NDArray[np.float32],
+    threshold: float,
+    patients: npt.NDArray[np.object_],
+    dimensions: Sequence[Dimension],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns the metrics of every group, with intervals clustered by patient, and the worst group.
+
+    Args:
+        labels: int8 [N], 0 NORMAL, 1 PNEUMONIA.
+        probabilities: float [N], calibrated, of PNEUMONIA.
+        threshold: PNEUMONIA is called where probability >= threshold.
+        patients: [N] patient ids, None where unknown.
+        dimensions: groups of the N images. One whose groups are of one class each is left out: such
+            folders are named by the class.
+        seed: seed of the resamples.
+
+    Returns:
+        dimensions: each with `groups`, whose `metrics` hold value, low and high as in `metrics`
+        of the report, `rest` (value of the other images), `units` (patients it rests on),
+        `is_small`, `p` and `p_adjusted` (None where it is not tested) and `is_worse`.
+        worst: dimension, group and metric of the smallest p; None where nothing could be tested.
+        method: what the above rests on, in numbers.
+
+    Reference:
+        Holm, A simple sequentially rejective multiple test procedure, Scand J Stat 6, 1979.
+        Obuchowski, Nonparametric analysis of clustered ROC curve data, Biometrics 53, 1997.
+    """
+    rows = _Rows(
+        labels == 1,
+        probabilities.astype(np.float64) >= threshold,
+        probabilities.astype(np.float64),
+        cluster_rows(patients, labels.size),
+    )
+    shown, tests = [], []
+    for dimension in dimensions:
+        if _names_classes(dimension, labels):
+            continue
+        known = dimension.codes > 0
+        groups = []
+        for number, name in enumerate(dimension.groups, 1):
+            group = dimension.codes == number
+            num_resamples = int(np.clip(_MOST_ROWS // group.sum(), *_RESAMPLES))
+            found = evaluate(
+                labels[group],
+                probabilities[group],
+                threshold,
+                patients[group],
+                num_resamples=num_resamples,
+                seed=seed,
+            )
+            metrics = {
+                metric: found.metrics[metric].as_dict()
+                | _compare(metric, rows, group, known & ~group)
+                for metric in TESTED
+            }
+            cells = found.confusion
+            groups.append(
+                {
+                    "name": name,
+                    "num_images": found.num_images,
+                    "num_patients": found.num_patients,
+                    "num_positive": cells.tp + cells.fn,
+                    "num_negative": cells.tn + cells.fp,
+                    "metrics": metrics,
+                }
+            )
+            tests += [
+                ({"dimension": dimension.name, "group": name, "metric": metric}, figure)
+                for metric, figure in metrics.items()
+                if figure["p"] is not None
+            ]
+        shown.append(
+            {
+                "name": dimension.name,
+                "title": DIMENSIONS[dimension.name],
+                "num_unknown": int((~known).sum()),
+                "groups": groups,
+            }
+        )
+    _adjust([figure for _, figure in tests])
+    worst = min(tests, key=lambda test: test[1]["p"], default=None)
+    return {
+        "dimensions": shown,
+        "worst": None if worst is None else worst[0] | worst[1],
+        "method": {
+            "min_patients": MIN_PATIENTS,
+            "num_tests": len(tests),
+            "level": LEVEL,
+            "correction": "Holm",
+        },
+    }
+
+
+def _names_classes(dimension: Dimension, labels: npt.NDArray[np.int8]) -> bool:
+    positives = np.bincount(dimension.codes, labels == 1)[1:]
+    totals = np.bincount(dimension.codes)[1:]
+    is_pure = (positives == 0) | (positives == totals)
+    return bool(is_pure.all() and 0 < positives.sum() < totals.sum())
+
+
+def _compare(metric: str, rows: _Rows, group: Mask, rest: Mask) -> dict[str, Any]:
+    """The figure of all other images, and the chance of so low a one in the group."""
+    kinds = {"sensitivity": [True], "specificity": [False], "auroc": [False, True]}[metric]
+
+    def count(chosen: Mask) -> int:
+        of_kinds = [rows.clusters[chosen & (rows.is_positive == kind)] for kind in kinds]
+        return min(int(np.count_nonzero(np.bincount(clusters))) for clusters in of_kinds)
+
+    units, others = count(group), count(rest)
+    is_small = min(units, others) < MIN_PATIENTS
+    rest_value = p = None
+    if units and others:
+        measure = _auroc if metric == "auroc" else _rate
+        value, rest_value, terms = measure(rows, group, rest, kinds[-1])
+        if not is_small:
+            p = _chance(value - rest_value, terms, rows.clusters, min(units, others))
+    return {
+        "rest": rest_value,
+        "units": units,
+        "is_small": is_small,
+        "p": p,
+        "p_adjusted": None,
+        "is_worse": False,
+    }
+
+
+def _rate(rows: _Rows, group: Mask, rest: Mask, kind: bool) -> tuple[float, float, FloatArray]:
+    """Sensitivity or specificity of group and rest, and what each image adds to the difference.
+
+    The terms are those under equal rates, which holds at rates near 1 and in small groups too.
+    """
+    counted = rows.is_positive == kind
+    right = rows.is_called == kind
+    ours, others = group & counted, rest & counted
+    pooled = right[ours | others].mean()
+    terms = (right - pooled) * (ours / ours.sum() - others / others.sum())
+    return float(right[ours].mean()), float(right[others].mean()), terms
+
+
+def _auroc(rows: _Rows, group: Mask, rest: Mask, kind: bool) -> tuple[float, float, FloatArray]:
+    """AUROC of group and rest, and what each image adds to the difference (DeLong's components)."""
+    terms = np.zeros(rows.clusters.size)
+    values = []
+    for sign, chosen in ((1, group), (-1, rest)):
+        places = [np.flatnonzero(chosen & (rows.is_positive == kind)) for kind in (False, True)]
+        negative, positive = (rows.probabilities[each] for each in places)
+        above = _share_below(positive, negative)  # of each positive image
+        below = 1 - _share_below(negative, positive)
+        value = float(above.mean())
+        terms[places[1]] = sign * (above - value) / positive.size
+        terms[places[0]] = sign * (below - value) / negative.size
+        values.append(value)
+    return values[0], values[1], terms
+
+
+def _share_below(values: FloatArray, others: FloatArray) -> FloatArray:
+    """Returns for each value the share of the others that lie below it; equals count half."""
+    ordered = np.sort(others)
+    lower = np.searchsorted(ordered, values) + np.searchsorted(ordered, values, "right")
+    return lower / (2 * ordered.size)
+
+
+def _chance(difference: float, terms: FloatArray, clusters: IntArray, num_units: int) -> float:
+    """Returns the one-sided p of a difference this low, its terms summed by patient."""
+    sums = np.bincount(clusters, terms)
+    spread = float(np.sqrt(np.sum(sums**2)))
+    if spread == 0:
+        return 0.0 if difference < 0 else 1.0
+    return float(stdtr(num_units - 1, difference / spread))
+
+
+def _adjust(figures: Sequence[dict[str, Any]]) -> None:
+    """Corrects the p of all figures for their number, and marks those that stay low."""
+    reached = 0.0
+    for rank, figure in enumerate(sorted(figures, key=lambda figure: figure["p"])):
+        reached = max(reached, min(1.0, figure["p"] * (len(figures) - rank)))
+        figure["p_adjusted"] = reached
+        figure["is_worse"] = reached < LEVEL

@@ -1,0 +1,153 @@
+"""Golden images: what a bundle gave for them when it was written, to be computed again anywhere.
+
+`golden.json` of a bundle holds two phantoms and two images of noise, never a patient's, with the
+logits that Keras gave for them. They are drawn small and enlarged to the model's size by repeating
+pixels, so that every machine has the same ones. A bundle of an earlier version has no such file:
+its engines are held against each other.
+"""
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orchestrator.data.phantoms import draw_phantoms
+from orchestrator.errors import BundleError
+from orchestrator.model.bundle import GOLDEN_FILE, BundleInfo
+from orchestrator.model.engine.base import Array, Engine, EngineName
+from orchestrator.model.engine.keras import keras_engine
+from orchestrator.model.engine.load import load_engine
+
+if TYPE_CHECKING:
+    import keras
+
+# Largest accepted difference as a share of the logits' scale: float32 on another processor adds in
+# another order, and another network is thousands of times farther off.
+TOLERANCE = 1e-4
+_SIDE_PX = 64  # at most, as stored
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The golden images computed again.
+
+    Args:
+        engine: `openvino` or `keras`.
+        difference: the largest |logit - golden logit| over their scale, the largest magnitude or 1.
+        against: what the logits were held against, in words.
+    """
+
+    engine: EngineName
+    difference: float
+    against: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the difference is within `TOLERANCE`; NaN is not."""
+        return self.difference <= TOLERANCE
+
+
+def render_golden(model: "keras.Model") -> str:
+    """Returns what a bundle's `golden.json` is to hold.
+
+    Args:
+        model: images [None, S, S, 1] -> logit [None, 1], a model of `scoring_model`.
+    """
+    size_px = int(model.input_shape[1])
+    small = _draw(min(size_px, _SIDE_PX))
+    logits = keras_engine(model, batch_size=len(small)).logits(_enlarge(small, size_px))
+    stored = {
+        "side_px": small.shape[1],
+        "pixels": base64.b64encode(small.tobytes()).decode(),
+        "logits": [float(logit) for logit in logits],
+    }
+    return json.dumps(stored, allow_nan=False) + "\n"
+
+
+def replay_bundle(folder: Path, info: BundleInfo) -> list[Replay]:
+    """Computes a bundle's golden images with each engine, on this machine.
+
+    Args:
+        folder: the bundle, verified.
+        info: what it says of itself.
+
+    Raises:
+        BundleError: the golden images cannot be read, or an engine cannot load the bundle.
+    """
+    if GOLDEN_FILE in info.files:
+        images, expected = _load(folder, info.size_px)
+        against = "the golden outputs"
+    else:
+        images, expected = _enlarge(_draw(min(info.size_px, _SIDE_PX)), info.size_px), None
+        against = "Keras: an earlier version wrote the bundle, without golden outputs"
+    names: tuple[EngineName, ...] = ("keras", "openvino")
+    found = []
+    for name in names:
+        logits = load_engine(folder, name, batch_size=len(images)).logits(images)
+        expected = logits if expected is None else expected
+        found.append(Replay(name, _difference(logits, expected), against))
+    return found
+
+
+def check_engine(folder: Path, engine: Engine) -> None:
+    """Computes as many golden images as one batch takes with an engine that is about to score.
+
+    That costs one batch. In a lower precision than float32 outputs may differ: none is computed.
+
+    Args:
+        folder: the bundle, verified; one of an earlier version passes.
+        engine: of the bundle.
+
+    Raises:
+        BundleError: the outputs differ from those when the bundle was written.
+    """
+    if engine.precision != "f32" or not (folder / GOLDEN_FILE).exists():
+        return
+    images, expected = _load(folder, engine.size_px)
+    count = min(len(images), engine.batch_size)
+    difference = _difference(engine.logits(images[:count]), expected[:count])
+    if not difference <= TOLERANCE:
+        raise BundleError(describe_difference(folder, Replay(engine.name, difference, "")))
+
+
+def describe_difference(folder: Path, replay: Replay) -> str:
+    """Returns the message about a bundle that does not give here what it gave when written."""
+    return (
+        f"{folder} gives other outputs with {replay.engine} here than when it was written, by "
+        f"{replay.difference:.1e} of their scale, expected at most {TOLERANCE:.0e}: its network "
+        "was replaced, or this machine computes wrongly; copy the bundle again, or use --engine "
+        f"{'keras' if replay.engine == 'openvino' else 'openvino'}"
+    )
+
+
+def _draw(side_px: int) -> Array:
+    """Two phantoms and two images of noise, uint8 [4, side_px, side_px]."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, side_px, side_px))
+    return np.concatenate([draw_phantoms(side_px), noise.astype(np.uint8)])
+
+
+def _enlarge(images: Array, size_px: int) -> Array:
+    """Repeats pixels up to a size, uint8 [N, size_px, size_px]."""
+    places = np.arange(size_px) * images.shape[1] // size_px
+    return images[:, places[:, np.newaxis], places]
+
+
+def _load(folder: Path, size_px: int) -> tuple[Array, Array]:
+    """The golden images, uint8 [N, size_px, size_px], and their logits, float32 [N]."""
+    try:
+        stored = json.loads((folder / GOLDEN_FILE).read_text(encoding="utf-8"))
+        side_px = int(stored["side_px"])
+        logits = np.array(stored["logits"], np.float32)
+        pixels = np.frombuffer(base64.b64decode(stored["pixels"]), np.uint8)
+        return _enlarge(pixels.reshape(len(logits), side_px, side_px), size_px), logits
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BundleError(
+            f"{folder / GOLDEN_FILE} cannot be read; copy the bundle again"
+        ) from error
+
+
+def _difference(logits: Array, expected: Array) -> float:
+    return float(np.abs(logits - expected).max() / max(float(np.abs(expected).max()), 1.0))

@@ -1,0 +1,1 @@
+"""The registry: versions of models that never change, and which of them are live."""

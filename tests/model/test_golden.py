@@ -1,0 +1,123 @@
+"""A bundle gives on this machine what it gave when it was written, or is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli.app import app
+from orchestrator.cli.doctor import _model
+from orchestrator.errors import BundleError
+from orchestrator.model.bundle import load_info
+from orchestrator.model.engine.load import load_engine
+from orchestrator.model.golden import TOLERANCE, check_engine, replay_bundle
+from orchestrator.model.keras_file import load_keras_file
+from orchestrator.runs.atomic import sha256_file
+
+pytestmark = pytest.mark.ray  # for the bundle
+
+
+@pytest.fixture
+def copied(trained: SimpleNamespace, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained.bundle, tmp_path / "copied"))
+
+
+def record_anew(folder: Path, *, leave_out: str | None = None) -> None:
+    """Has `bundle.json` say that the files are as they are now."""
+    path = folder / "bundle.json"
+    stored = json.loads(path.read_text())
+    if leave_out:
+        del stored["files"][leave_out]
+    for name, entry in stored["files"].items():
+        file = folder / name
+        entry |= {"sha256": sha256_file(file), "size_bytes": file.stat().st_size}
+    path.write_text(json.dumps(stored))
+
+
+def change_ir(folder: Path) -> None:
+    path = folder / "openvino.bin"
+    (np.fromfile(path, np.float32) * np.float32(1.01)).tofile(path)
+
+
+def change_keras(folder: Path) -> None:
+    network = load_keras_file(folder / "model.keras")
+    network.set_weights([1.01 * values for values in network.get_weights()])
+    network.save(folder / "model.keras")
+
+
+def change_golden(folder: Path) -> None:
+    path = folder / "golden.json"
+    stored = json.loads(path.read_text())
+    stored["logits"][3] += 0.01
+    path.write_text(json.dumps(stored))
+
+
+def test_a_bundle_gives_on_both_engines_what_it_gave_when_it_was_written(copied: Path) -> None:
+    done = CliRunner().invoke(app, ["models", "verify", str(copied), "--json"])
+    assert done.exit_code == 0, done.output
+    shown = json.loads(done.output)
+    assert [(found["engine"], found["ok"]) for found in shown["replays"]] == [
+        ("keras", True),
+        ("openvino", True),
+    ]
+    assert max(found["difference"] for found in shown["replays"]) < TOLERANCE / 3
+    assert _model(str(copied)).ok
+    assert (copied / "golden.json").stat().st_size < 30_000
+
+
+@pytest.mark.parametrize(
+    ("change", "bad"),
+    [
+        (change_ir, ["openvino"]),
+        (change_keras, ["keras"]),
+        (change_golden, ["keras", "openvino"]),
+    ],
+)
+def test_another_network_or_other_outputs_with_right_hashes_are_found(
+    change: Callable[[Path], None], bad: list[str], copied: Path
+) -> None:
+    change(copied)
+    record_anew(copied)
+    replays = replay_bundle(copied, load_info(copied))
+    assert [found.engine for found in replays if not found.ok] == bad
+    check = _model(str(copied))
+    assert not check.ok
+    assert (
+        f"{copied} gives other outputs with {bad[0]} here than when it was written" in check.found
+    )
+
+
+def test_a_worker_does_not_begin_with_another_network(copied: Path) -> None:
+    check_engine(copied, load_engine(copied, "openvino", 1))
+    change_ir(copied)
+    record_anew(copied)
+    for batch_size in (1, 16):  # fewer than the golden images, and more
+        with pytest.raises(BundleError, match=r"gives other outputs with openvino here than when"):
+            check_engine(copied, load_engine(copied, "openvino", 1, batch_size=batch_size))
+
+
+def test_the_engines_of_an_earlier_version_s_bundle_are_held_against_each_other(
+    copied: Path,
+) -> None:
+    record_anew(copied, leave_out="golden.json")
+    (copied / "golden.json").unlink()
+    check_engine(copied, load_engine(copied, "openvino", 1))
+    good = replay_bundle(copied, load_info(copied))
+    assert [found.ok for found in good] == [True, True]
+    assert "without golden outputs" in good[0].against
+    change_ir(copied)
+    record_anew(copied)
+    assert [found.ok for found in replay_bundle(copied, load_info(copied))] == [True, False]
+
+
+def test_a_bundle_that_fails_ends_with_exit_code_4(copied: Path) -> None:
+    (copied / "golden.json").write_text("{}")
+    record_anew(copied)
+    done = CliRunner().invoke(app, ["models", "verify", str(copied)])
+    assert isinstance(done.exception, BundleError)
+    assert "golden.json cannot be read; copy the bundle again" in str(done.exception)
