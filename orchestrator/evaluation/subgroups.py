@@ -65,7 +65,8 @@ def measure_subgroups(
 
     Reference:
         Holm, A simple sequentially rejective multiple test procedure, Scand J Stat 6, 1979.
-        Obuchowski, Nonparametric analysis of clustered ROC curve data, Biometrics 53, 1997.
+        Rao and Scott, A simple method for the analysis of clustered binary data, Biometrics 48,
+        1992. Obuchowski, Nonparametric analysis of clustered ROC curve data, Biometrics 53, 1997.
     """
     rows = _Rows(
         labels == 1,
@@ -153,9 +154,9 @@ def _compare(metric: str, rows: _Rows, group: Mask, rest: Mask) -> dict[str, Any
     rest_value = p = None
     if units and others:
         measure = _auroc if metric == "auroc" else _rate
-        value, rest_value, terms = measure(rows, group, rest, kinds[-1])
+        value, rest_value, spread = measure(rows, group, rest, kinds[-1])
         if not is_small:
-            p = _chance(value - rest_value, terms, rows.clusters, min(units, others))
+            p = _chance(value - rest_value, spread, min(units, others))
     return {
         "rest": rest_value,
         "units": units,
@@ -166,23 +167,28 @@ def _compare(metric: str, rows: _Rows, group: Mask, rest: Mask) -> dict[str, Any
     }
 
 
-def _rate(rows: _Rows, group: Mask, rest: Mask, kind: bool) -> tuple[float, float, FloatArray]:
-    """Sensitivity or specificity of group and rest, and what each image adds to the difference.
+def _rate(rows: _Rows, group: Mask, rest: Mask, kind: bool) -> tuple[float, float, float]:
+    """Sensitivity or specificity of group and rest, and the standard error of their difference.
 
-    The terms are those under equal rates, which holds at rates near 1 and in small groups too.
+    It is that under equal rates, which holds at rates near 1 too, widened by as much as images of
+    the same patients are alike.
     """
     counted = rows.is_positive == kind
     right = rows.is_called == kind
     ours, others = group & counted, rest & counted
+    value, rest_value = float(right[ours].mean()), float(right[others].mean())
     pooled = right[ours | others].mean()
-    terms = (right - pooled) * (ours / ours.sum() - others / others.sum())
-    return float(right[ours].mean()), float(right[others].mean()), terms
+    spread = np.sqrt(pooled * (1 - pooled) * (1 / ours.sum() + 1 / others.sum()))
+    terms = ours * (right - value) / ours.sum() - others * (right - rest_value) / others.sum()
+    apart, together = np.sum(terms**2), np.sum(np.bincount(rows.clusters, terms) ** 2)
+    alike = max(1.0, together / apart) if apart else 1.0
+    return value, rest_value, float(spread * np.sqrt(alike))
 
 
-def _auroc(rows: _Rows, group: Mask, rest: Mask, kind: bool) -> tuple[float, float, FloatArray]:
-    """AUROC of group and rest, and what each image adds to the difference (DeLong's components)."""
+def _auroc(rows: _Rows, group: Mask, rest: Mask, kind: bool) -> tuple[float, float, float]:
+    """AUROC of group and rest, and the standard error of their difference."""
     terms = np.zeros(rows.clusters.size)
-    values = []
+    values = []  # and DeLong's components of each image
     for sign, chosen in ((1, group), (-1, rest)):
         places = [np.flatnonzero(chosen & (rows.is_positive == kind)) for kind in (False, True)]
         negative, positive = (rows.probabilities[each] for each in places)
@@ -192,7 +198,7 @@ def _auroc(rows: _Rows, group: Mask, rest: Mask, kind: bool) -> tuple[float, flo
         terms[places[1]] = sign * (above - value) / positive.size
         terms[places[0]] = sign * (below - value) / negative.size
         values.append(value)
-    return values[0], values[1], terms
+    return values[0], values[1], float(np.sqrt(np.sum(np.bincount(rows.clusters, terms) ** 2)))
 
 
 def _share_below(values: FloatArray, others: FloatArray) -> FloatArray:
@@ -202,10 +208,8 @@ def _share_below(values: FloatArray, others: FloatArray) -> FloatArray:
     return lower / (2 * ordered.size)
 
 
-def _chance(difference: float, terms: FloatArray, clusters: IntArray, num_units: int) -> float:
-    """Returns the one-sided p of a difference this low, its terms summed by patient."""
-    sums = np.bincount(clusters, terms)
-    spread = float(np.sqrt(np.sum(sums**2)))
+def _chance(difference: float, spread: float, num_units: int) -> float:
+    """Returns the one-sided p of a difference this low."""
     if spread == 0:
         return 0.0 if difference < 0 else 1.0
     return float(stdtr(num_units - 1, difference / spread))

@@ -72,8 +72,7 @@ def test_the_test_of_a_rate_is_the_pooled_one_by_hand() -> None:
     probabilities = np.array([0.9] * 30 + [0.1] * 10 + [0.9] * 57 + [0.1] * 3, np.float32)
     groups = np.array([1] * 40 + [2] * 60, np.uint8)
     figure = metrics_of(measured(labels, probabilities, groups), 1)["sensitivity"]
-    # The pooled rate is 0.87: what each image adds is its distance from that.
-    spread = np.sqrt((30 * 0.13**2 + 10 * 0.87**2) / 40**2 + (57 * 0.13**2 + 3 * 0.87**2) / 60**2)
+    spread = np.sqrt(0.87 * 0.13 * (1 / 40 + 1 / 60))
     assert figure["p"] == pytest.approx(student.cdf((0.75 - 0.95) / spread, 39))
     assert (figure["rest"], figure["units"]) == (0.95, 40)
 
