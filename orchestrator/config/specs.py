@@ -48,7 +48,7 @@ from orchestrator.config.fields import (
     flag,
 )
 from orchestrator.config.forms import DecodeLimits, RecipeForm, TrainingForm
-from orchestrator.config.listing import ListingForm
+from orchestrator.config.listing import ListingForm, OnNewModel
 
 
 class Resources(Form):
@@ -222,6 +222,7 @@ class ScoreSpec(ListingForm):
     only_new: Annotated[
         bool, flag("Leave out files that earlier runs in --out-root processed.", DATA)
     ] = False
+    on_new_model: OnNewModel = "rescore"
     batch_size: Annotated[
         Annotated[int, Field(ge=1, le=8192)] | None,
         flag("Images per model call.", SCORING, default="what suits the engine"),
