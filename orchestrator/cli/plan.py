@@ -123,6 +123,12 @@ def _described(plan: "JobPlan", cost: "Cost | None") -> list[str]:
             f"  {plan.found.num_files:,} files, {_size(plan.found.num_bytes)}{size}, "
             f"{plan.found.num_labelled:,} labelled"
         )
+    if plan.to_score is not None and plan.job is not None:
+        rule = plan.job.args.get("on_new_model", "rescore")
+        lines.append(
+            f"  {plan.to_score.now:,} of them to score now, {plan.to_score.after_promotion:,} with "
+            f"another model in its place (on_new_model: {rule})"
+        )
     for predicted in plan.predicted:
         amount = f"{_size(predicted.num_bytes):>10}"
         lines.append(f"  {amount}  {predicted.what}: {predicted.basis}")
@@ -169,6 +175,7 @@ def _print_plans(nodes: "Nodes", plans: list["JobPlan"], costs: Sequence["Cost |
                 "job": plan.job.model_dump(mode="json") if plan.job else None,
                 "workers": vars(plan.session) if plan.session else None,
                 "found": vars(plan.found) if plan.found else None,
+                "to_score": vars(plan.to_score) if plan.to_score else None,
                 "predicted": [vars(predicted) for predicted in plan.predicted],
                 "cost": vars(cost) if cost else None,
                 "notes": plan.notes,

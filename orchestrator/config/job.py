@@ -115,6 +115,15 @@ class Job(Form):
         return self
 
 
+def check_scheduled(job: Job) -> None:
+    """Raises `SpecError` where a scheduled job would take whichever model is the newest by then."""
+    if job.schedule is not None and job.kind == "score" and job.args.get("model") is None:
+        raise SpecError(
+            f"{job.name}: a schedule does not score with the newest bundle, which may be another "
+            "one tonight; give model, such as models:production"
+        )
+
+
 def find_broken_chains(jobs: Mapping[str, Job], *, are_all: bool) -> dict[str, str]:
     """Returns what is wrong with the `after` of jobs: an unknown job, or a circle.
 

@@ -1,6 +1,8 @@
 """How a user says what folders, labels and tables mean: `--class-map` and `--table`."""
 
+import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
@@ -52,6 +54,43 @@ ClassMap = Annotated[
     BeforeValidator(_load_class_map),
     AfterValidator(_check_class_map),
     PlainSerializer(list),
+]
+
+
+def rescore_window(rule: str) -> timedelta | None:
+    """Returns the age up to which a new model scores again what another one has scored.
+
+    Args:
+        rule: `keep`, `rescore` or `rescore-window 30d`.
+
+    Returns:
+        None for all of it, zero for nothing.
+
+    Raises:
+        ValueError: another rule.
+    """
+    if rule in ("keep", "rescore"):
+        return None if rule == "rescore" else timedelta()
+    found = re.fullmatch(r"rescore-window ([1-9][0-9]{0,3})d", rule)
+    if found is None:
+        raise ValueError("expected keep, rescore or rescore-window and days, as rescore-window 30d")
+    return timedelta(days=int(found[1]))
+
+
+def _check_rule(rule: str) -> str:
+    rescore_window(rule)
+    return rule
+
+
+OnNewModel = Annotated[
+    str,
+    AfterValidator(_check_rule),
+    flag(
+        "With --only-new, what a new model scores again: keep (nothing), rescore (all), or "
+        "'rescore-window 30d' (what another one has scored since).",
+        DATA,
+        metavar="<rule>",
+    ),
 ]
 
 

@@ -52,7 +52,7 @@ from orchestrator.config.forms import (
     RecipeForm,
     TrainingForm,
 )
-from orchestrator.config.listing import ListingForm
+from orchestrator.config.listing import ListingForm, OnNewModel
 from orchestrator.config.threshold import COHORTS, SHIFTED, GivenThreshold, PlainThresholdRule
 from orchestrator.config.worker_counts import WorkerCount
 
@@ -225,6 +225,7 @@ class ScoreSpec(GateForm, DicomForm):
     only_new: Annotated[
         bool, flag("Leave out files that earlier runs in --out-root processed.", DATA)
     ] = False
+    on_new_model: OnNewModel = "rescore"
     batch_size: Annotated[
         Annotated[int, Field(ge=1, le=8192)] | None,
         flag("Images per model call.", SCORING, default="what suits the engine"),

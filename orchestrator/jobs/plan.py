@@ -9,17 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from orchestrator.cluster.address import find_address
 from orchestrator.cluster.session import query_nodes
-from orchestrator.config.job import Job
+from orchestrator.config.job import Job, check_scheduled
 from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import SPECS, RecalibrateSpec, ScoreSpec
 from orchestrator.config.workers import Session, count_cpus, count_nodes, plan_workers
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
 from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
+from orchestrator.jobs.to_score import ToScore, count_to_score
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_names, check_size, check_weights
 from orchestrator.model.bundle_folder import newest_bundle
@@ -71,6 +73,7 @@ class JobPlan:
         job: as read; None where it could not be.
         session: workers that it would get.
         found: its input, where it was looked at.
+        to_score: files that are new to it, where it leaves out what earlier runs have scored.
         predicted: what it would take.
         problems: why it could not run; empty where it could.
         exit_code: of the first of these; 0 where there are none.
@@ -81,6 +84,7 @@ class JobPlan:
     job: Job | None = None
     session: Session | None = None
     found: InputFacts | None = None
+    to_score: ToScore | None = None
     predicted: list[Estimate] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     exit_code: int = 0
@@ -183,6 +187,7 @@ def plan_job(file: Path, nodes: Nodes, *, look: bool) -> JobPlan:
     job = plan.job
     plan.session = step(lambda: plan_workers(job.resources, nodes.resources))
     spec = step(lambda: build_spec(SPECS[job.kind], {}, job))
+    step(lambda: check_scheduled(job))
     if spec is not None and job.kind in _TRAINS:
         step(lambda: _check_backbones(spec))
     if look and spec is not None and not plan.problems:
@@ -206,6 +211,18 @@ def backbones_of(spec: Any) -> list[str]:
     return canonical_names(getattr(spec, "backbones", None) or [spec.backbone])
 
 
+def _count(plan: JobPlan, spec: ScoreSpec, hashes: list[str]) -> None:
+    """Counts what is new to the earlier runs; where one is at work that is a note."""
+    gpus = plan.session.gpus_per_worker if plan.session else 0
+    engine = ("keras" if gpus else "openvino") if spec.engine == "auto" else spec.engine
+    num_files = plan.found.num_files if plan.found else 0
+    notes: Any = SimpleNamespace(say=plan.notes.append)
+    try:
+        plan.to_score = count_to_score(spec, engine, hashes, num_files, notes)
+    except OrchestratorError as error:
+        plan.notes.append(f"what is new could not be counted: {error}")
+
+
 def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
     """Lists the input and estimates; what cannot be seen from here is a note."""
     if isinstance(spec, RecalibrateSpec):
@@ -215,9 +232,11 @@ def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
     try:
         plan.found = InputFacts.of(sources, ListingOptions.of(spec))
         if scores:
-            named = spec.model[0] if spec.model else str(newest_bundle(Path("models")))
-            info = open_model(named).info
-            plan.predicted = estimate_scoring(plan.found, spec, info, plan.session)
+            named = spec.model or (str(newest_bundle(Path("models"))),)
+            models = [open_model(name) for name in named]
+            plan.predicted = estimate_scoring(plan.found, spec, models[0].info, plan.session)
+            if spec.only_new:
+                _count(plan, spec, [model.info.sha256 for model in models])
         else:
             plan.predicted = estimate_training(plan.found, spec, backbones_of(spec), plan.session)
     except OrchestratorError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.fields import Duration
-from orchestrator.config.job import Job, OnFailure, find_broken_chains
+from orchestrator.config.job import Job, OnFailure, check_scheduled, find_broken_chains
 from orchestrator.config.load import build_spec, load_job
 from orchestrator.config.specs import SPECS
 from orchestrator.errors import SpecError, printable
@@ -164,6 +164,7 @@ class JobFolder:
                 return _File(stamp)
             build_spec(SPECS[job.kind], {}, job)
             place_run(job, "checked")
+            check_scheduled(job)
             job.model_dump_json()
         except SpecError as error:
             if isinstance(error.__cause__, FileNotFoundError):

@@ -95,6 +95,7 @@ def test_this_machine_is_taken_where_no_cluster_is_named(folder: Path) -> None:
         ),
         ("score", {"input": "x"}, {"timeout": 6}, "timeout=6"),
         ("score", {"input": "x"}, {"schedule": {"cron": "0 2 * *"}}, "expected five"),
+        ("score", {"input": "x"}, {"schedule": {"cron": "@daily"}}, "give model, such as models:"),
     ],
 )
 def test_unknown_keys_and_impossible_requests_are_errors(
@@ -201,9 +202,9 @@ def test_plan_shows_the_time_limit_of_a_job_that_gives_none(folder: Path) -> Non
 
 
 def test_a_job_that_follows_none_of_the_folder_is_an_error(folder: Path) -> None:
-    write_job(folder, "a", "score", {"input": "x"}, schedule={"cron": "@daily"})
-    write_job(folder, "b", "score", {"input": "x"}, schedule={"after": "a"})
-    path = write_job(folder, "c", "score", {"input": "x"}, schedule={"after": "x"})
+    write_job(folder, "a", "score", {"input": "x", "model": "m"}, schedule={"cron": "@daily"})
+    write_job(folder, "b", "score", {"input": "x", "model": "m"}, schedule={"after": "a"})
+    path = write_job(folder, "c", "score", {"input": "x", "model": "m"}, schedule={"after": "x"})
     done = run("validate")
     assert done.exit_code == 2
     assert "error: jobs/c.yaml: after: no scheduled job is named x; known: a, b" in done.stdout

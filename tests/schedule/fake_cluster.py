@@ -134,7 +134,10 @@ def fails(submission_id: str) -> bool:
 
 def dump_job(folder: Path, name: str, **keys: object) -> Path:
     """Writes a job file, whole or not at all."""
-    body = {"name": name, "kind": "score", "args": {"input": "/data/xrays"}, **keys}
+    body = {"name": name, "kind": "score", "args": {"input": "/data/xrays"}}
+    body |= keys
+    if body["kind"] == "score":  # a scheduled one names its model
+        body["args"] = {"model": "/m"} | body["args"]
     temporary = folder / f".{name}.tmp"
     temporary.write_text(json.dumps(body))
     return temporary.rename(folder / f"{name}.yaml")

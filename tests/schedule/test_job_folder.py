@@ -13,8 +13,11 @@ from tests.schedule.fake_cluster import dump_job
 SCHEDULE = {"cron": "0 2 * * *"}
 
 
+NAMED = {"input": "/x", "model": "/m"}
+
+
 def dump(**changes: object) -> str:
-    body = {"name": "bad", "kind": "score", "args": {"input": "/x"}, "schedule": SCHEDULE}
+    body = {"name": "bad", "kind": "score", "args": NAMED, "schedule": SCHEDULE}
     return yaml.safe_dump(body | changes)
 
 
@@ -47,6 +50,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an output that is a list": (write(dump(args={"input": "/x", "out": ["/y"]})), "out=['/y']"),
     "a fixed output": (write(dump(args={"input": "/x", "out": "/y"})), "give out_root in place"),
+    "no model": (
+        write(dump(args={"input": "/x"})),
+        "bad: a schedule does not score with the newest bundle, which may be another one tonight; "
+        "give model, such as models:production",
+    ),
     "a folder": (lambda path: path.mkdir(), "is not a regular file"),
     "a pipe": (os.mkfifo, "is not a regular file"),
     "a link to nothing": (lambda path: path.symlink_to("nowhere"), "No such file"),

@@ -96,13 +96,20 @@ def find_runs(root: Path, terms: Mapping[str, Any]) -> tuple[list[EarlierRun], l
 def terms_served(recorded: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the terms on which a run counts: its own, but for an engine that it does not name.
 
-    Earlier versions recorded `auto` in place of the engine that it meant.
+    Earlier versions recorded `auto` in place of the engine that it meant. Each also as `any_model`
+    gives it.
 
     Args:
         recorded: `terms` of the run's status.
     """
     engines = ("openvino", "keras") if recorded.get("engine") == "auto" else ()
-    return [dict(recorded), *({**recorded, "engine": engine} for engine in engines)]
+    own = [dict(recorded), *({**recorded, "engine": engine} for engine in engines)]
+    return own + [any_model(terms) for terms in own if terms]
+
+
+def any_model(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the terms that runs share which differ in the model alone."""
+    return {**terms, "models": "any"}
 
 
 def digest_limits(limits: Mapping[str, Any] | None) -> str:

@@ -16,9 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator.config.specs import ScoreSpec
-from orchestrator.data.decode.images import DECODER_VERSION
-from orchestrator.data.known.index import KnownIndex, OpenIndex
-from orchestrator.data.known.index_build import digest_limits, update_index
+from orchestrator.data.known.earlier import find_earlier
+from orchestrator.data.known.index import KnownIndex
 from orchestrator.data.known.known_files import KnownFiles, iter_known, known_writer
 from orchestrator.data.listing.inputs import Inputs, list_inputs
 from orchestrator.data.listing.listed_rows import ListedFile
@@ -33,6 +32,7 @@ from orchestrator.data.manifest import (
 )
 from orchestrator.data.pseudonym import FileNaming
 from orchestrator.data.shard_files import has_part, part_path, write_part
+from orchestrator.data.terms import scoring_terms
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json
 from orchestrator.runs.lock import find_owner
@@ -71,7 +71,8 @@ def record_terms(spec: ScoreSpec, run: RunDir, models: list[str]) -> None:
         run: the run, started.
         models: SHA-256 of each bundle.
     """
-    run.write_status(Status.RUNNING, terms=_terms(spec, models), limits=spec.limits.model_dump())
+    terms = scoring_terms(spec, models)
+    run.write_status(Status.RUNNING, terms=terms, limits=spec.limits.model_dump())
 
 
 def place_manifest(
@@ -145,24 +146,10 @@ def commit_listed(work: Work, run: RunDir, schema: pa.Schema, naming: FileNaming
         write_part(path, pa.Table.from_pylist(rows, schema), owner)
 
 
-def _terms(spec: ScoreSpec, models: list[str]) -> dict[str, Any]:
-    """What decides a prediction, as JSON gives it back."""
-    return {
-        "models": models,
-        "engine": spec.engine,
-        "precision": spec.precision,
-        "decoder": DECODER_VERSION,
-        # Runs of earlier versions have no such key, and none was given there.
-        **({} if spec.threshold is None else {"threshold": spec.threshold}),
-        **({} if spec.out_of_scope == "mark" else {"out_of_scope": spec.out_of_scope}),
-    }
-
-
 def _open_index(spec: ScoreSpec, models: list[str], run: RunDir, reporter: Reporter) -> KnownFiles:
     """Returns what is known, and stores for the run's workers which index that is."""
-    root = Path(str(spec.out_root))
-    files, state, unfinished = update_index(root, _terms(spec, models), reporter)
-    for folder in unfinished:
+    earlier = find_earlier(spec, scoring_terms(spec, models), reporter)
+    for folder in earlier.unfinished:
         if folder.absolute() == run.path:
             continue
         if owner := find_owner(folder):
@@ -172,11 +159,10 @@ def _open_index(spec: ScoreSpec, models: list[str], run: RunDir, reporter: Repor
                 f"{folder} is unfinished and does not count: its images are scored here. To finish "
                 f"it by itself: orchestrator score --resume {folder}"
             )
-    keys = [earlier.key for earlier in state.runs]
-    if keys:
-        write_json(run.listed_index, {"folder": os.fsdecode(files.folder), "runs": keys})
-    limits = digest_limits(spec.limits.model_dump())
-    return KnownFiles(OpenIndex(files, state, frozenset(keys), limits))
+    if earlier.keys:
+        place = os.fsdecode(earlier.files.folder)
+        write_json(run.listed_index, {"folder": place, "runs": earlier.keys})
+    return earlier.open(spec)
 
 
 def _new_rows(listed: Inputs, known: KnownFiles, run: RunDir) -> Iterator[ListedFile]:
