@@ -117,8 +117,8 @@ def logits_of(engine: Any, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate(logits).ravel().astype(np.float64)
 
 
-def threshold_by(rule: str, folder: Path) -> float:
-    """Returns the threshold, a calibrated probability, that a rule gives a trained network."""
+def thresholds_by(rules: Sequence[str], folder: Path) -> list[float]:
+    """Returns the thresholds, calibrated probabilities, that rules give a trained network."""
     import pyarrow.parquet as pq
 
     from orchestrator.data.shifts import SHIFTS
@@ -126,17 +126,21 @@ def threshold_by(rule: str, folder: Path) -> float:
     from orchestrator.model.bundle import load_info
     from orchestrator.model.engine.load import load_engine
 
+    if not rules:
+        return []
     info, engine = load_info(folder / "bundle"), load_engine(folder / "bundle")
     (table,) = (folder / "runs").glob("*/splits.parquet")
     rows = [row for row in pq.read_table(table).to_pylist() if row["split"] == "val"]
     pixels = decode_all([Path("/", row["path"]) for row in rows], info.size_px)
-    copies = [pixels]
-    if rule.endswith("-shifted"):
-        copies += [shift(pixels) for shift in SHIFTS.values()]
+    copies = [pixels, *(shift(pixels) for shift in SHIFTS.values())]
     probabilities = [info.calibration.apply(logits_of(engine, copy)) for copy in copies]
-    labels = np.tile([row["label"] for row in rows], len(copies))
-    plain_rule = rule.removesuffix("-shifted")
-    return choose_threshold(labels, np.concatenate(probabilities), plain_rule).value
+    found = []
+    for rule in rules:
+        plain = rule.removesuffix("-shifted")
+        of = probabilities[:1] if plain == rule else probabilities
+        labels = np.tile([row["label"] for row in rows], len(of))
+        found.append(choose_threshold(labels, np.concatenate(of), plain).value)
+    return found
 
 
 def judge(
@@ -217,8 +221,7 @@ def main() -> None:
         judged: list[tuple[Path, list[float]]] = []
         for recipe in recipes:
             folder = train_without(images, cohort, recipe, options.out)
-            thresholds = [threshold_by(rule, folder) for rule in options.rule]
-            judged.append((folder / "bundle", thresholds))
+            judged.append((folder / "bundle", thresholds_by(options.rule, folder)))
         judged += [(bundle, []) for bundle in options.bundle]
         for bundle, thresholds in judged:
             for shift, found in judge(bundle, images, cohort, options.sample, thresholds).items():

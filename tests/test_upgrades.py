@@ -23,10 +23,10 @@ from orchestrator.config.specs import (
     TrainSpec,
     TuneSpec,
 )
+from orchestrator.data import terms
 from orchestrator.data.source import open_ingested
 from orchestrator.errors import BundleError, DataError, OrchestratorError, SpecError
 from orchestrator.model import bundle as bundles
-from orchestrator.pipelines.score import incremental
 from orchestrator.pipelines.score import score as scoring
 from orchestrator.pipelines.train import train as training
 from orchestrator.pipelines.tune import tune as tuning
@@ -48,7 +48,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     unpack(tmp_path)
     monkeypatch.chdir(tmp_path)
     decoder = RunDir(tmp_path / "score_finished").load_status()["terms"]["decoder"]
-    for module in (scoring, incremental):  # it decodes as the program did then
+    for module in (scoring, terms):  # it decodes as the program did then
         monkeypatch.setattr(module, "DECODER_VERSION", decoder)
     return tmp_path
 

@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator import read_predictions
 from orchestrator.config.specs import Resources, ScoreSpec
+from orchestrator.data import terms
 from orchestrator.data.shard_files import has_part, part_path, read_part, write_part
-from orchestrator.pipelines.score import incremental
 from orchestrator.pipelines.score import score as scoring
 from orchestrator.runs.run_dir import RunDir
 from tests.conftest import Recorder
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     scored = RunDir(tmp_path / "score_unfinished")
     decoder = scored.load_status()["terms"]["decoder"]
-    for module in (scoring, incremental):
+    for module in (scoring, terms):
         monkeypatch.setattr(module, "DECODER_VERSION", decoder)
     first, last = (read_part(part_path(scored.shards, number)) for number in (0, 2))
     shards = [first, read_part(tmp_path / "shard_left_out.arrow"), last]
