@@ -85,11 +85,11 @@ def test_a_shift_of_one_figure_is_found_and_named(spreads: dict[str, Spread]) ->
     assert whole["images"] == 150
 
 
-@pytest.mark.parametrize("number", [20, 60, 300])
+@pytest.mark.parametrize("number", [20, 300])
 def test_samples_of_the_same_images_raise_no_alarm(spreads: dict[str, Spread], number: int) -> None:
     rng = np.random.default_rng(number)
-    alarms = [report(spreads, all=draw(rng, number))["drifted"] for _ in range(100)]
-    assert sum(alarms) <= 1
+    alarms = [report(spreads, all=draw(rng, number))["drifted"] for _ in range(50)]
+    assert sum(alarms) == 0
 
 
 def test_a_sure_but_small_change_is_no_drift() -> None:
