@@ -1,5 +1,6 @@
 """`orchestrator runs`: the folders that runs leave."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,50 @@ from orchestrator.cli.output import write_line
 app = typer.Typer(no_args_is_help=True, help="Look after the folders that runs leave.")
 
 _SHOWN = 10  # folders named one by one
+
+
+@app.command()
+def report(
+    root: Annotated[
+        Path, typer.Argument(metavar="[ROOT]", help="Folder of runs.", show_default="runs/")
+    ] = Path("runs"),
+    last: Annotated[
+        int, typer.Option(min=1, metavar="<int>", help="Finished scoring runs to show, the newest.")
+    ] = 30,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="<file>", help="The page.", show_default="report.html in ROOT"),
+    ] = None,
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="<file>",
+            help="Also write the newest run's counts here, for Prometheus's node exporter (.prom).",
+            show_default="none",
+        ),
+    ] = None,
+) -> None:
+    """Draw one page of the last scoring runs: counts, rejections, calls, and drift."""
+    from datetime import datetime
+
+    from orchestrator.data.predictions import ended_at, find_finished, load_report
+    from orchestrator.data.schema import escape_path
+    from orchestrator.evaluation.report.nights import build_nights, render_metrics, render_nights
+    from orchestrator.runs.atomic import write_text
+    from orchestrator.runs.runs_root import RunsRoot
+
+    runs = []
+    for run in find_finished(root)[-last:]:
+        name, ended = escape_path(os.fsencode(run.path.name)), ended_at(run)
+        ended_s = datetime.fromisoformat(ended).timestamp()
+        runs.append({"run": name, "ended": ended, "ended_s": ended_s, "report": load_report(run)})
+    nights, folder = build_nights(runs), escape_path(os.fsencode(root.absolute()))
+    page = out or RunsRoot(root).report
+    write_text(page, render_nights(nights, folder))
+    write_line(f"report  {page}")
+    if metrics_file is not None:
+        write_text(metrics_file, render_metrics(nights[-1], folder))
+        write_line(f"metrics {metrics_file}")
 
 
 @app.command()

@@ -1,10 +1,11 @@
 """Predictions of finished scoring runs as one pandas table, for analyses of one's own."""
 
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,14 +48,18 @@ def read_predictions(path: str | os.PathLike[str], *, latest: bool = False) -> "
         DataError: no finished scoring run there, or one that cannot be read.
     """
     folder = Path(path)
-    runs = _find_finished(folder)
+    runs = find_finished(folder)
     tables = [_read(run, _load_predictions) for run in runs]
     frame = _to_pandas(pa.concat_tables(tables, promote_options="default"))
     return _keep_latest(frame, runs) if latest else frame
 
 
-def _find_finished(folder: Path) -> list[RunDir]:
-    """Finished scoring runs in a folder, or that folder as the one run; oldest first."""
+def find_finished(folder: Path) -> list[RunDir]:
+    """Returns the finished scoring runs in a folder, or that folder as the one run; oldest first.
+
+    Raises:
+        DataError: there is none.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; name a scoring run or a folder of runs")
     own = RunDir(folder.resolve())
@@ -67,7 +72,22 @@ def _find_finished(folder: Path) -> list[RunDir]:
             f"{folder} holds no finished scoring run{unfinished}; name the folder of one, as "
             "`orchestrator score` prints it, or a folder of such folders"
         )
-    return sorted(finished, key=lambda run: (_ended_at(run), run.path.name))
+    return sorted(finished, key=lambda run: (ended_at(run), run.path.name))
+
+
+def load_report(run: RunDir) -> dict[str, Any]:
+    """Returns report.json of a finished scoring run.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    try:
+        report: dict[str, Any] = json.loads(run.report_json.read_text(encoding="utf-8"))
+        return report
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{run.report_json} cannot be read; move the run out of its folder, or copy it again"
+        ) from error
 
 
 def _is_scoring(run: RunDir) -> bool:
@@ -76,8 +96,8 @@ def _is_scoring(run: RunDir) -> bool:
     return any(run.predictions.glob("*.parquet"))
 
 
-def _ended_at(run: RunDir) -> str:
-    """ISO 8601 time at which a run ended; a copied run may lack its status."""
+def ended_at(run: RunDir) -> str:
+    """Returns the ISO 8601 time at which a run ended; a copied run may lack its status."""
     try:
         ended = run.load_status().get("succeeded_at")
     except NewerRunError as error:

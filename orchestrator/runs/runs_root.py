@@ -47,6 +47,11 @@ class RunsRoot:
         """
         return IndexFiles(self.path.absolute() / "_known" / terms[:16])
 
+    @property
+    def report(self) -> Path:
+        """The page of its scoring runs."""
+        return self.path / "report.html"
+
     def removed(self, name: str) -> Path:
         """Returns the name under which a run is on its way out, which counts as no run."""
         return self.path / f".tmp-pruned-{name}"

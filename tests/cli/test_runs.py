@@ -1,11 +1,14 @@
 from pathlib import Path
+from typing import Any
 
 from click.testing import Result
 from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
 from orchestrator.errors import DataError
+from orchestrator.runs.atomic import write_json
 from tests.data.known.runs import make_nights
+from tests.data.test_predictions import make_run
 
 
 def prune(*arguments: str) -> Result:
@@ -34,3 +37,55 @@ def test_prune_keeps_one_at_least_and_needs_a_folder(tmp_path: Path) -> None:
     assert prune("--keep", "0", str(tmp_path / "runs")).exit_code == 2
     assert (tmp_path / "runs" / "r1").is_dir()
     assert isinstance(prune("--keep", "1", str(tmp_path / "none")).exception, DataError)
+
+
+def test_report_draws_the_last_nights_and_writes_metrics_of_the_newest(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for day, rejected in enumerate((2, 0, 3, 1), 1):
+        stored = stored_report(10 * day, rejected, drifted=day == 4)
+        if day == 1:  # as an earlier version has it
+            stored = {"counts": stored["counts"]}
+        write_json(make_run(root / f"r{day}", day, {"a": 0.9}).report_json, stored)
+    metrics = tmp_path / "orchestrator.prom"
+    done = CliRunner().invoke(
+        app, ["runs", "report", str(root), "--last", "3", "--metrics-file", str(metrics)]
+    )
+    assert done.exit_code == 0, done.output
+    page = (root / "report.html").read_text()
+    assert [name in page for name in ("r1", "r2", "r3", "r4")] == [False, True, True, True]
+    assert page.index("r4") < page.index("r2")
+    assert "damaged" in page and "mean grey level" in page
+    lines = dict(line.rsplit(" ", 1) for line in metrics.read_text().splitlines() if line[0] != "#")
+    label = f'root="{root}"'
+    assert lines[f"orchestrator_images_scored{{{label}}}"] == "39"
+    assert lines[f'orchestrator_files_rejected{{{label},code="damaged"}}'] == "1"
+    assert lines[f"orchestrator_images_out_of_scope{{{label}}}"] == "2"
+    assert lines[f"orchestrator_drifted{{{label}}}"] == "1"
+    assert "orchestrator_images_to_review" not in metrics.read_text()  # no rule, no figure
+    assert float(lines[f"orchestrator_ended_timestamp_seconds{{{label}}}"]) > 1.7e9
+    whole = CliRunner().invoke(app, ["runs", "report", str(root), "--out", str(tmp_path / "all")])
+    assert whole.exit_code == 0 and "r1" in (tmp_path / "all").read_text()
+    (root / "r2" / "report.json").write_text("{")
+    for folder in (root, tmp_path / "none"):
+        failed = CliRunner().invoke(app, ["runs", "report", str(folder)])
+        assert isinstance(failed.exception, DataError)
+
+
+def stored_report(found: int, rejected: int, drifted: bool) -> dict[str, Any]:
+    figures = [{"name": "brightness", "drifted": drifted}, {"name": "logit", "drifted": False}]
+    return {
+        "counts": {
+            "found": found,
+            "scored": found - rejected,
+            "rejected": rejected,
+            "scored_before": 0,
+            "rejected_before": 0,
+            "rejected_by_code": {"damaged": rejected} if rejected else {},
+            "called": {"NORMAL": found - rejected - 1, "PNEUMONIA": 1},
+        },
+        "scope": {"judged": found - rejected, "out_of_scope": 2},
+        "drift": {
+            "drifted": drifted,
+            "groups": [{"kind": "all", "name": "", "images": found, "figures": figures}],
+        },
+    }
