@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from orchestrator.cli.app import app
 from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import Resources, ScoreSpec
+from orchestrator.data.terms import scoring_terms
 from orchestrator.errors import DriftError
-from orchestrator.pipelines.score.incremental import _terms
 from orchestrator.pipelines.score.score import score
 from tests.conftest import Recorder, keep_in_process
 from tests.data.make_images import make_dataset, to_bytes
@@ -101,8 +101,8 @@ def test_they_are_rejected_where_that_is_asked_for(
 
 
 def test_an_earlier_run_counts_only_where_it_did_the_same_with_images_out_of_scope() -> None:
-    marked = _terms(ScoreSpec(input=("x",)), ["a"])
-    rejected = _terms(ScoreSpec(input=("x",), out_of_scope="reject"), ["a"])
+    marked = scoring_terms(ScoreSpec(input=("x",)), ["a"])
+    rejected = scoring_terms(ScoreSpec(input=("x",), out_of_scope="reject"), ["a"])
     assert "out_of_scope" not in marked  # as runs of earlier versions stored it
     assert marked != rejected
 
