@@ -153,6 +153,7 @@ def trained(
             views=2,
             epochs=4,
             lr=0.003,
+            review_rate=0.2,
         )
         result = train(spec, Resources(workers=1), recorder)
     return SimpleNamespace(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.errors import printable
+from orchestrator.evaluation.review_rule import describe_review
 from orchestrator.evaluation.wording import (
     METRIC_TITLES,
     NO_FIGURE,
@@ -65,6 +66,8 @@ def score_summary(result: Any) -> list[str]:
         parts.append("nothing scored: no image is new")
     if report["metrics"]:
         parts += metrics_table("Metrics", report["metrics"])
+    if review := report.get("review"):
+        parts.append(f"review       {review['counts']['review']:,} images are left to a person")
     if own := report.get("overridden_threshold"):
         given = f"{report['threshold']:.4f}, given for this run"
         parts.append(f"threshold    {given}; the model's own is {own['value']:.4f}")
@@ -268,6 +271,8 @@ def bundle_summary(folder: Path | str, info: Any) -> list[str]:
         ("intended use", info.intended_use),
         ("sha256", info.sha256),
     ]
+    if info.review is not None:
+        rows.append(("review", describe_review(info.review)))
     if (recalibrated := info.recalibration) is not None:
         rows.append(("recalibrated", f"{recalibrated.date}, {recalibrated.num_images:,} images"))
         rows.append(("parent", str(info.parent)))

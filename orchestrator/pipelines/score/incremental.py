@@ -154,6 +154,7 @@ def _terms(spec: ScoreSpec, models: list[str]) -> dict[str, Any]:
         "decoder": DECODER_VERSION,
         # Runs of earlier versions have no such key, and none was given there.
         **({} if spec.threshold is None else {"threshold": spec.threshold}),
+        **({} if spec.review_target is None else {"review": list(spec.review_target)}),
     }
 
 

@@ -16,6 +16,7 @@ from orchestrator.data.source import Source
 from orchestrator.errors import DataError
 from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.figures import Calibration
+from orchestrator.evaluation.selective import Reviewer, decide
 from orchestrator.model.engine.load import load_engine
 from orchestrator.model.golden import check_engine
 
@@ -54,6 +55,7 @@ class ScoreStage:
         num_threads: compute threads, and decoding processes.
         naming: how rows name their files.
         dicom_columns: what the tables keep of DICOM headers.
+        reviewers: of each model, what decides whether a person is to look; none without a rule.
     """
 
     source: Source
@@ -67,6 +69,7 @@ class ScoreStage:
     num_threads: int
     naming: FileNaming
     dicom_columns: tuple[str, ...] = ()
+    reviewers: tuple[Reviewer, ...] = ()
 
     def __post_init__(self) -> None:
         self._reader = self.source.open_reader(self.num_threads)
@@ -137,5 +140,7 @@ class ScoreStage:
             columns = {"probability": np.mean(each, axis=0, dtype=each[0].dtype)}
             columns |= {f"probability_{number}": one for number, one in enumerate(each, 1)}
         columns["predicted"] = call_labels(columns["probability"], self.threshold)
+        if self.reviewers:
+            columns |= decide(self.reviewers, logits)
         for place, row in enumerate(rows):
             row |= {name: values[place] for name, values in columns.items()}
