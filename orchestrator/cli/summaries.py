@@ -1,4 +1,7 @@
-"""The closing tables of a command, as text: counts, metrics, and where the results are."""
+"""The closing tables of a command, as text: counts, metrics, and where the results are.
+
+Over 300 lines, one function a command.
+"""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,6 +94,8 @@ def train_summary(result: Any) -> list[str]:
     for split in ("validation", "test"):
         if report.get(split):
             parts += metrics_table(split.capitalize(), report[split]["metrics"])
+    if review := report.get("review"):
+        parts.append(f"review  {describe_review(review['rules'][0])}")
     parts += [f"bundle  {result.bundle}", f"report  {result.bundle / 'report.html'}"]
     return parts
 
@@ -114,6 +119,7 @@ def recalibrate_summary(result: Any) -> list[str]:
         *text_table(title, ("", "the bundle's", "recalibrated"), rows),
         f"threshold  {chosen} ({report['threshold_rule']}); "
         f"the bundle's is {report['parent']['threshold']:.4f}",
+        *(f"review  {describe_review(r)}" for r in report.get("review", {"rules": []})["rules"]),
         *(f"warning: {line}" for line in report["warnings"]),
         f"bundle  {result.bundle}",
         f"report  {result.bundle / 'report.html'}",
