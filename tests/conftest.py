@@ -154,6 +154,7 @@ def trained(
             epochs=4,
             lr=0.003,
             population="phantoms",
+            review_rate=0.2,
         )
         result = train(spec, Resources(workers=1), recorder)
     return SimpleNamespace(

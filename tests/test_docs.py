@@ -23,6 +23,7 @@ from orchestrator.data.decode.images import REJECTION_CODES
 from orchestrator.data.decode.rules import DECODE_NOTES, GREY_RULES
 from orchestrator.data.limits import Limits
 from orchestrator.errors import OrchestratorError
+from orchestrator.evaluation.review_rule import REVIEW_REASONS
 from orchestrator.evaluation.scope import SCOPE_CODES
 from tests.conftest import ROOT
 
@@ -301,6 +302,13 @@ def test_formats_names_every_grey_rule_and_note(heading: str, words: dict[str, s
 def test_scoring_names_every_code_of_an_image_out_of_scope() -> None:
     rows = rows_under(ROOT / "docs" / "scoring.md", "## Images out of scope")
     assert [row[0].strip("`") for row in rows] == list(SCOPE_CODES)
+
+
+def test_scoring_names_every_reason_for_a_review() -> None:
+    rows = rows_under(ROOT / "docs" / "scoring.md", "## What a person should look at")
+    assert rows[0][0] == "`--accept-error 0.02`"
+    named = re.findall(r"(?m)^\| `([a-z_]+)` \| (.*) \|$", (ROOT / "docs/scoring.md").read_text())
+    assert set(REVIEW_REASONS.items()) <= set(named)
 
 
 def test_limits_on_one_file_are_the_defaults() -> None:

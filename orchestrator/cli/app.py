@@ -24,6 +24,7 @@ from orchestrator.cli import (
     models,
     plan,
     recalibrate,
+    review,
     runs,
     schedule,
     score,
@@ -49,6 +50,7 @@ app.add_typer(tune.app)
 app.add_typer(compare.app)
 app.add_typer(score.app)
 app.add_typer(explain.app)
+app.add_typer(review.app)
 app.add_typer(recalibrate.app)
 app.add_typer(ingest.app)
 app.add_typer(inspect.app)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.errors import printable
+from orchestrator.evaluation.review_rule import describe_review
 from orchestrator.evaluation.wording import (
     METRIC_TITLES,
     NO_FIGURE,
@@ -73,6 +74,8 @@ def score_summary(result: Any) -> list[str]:
         parts.append("nothing scored: no image is new")
     if report["metrics"]:
         parts += metrics_table("Metrics", report["metrics"])
+    if review := report.get("review"):
+        parts.append(f"review       {review['counts']['review']:,} images are left to a person")
     if own := report.get("overridden_threshold"):
         given = f"{report['threshold']:.4f}, given for this run"
         parts.append(f"threshold    {given}; the model's own is {own['value']:.4f}")
@@ -99,6 +102,8 @@ def train_summary(result: Any) -> list[str]:
     for split in ("validation", "test"):
         if report.get(split):
             parts += metrics_table(split.capitalize(), report[split]["metrics"])
+    if review := report.get("review"):
+        parts.append(f"review  {describe_review(review['rules'][0])}")
     parts += [f"bundle  {result.bundle}", f"report  {result.bundle / 'report.html'}"]
     return parts
 
@@ -122,6 +127,7 @@ def recalibrate_summary(result: Any) -> list[str]:
         *text_table(title, ("", "the bundle's", "recalibrated"), rows),
         f"threshold  {chosen} ({report['threshold_rule']}); "
         f"the bundle's is {report['parent']['threshold']:.4f}",
+        *(f"review  {describe_review(r)}" for r in report.get("review", {"rules": []})["rules"]),
         *(f"warning: {line}" for line in report["warnings"]),
         f"bundle  {result.bundle}",
         f"report  {result.bundle / 'report.html'}",
@@ -279,6 +285,8 @@ def bundle_summary(folder: Path | str, info: Any) -> list[str]:
         ("intended use", info.intended_use),
         ("sha256", info.sha256),
     ]
+    if info.review is not None:
+        rows.append(("review", describe_review(info.review)))
     if (recalibrated := info.recalibration) is not None:
         rows.append(("recalibrated", f"{recalibrated.date}, {recalibrated.num_images:,} images"))
         rows.append(("parent", str(info.parent)))

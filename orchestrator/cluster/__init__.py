@@ -10,6 +10,10 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+# Ray Train begins a group where there is room for it; after its 60 s a busy machine would count as
+# a failure.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+
 # Ray Tune: its loggers would write three files a trial, its Ctrl-C handler would return half a
 # search as if it were whole, a trial that failed reports no metric, the search's own ledger is what
 # it resumes from, and its new output cannot be silenced.

@@ -34,9 +34,10 @@ FINETUNING = "Fine-tuning"
 SPACE = "Search space (a range LOW:HIGH, a list A,B,C, or one fixed value)"
 SEARCH = "Search"
 SCORING = "Scoring"
+REVIEW = "Review by a person"
 CLUSTER = "Cluster"
 LIMITS = "Limits per input file (a file over a limit is rejected)"
-PANELS = (DATA, MODEL, TRAINING, FINETUNING, SPACE, SEARCH, SCORING, CLUSTER, LIMITS)
+PANELS = (DATA, MODEL, TRAINING, FINETUNING, SPACE, SEARCH, SCORING, REVIEW, CLUSTER, LIMITS)
 
 
 def flag(

@@ -53,6 +53,7 @@ from orchestrator.config.forms import (
     TrainingForm,
 )
 from orchestrator.config.listing import ListingForm, OnNewModel
+from orchestrator.config.review import ReviewForm
 from orchestrator.config.threshold import COHORTS, SHIFTED, GivenThreshold, PlainThresholdRule
 from orchestrator.config.worker_counts import WorkerCount
 
@@ -81,7 +82,7 @@ class Resources(Form):
     ] = False
 
 
-class TrainSpec(RecipeForm):
+class TrainSpec(RecipeForm, ReviewForm):
     """Train a classifier and release it as a bundle."""
 
     out: Annotated[
@@ -128,6 +129,7 @@ class FindLrSpec(TrainSpec):
             *("epochs", "patience", "features", "objective", "lr", "threshold", "calibration"),
             *("test_time_views", "precision", "mlflow", "weight_decay", "ema", "population"),
             *("finetune", "finetune_epochs", "finetune_lr", "finetune_warmup"),
+            *ReviewForm.model_fields,
         }
     )
 
@@ -194,7 +196,7 @@ class CompareSpec(RecipeForm):
         return self
 
 
-class ScoreSpec(GateForm, DicomForm):
+class ScoreSpec(GateForm, DicomForm, ReviewForm):
     """Score a folder of X-rays: one row per image and a report."""
 
     input: Annotated[
@@ -261,7 +263,7 @@ class ScoreSpec(GateForm, DicomForm):
         return self
 
 
-class RecalibrateSpec(ListingForm):
+class RecalibrateSpec(ListingForm, ReviewForm):
     """Choose calibration and threshold of a bundle anew, on labelled images of one site."""
 
     model: Annotated[
@@ -292,7 +294,7 @@ class RecalibrateSpec(ListingForm):
 
     def scoring(self) -> ScoreSpec:
         """Returns the scoring of the images, which the recalibration rests on."""
-        own = {"model", "out", "threshold"}
+        own = {"model", "out", "threshold", *ReviewForm.model_fields}
         shared = set(ScoreSpec.model_fields) & set(type(self).model_fields) - own
         given = {name: getattr(self, name) for name in shared}
         return ScoreSpec(input=(self.data,), model=(self.model,), **given)

@@ -73,6 +73,11 @@ PREDICTIONS = pa.schema(
         ("logit", pa.float32()),
         ("probability", pa.float32()),  # calibrated, of PNEUMONIA
         ("predicted", pa.int8()),
+        # By the review rule, null without one: log-odds by which the call is clear, "accept" or
+        # "review", and words of `evaluation.review_rule.REVIEW_REASONS` joined by commas
+        ("margin", pa.float32()),
+        ("decision", pa.string()),
+        ("review_reason", pa.string()),
     ]
 )
 

@@ -22,4 +22,5 @@ def scoring_terms(spec: ScoreSpec, models: Sequence[str]) -> dict[str, Any]:
         # Runs of earlier versions have no such key, and none was given there.
         **({} if spec.threshold is None else {"threshold": spec.threshold}),
         **({} if spec.out_of_scope == "mark" else {"out_of_scope": spec.out_of_scope}),
+        **({} if spec.review_target is None else {"review": list(spec.review_target)}),
     }

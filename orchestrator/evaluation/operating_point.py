@@ -25,6 +25,7 @@ from orchestrator.evaluation.calibration import (
 )
 from orchestrator.evaluation.figures import Calibration, Interval, Threshold
 from orchestrator.evaluation.metrics import LEVEL
+from orchestrator.evaluation.selective import find_margins
 
 MAX_FOLDS = 10
 NUM_RESAMPLES = 200  # of a threshold: a smoothed rule takes milliseconds each
@@ -45,11 +46,13 @@ class HeldOut:
     Args:
         probabilities: float32 [N], calibrated by the point of the other folds.
         calls: int8 [N], by its threshold.
+        margins: float64 [N], how clearly, as `selective.find_margins` gives them.
         num_folds: into how many folds the patients were divided.
     """
 
     probabilities: npt.NDArray[np.float32]
     calls: npt.NDArray[np.int8]
+    margins: FloatArray
     num_folds: int
 
 
@@ -126,6 +129,7 @@ def cross_validate(
             )
     num_folds = min(MAX_FOLDS, *patients)
     probabilities, calls = np.empty(len(labels), np.float32), np.empty(len(labels), np.int8)
+    margins = np.empty(len(labels))
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     for others, held in folds.split(labels, labels, groups):
         if len(np.unique(labels[others])) < 2:
@@ -136,7 +140,8 @@ def cross_validate(
         point = choose_point(labels[others], logits[others], rule, kept)
         probabilities[held] = point.calibration.apply(logits[held])
         calls[held] = call_labels(probabilities[held], point.threshold.value)
-    return HeldOut(probabilities, calls, num_folds)
+        margins[held] = find_margins(logits[held], point.calibration, point.threshold.value)
+    return HeldOut(probabilities, calls, margins, num_folds)
 
 
 def threshold_interval(

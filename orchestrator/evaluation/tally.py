@@ -1,8 +1,8 @@
 """What a report needs of a run's tables, gathered shard by shard.
 
-Per image it keeps a label, a probability and a number for the patient, 13 bytes, and where it has a
-label one more for each dimension of `groups.py`; of file names only the few that the page shows. So
-a report of millions of images does not need their tables in memory.
+Per image it keeps a label, a probability and a number for the patient, 13 bytes, five more with a
+review rule, and where it has a label one more for each dimension of `groups.py`; of file names only
+the few that the page shows. So a report of millions of images does not need their tables in memory.
 """
 
 import hashlib
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.groups import GroupCodes
+from orchestrator.evaluation.review_rule import ACCEPT
 
 UNLABELLED = -1
 MAX_IMAGES_SHOWN = 10
@@ -45,9 +47,13 @@ class Tally:
         default_factory=lambda: {name: [] for name in IMAGE_LISTS}
     )
     image_counts: Counter[str] = field(default_factory=Counter)
+    decisions: Counter[str] = field(default_factory=Counter)  # none without a review rule
+    review_reasons: Counter[str] = field(default_factory=Counter)
     _labels: list[npt.NDArray[np.int8]] = field(default_factory=list)
     _probabilities: list[npt.NDArray[np.float32]] = field(default_factory=list)
     _patients: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    _margins: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    _accepted: list[npt.NDArray[np.bool_]] = field(default_factory=list)
 
     def add(self, predictions: pa.Table, rejected: pa.Table) -> None:
         """Adds one shard's rows; shards come in order.
@@ -68,6 +74,7 @@ class Tally:
         self.grey_rules.update(predictions.column("grey_rule").drop_null().to_pylist())
         for notes in predictions.column("decode_notes").drop_null().to_pylist():
             self.decode_notes.update(notes.split(","))
+        self._add_decisions(predictions)
         self.num_rejected += rejected.num_rows
         for row in rejected.select(["row", "path", "code", "message"]).to_pylist():
             self.codes[row["code"]] += 1
@@ -92,6 +99,26 @@ class Tally:
         chosen: npt.NDArray[np.object_] = numbers[self.labels != UNLABELLED].astype(object)
         chosen[chosen == 0] = None
         return chosen
+
+    @property
+    def margins(self) -> npt.NDArray[np.float64]:
+        """float64 [scored], as the review rule gives them; empty without one."""
+        return np.concatenate([np.empty(0, np.float64), *self._margins])
+
+    @property
+    def accepted(self) -> npt.NDArray[np.bool_]:
+        """bool [scored], whether the review rule accepts; empty without one."""
+        return np.concatenate([np.empty(0, np.bool_), *self._accepted])
+
+    def _add_decisions(self, predictions: pa.Table) -> None:
+        decisions = predictions.column("decision")
+        if decisions.null_count:  # no rule
+            return
+        self.decisions.update(decisions.to_pylist())
+        self._margins.append(predictions.column("margin").to_numpy())
+        self._accepted.append(pc.equal(decisions, ACCEPT).to_numpy())
+        for reasons in predictions.column("review_reason").drop_null().to_pylist():
+            self.review_reasons.update(reasons.split(","))
 
     def _add_images(
         self,

@@ -23,6 +23,7 @@ from orchestrator import __version__
 from orchestrator.config.fields import Calibrated
 from orchestrator.errors import BundleError, describe_newer
 from orchestrator.evaluation.figures import Calibration, Interval, Threshold
+from orchestrator.evaluation.review_rule import ReviewRule
 from orchestrator.evaluation.wording import INTENDED_USE
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.keras_file import check_keras_file, load_keras_file
@@ -107,6 +108,7 @@ class BundleInfo(_Form):
     num_trainable: Annotated[int, Field(ge=0)]
     threshold: Threshold
     calibration: Calibration
+    review: ReviewRule | None = None
     test_time_views: Literal[1, 3] = 1  # whose mean logit is calibrated; see `views.py`
     metrics: dict[str, Metrics]  # split name -> figures; validation, and test where there is one
     data: TrainingData

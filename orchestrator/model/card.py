@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from orchestrator.evaluation.review_rule import describe_review
 from orchestrator.evaluation.wording import METRIC_TITLES, format_figure, format_range
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def render_card(info: "BundleInfo") -> str:
         f"{info.threshold.value:.4f} (chosen by: {info.threshold.rule}). Probability = "
         f"sigmoid({info.calibration.slope:.4f} x logit + {info.calibration.intercept:.4f}). "
         + _chosen_on(info),
+        *([f"## Left to a person\n\n{describe_review(info.review)}"] if info.review else []),
         "## Training data\n\n" + _counts(info),
         "## How it did\n\n" + _metrics(info),
         "## Limits\n\n" + _limits(info),

@@ -34,6 +34,8 @@ from orchestrator.evaluation.report.recalibration import (
     build_recalibration,
     render_recalibration_html,
 )
+from orchestrator.evaluation.report.review import measure_review
+from orchestrator.evaluation.selective import accepts, choose_rule
 from orchestrator.model.bundle import BundleInfo, Metrics, Recalibration
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.bundle_writer import copy_bundle
@@ -177,6 +179,13 @@ def _release(
         warnings=warnings,
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
     )
+    rule = None
+    target = spec.review_target or (info.review and info.review.target)
+    if target:
+        wrong = held.calls != labels
+        rule = choose_rule(held.margins, wrong, groups, target)
+        found = measure_review(held.margins, accepts(rule, held.margins), wrong, groups)
+        report["review"] = {"rules": [rule.as_dict()], "measured": {"Labelled images": found}}
     page = render_recalibration_html(report)
     write_json(run.report_json, report)
     write_text(run.report_html, page)
@@ -187,6 +196,7 @@ def _release(
         update={
             "threshold": point.threshold,
             "calibration": point.calibration,
+            "review": rule,
             "metrics": {"recalibration": measured},
             "parent": info.sha256,
             "recalibration": Recalibration(

@@ -286,6 +286,26 @@ class RunDir:
         return self.path / "report.html"
 
     @property
+    def worklist(self) -> Path:
+        """The page on which a person reads the least certain images."""
+        return self.path / "worklist.html"
+
+    @property
+    def corrections(self) -> Path:
+        """One row per image that a person has read, Parquet."""
+        return self.path / "corrections.parquet"
+
+    @property
+    def corrections_json(self) -> Path:
+        """Agreement with the reader, and the metrics by the corrected labels."""
+        return self.path / "corrections.json"
+
+    @property
+    def corrected(self) -> Path:
+        """A table of the images with their corrected labels, Parquet, that a training takes."""
+        return self.path / "corrected.parquet"
+
+    @property
     def success(self) -> Path:
         """Written last; a run without it is not finished."""
         return self.path / "_SUCCESS"

@@ -58,14 +58,16 @@ def open_text_table(
     refuse_workbook(source)
     encoding = _find_encoding(source)
     headers: dict[str, list[str]] = {}
+    failed: DataError | None = None
     for delimiter in _DELIMITERS:
         records = _read(source, encoding, delimiter, skip_blanks=False)
         try:
             headers[delimiter] = next(records, (1, []))[1]
-        except DataError:
-            if not headers:  # cut at other characters a good header may be none
-                raise
+        except DataError as error:  # cut at other characters a good header may be none
+            failed = failed or (None if headers else error)
     found = next((d for d in headers if understands(headers[d])), None)
+    if found is None and failed is not None:
+        raise failed
     if found is None:
         found = max(headers, key=lambda delimiter: len(headers[delimiter]))
     header = headers[found]

@@ -11,6 +11,7 @@ from orchestrator.evaluation.figures import Interval
 from orchestrator.evaluation.metrics import Evaluation
 from orchestrator.evaluation.operating_point import Need, OperatingPoint
 from orchestrator.evaluation.report.page import list_facts, render
+from orchestrator.evaluation.report.review import view_review
 from orchestrator.evaluation.wording import (
     INTENDED_USE,
     describe_rule,
@@ -108,6 +109,7 @@ def render_recalibration_html(report: Mapping[str, Any]) -> str:
         ],
         range=format_range(report["threshold_interval"]),
         need_line=_need_line(report["need"]),
+        review=view_review(report["review"]) if "review" in report else None,
         parent_facts=list_facts(
             {
                 "bundle": parent["sha256"],

@@ -24,8 +24,10 @@ from orchestrator.evaluation.report.page import (
     list_facts,
     render,
 )
+from orchestrator.evaluation.report.review import build_review, view_review
 from orchestrator.evaluation.report.scope import drift_view, scope_view
 from orchestrator.evaluation.report.subgroups import view_subgroups
+from orchestrator.evaluation.review_rule import ReviewRule
 from orchestrator.evaluation.subgroups import measure_subgroups
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
 from orchestrator.evaluation.wording import INTENDED_USE, NO_FIGURE, describe_rule
@@ -42,6 +44,7 @@ def build_report(
     known: Sequence[Mapping[str, Any]] = (),
     ignored: int = 0,
     listing: Mapping[str, Any] | None = None,
+    review_rules: Sequence[ReviewRule] = (),
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -58,14 +61,16 @@ def build_report(
             they `matched`, and the `code` by which they were rejected, None where scored.
         ignored: names that the listing left out; none of them is a file found.
         listing: what else the listing noted, JSON-able.
+        review_rules: of each model, what decides whether a person is to look.
         num_resamples: resamples of the intervals.
         seed: seed of the resamples.
 
     Returns:
         counts, known, listing, decoding (images by grey rule and by note), threshold,
         threshold_rule, overridden_threshold (None where it is the model's own), model, run,
-        intended_use, num_images and num_patients of the labelled rows, metrics ({} without labels),
-        confusion, interval and subgroups (as `measure_subgroups` gives them; None without).
+        intended_use, review (None without a rule), num_images and num_patients of the labelled
+        rows, metrics ({} without labels), confusion, interval and subgroups (as
+        `measure_subgroups` gives them; None without).
 
     Raises:
         DataError: rows and files do not add up, or a probability is outside 0..1.
@@ -129,6 +134,7 @@ def build_report(
             "notes": _by_count(tally.decode_notes),
         },
         **evaluation,
+        "review": build_review(tally, review_rules),
         "threshold": tally.threshold,
         "threshold_rule": threshold_rule,
         "overridden_threshold": None if overridden is None else dict(overridden),
@@ -174,6 +180,7 @@ def render_html(report: Mapping[str, Any], tally: Tally, thumbnails: Sequence[st
         **_rejected_lists(tally),
         scope=scope_view(report),
         drift=drift_view(report),
+        review=view_review(report["review"]) if report["review"] else None,
         grey_rules=_explained(report["decoding"]["grey_rules"], GREY_RULES),
         decode_notes=_explained(report["decoding"]["notes"], DECODE_NOTES),
         model_facts=list_facts(

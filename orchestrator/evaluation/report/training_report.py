@@ -18,6 +18,7 @@ from orchestrator.evaluation.report.page import (
     list_facts,
     render,
 )
+from orchestrator.evaluation.report.review import view_review
 from orchestrator.evaluation.wording import INTENDED_USE, describe_rule
 
 _SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
@@ -132,6 +133,7 @@ def render_training_html(
         model_facts=list_facts(model),
         recipe_facts=list_facts(report["recipe"]),
         run_facts=list_facts(report["run"]),
+        review=view_review(report["review"]) if "review" in report else None,
     )
 
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.review import ReviewTarget
 from orchestrator.config.specs import ScoreSpec
 from orchestrator.config.yaml_file import load_yaml
 from orchestrator.errors import SpecError
 from orchestrator.evaluation.calibration import choose_threshold
 from orchestrator.evaluation.figures import Calibration, Threshold
+from orchestrator.evaluation.selective import Reviewer, retarget
 from orchestrator.model.bundle import BundleInfo
 from orchestrator.model.bundle_folder import newest_bundle
 from orchestrator.registry.reference import Model, is_alias, open_model
@@ -23,10 +25,12 @@ class Members:
     Args:
         models: aliases and links resolved: a run goes on with what it began with.
         given: threshold in place of their own, or None.
+        target: of their review rules, in place of their own, or None.
     """
 
     models: tuple[Model, ...]
     given: float | None = None
+    target: ReviewTarget | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,6 +86,25 @@ class Members:
         values = [info.threshold.value for info in self.infos]
         return Threshold(sum(values) / len(values), f"mean of {len(values)} models' thresholds")
 
+    @property
+    def reviewers(self) -> tuple[Reviewer, ...]:
+        """What decides whether a person is to look, of each; none unless all have a rule.
+
+        A rule holds for the threshold that it was chosen at, so there is none for a given one.
+        """
+        if self.given is not None:
+            return ()
+        found = [
+            Reviewer(
+                info.review if self.target is None else retarget(info.review, self.target),
+                info.calibration,
+                info.threshold.value,
+            )
+            for info in self.infos
+            if info.review is not None
+        ]
+        return tuple(found) if len(found) == len(self.infos) else ()
+
     def facts(self) -> dict[str, Any]:
         """Returns what a report says of the model."""
         if len(self.models) == 1:
@@ -111,20 +134,28 @@ def _recalibration(info: BundleInfo) -> dict[str, str]:
     return {"recalibrated": f"{found.date}, on {found.num_images:,} labelled images"}
 
 
-def load_members(named: Sequence[str] | None, threshold: float | None = None) -> Members:
+def load_members(
+    named: Sequence[str] | None,
+    threshold: float | None = None,
+    target: ReviewTarget | None = None,
+) -> Members:
     """Returns the named bundles, or the newest one under `models/`, every hash verified.
 
     Args:
         named: their folders, addresses or names in a registry.
         threshold: to call PNEUMONIA by, in place of their own.
+        target: of their review rules, in place of their own.
 
     Raises:
-        SpecError: none there, one named twice, or image sizes that differ.
+        SpecError: none there, one named twice, image sizes that differ, or a target for a rule
+            that there is not.
         BundleError: one cannot be used.
         ClusterError: a store does not answer.
     """
     names = list(named) if named else [str(newest_bundle(Path("models")))]
-    members = Members(tuple(map(open_model, names)), threshold)
+    members = Members(tuple(map(open_model, names)), threshold, target)
+    if target is not None and not members.reviewers:
+        _refuse_target(members, target[0])
     if len(set(members.hashes)) < len(names):
         raise SpecError("one model is named twice; name each --model once")
     sizes = {info.size_px for info in members.infos}
@@ -162,3 +193,17 @@ def keep_begun(spec: ScoreSpec, run: RunDir) -> Sequence[str] | None:
         then if is_alias(now) and place(now) == place(then) else now
         for now, then in zip(named, began, strict=True)
     ]
+
+
+def _refuse_target(members: Members, name: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    if members.given is not None:
+        raise SpecError(
+            f"{flag} and --threshold do not go together: a review rule holds at the threshold that "
+            "it was chosen at; leave one of them out, or recalibrate the model with both"
+        )
+    without = next(model.name for model in members.models if model.info.review is None)
+    raise SpecError(
+        f"{flag} needs a model that keeps what accepting gave on its validation images, and "
+        f"{without} does not; train or recalibrate it with --review-rate or --accept-error"
+    )

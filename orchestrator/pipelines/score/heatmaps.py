@@ -4,7 +4,6 @@ The models' OpenVINO graphs are run here, in the process of the command, whichev
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ import pyarrow as pa
 from PIL import Image
 
 from orchestrator.config.specs import ScoreSpec
-from orchestrator.config.workers import count_cpus
 from orchestrator.data.limits import Limits
-from orchestrator.data.manifest import Manifest, load_shard, write_manifest
+from orchestrator.data.manifest import Manifest, load_shard
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.shard_files import table_images
-from orchestrator.data.source import FileSource, IngestedSource, Row, Source
+from orchestrator.data.some_files import decode_files
+from orchestrator.data.source import IngestedSource, Row, Source
 from orchestrator.errors import counted
 from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.report.heat_picture import draw_heatmap, draw_overlay, embed
@@ -36,7 +35,6 @@ from orchestrator.runs.run_dir import RunDir
 
 # Height and width to which files are decoded for the picture, px: longer sides are shortened.
 _PICTURE_PX = 2048
-_SHARD_ROWS = 16  # of which every image may be in memory at once
 _THUMBNAIL_PX = 200
 # Of the heat maps of a run.
 _SHARE_WRONG, _SHARE_RANDOM = 1 / 3, 1 / 5
@@ -103,30 +101,11 @@ def explain_files(files: Manifest, members: Members, limits: Limits) -> Iterator
         BundleError: as `load_explainer`.
     """
     explain = load_explainer(members)
-    shards = pa.array(np.arange(files.table.num_rows) // _SHARD_ROWS, pa.int32())
-    place = files.table.schema.get_field_index("shard")
-    table = files.table.set_column(place, "shard", shards)
-    num_shards = -(-table.num_rows // _SHARD_ROWS)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "manifest.parquet"
-        write_manifest(Manifest(table, files.roots), path)
-        readers = [
-            FileSource(path, files.roots, num_shards, size_px, limits, None).open_reader(
-                count_cpus()
-            )
-            for size_px in (members.size_px, _PICTURE_PX)
-        ]
-        try:
-            for shard in range(num_shards):
-                pairs = zip(*(reader.decode_shard(shard) for reader in readers), strict=True)
-                for (row, image), (again, large) in pairs:
-                    if image is None or large is None:
-                        yield row if image is None else again
-                        continue
-                    yield Explained(row, _in_proportion(large, row), *explain(image))
-        finally:
-            for reader in readers:
-                reader.close()
+    for (row, image), (again, large) in decode_files(files, (members.size_px, _PICTURE_PX), limits):
+        if image is None or large is None:
+            yield row if image is None else again
+            continue
+        yield Explained(row, in_proportion(large, row), *explain(image))
 
 
 def draw_heatmaps(
@@ -255,12 +234,18 @@ def _explain(
         table = source.load_table(shard).slice(place, 1)
         image = table_images(table)[0]
         (row,) = table.drop_columns(["image"]).to_pylist()
-        yield Explained(row, _in_proportion(image, row), *explain(image))
+        yield Explained(row, in_proportion(image, row), *explain(image))
 
 
-def _in_proportion(square: Uint8, row: Mapping[str, Any]) -> Uint8:
-    """Returns an image that was stretched to a square in its own proportions again."""
+def in_proportion(square: Uint8, row: Mapping[str, Any], most_px: int = _PICTURE_PX) -> Uint8:
+    """Returns an image that was stretched to a square in its own proportions again.
+
+    Args:
+        square: uint8 [S, S].
+        row: its `width_px` and `height_px`.
+        most_px: longest side of the result.
+    """
     width, height = row["width_px"], row["height_px"]
-    scale = min(1.0, _PICTURE_PX / max(width, height))
+    scale = min(1.0, most_px / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(square).resize(size, Image.Resampling.BILINEAR))

@@ -88,7 +88,8 @@ def score(
         LockedError: another process works in the run, or with `only_new` in `out_root`.
     """
     folder, target = _place_run(spec, run_folder)
-    members = load_members(keep_begun(spec, RunDir(folder)), spec.threshold)
+    models = keep_begun(spec, RunDir(folder))
+    members = load_members(models, spec.threshold, spec.review_target)
     check_inputs(spec.input)
     ingested = open_ingested_input(spec, members.size_px)
     spec = spec.model_copy(update={"model": members.names, "out": target})
@@ -103,13 +104,7 @@ def score(
             held.enter_context(hold(root, lock_wait(resources, reporter)))
         opened = held.enter_context(
             open_run(
-                "score",
-                folder,
-                spec,
-                resources,
-                reporter=reporter,
-                others=others,
-                address=target,
+                "score", folder, spec, resources, reporter=reporter, others=others, address=target
             )
         )
         if not opened.completed:
@@ -288,6 +283,7 @@ def _score_shards(
             naming,
             spec.kept_columns,
             spec.out_of_scope == "reject",
+            members.reviewers,
         )
 
     # While the workers start, imports cost no time.

@@ -16,6 +16,7 @@ from orchestrator.data.source import Source
 from orchestrator.errors import DataError
 from orchestrator.evaluation.calibration import call_labels
 from orchestrator.evaluation.figures import Calibration
+from orchestrator.evaluation.selective import Reviewer, decide
 from orchestrator.model.bundle import load_scope
 from orchestrator.model.engine.load import load_engine
 from orchestrator.model.golden import check_engine
@@ -60,6 +61,7 @@ class ScoreStage:
         naming: how rows name their files.
         dicom_columns: what the tables keep of DICOM headers.
         rejects: whether an image out of scope is rejected; it is scored and marked otherwise.
+        reviewers: of each model, what decides whether a person is to look; none without a rule.
     """
 
     source: Source
@@ -74,6 +76,7 @@ class ScoreStage:
     naming: FileNaming
     dicom_columns: tuple[str, ...] = ()
     rejects: bool = False
+    reviewers: tuple[Reviewer, ...] = ()
 
     def __post_init__(self) -> None:
         self._reader = self.source.open_reader(self.num_threads)
@@ -148,6 +151,9 @@ class ScoreStage:
             columns |= {f"probability_{number}": one for number, one in enumerate(each, 1)}
         columns["predicted"] = call_labels(columns["probability"], self.threshold)
         seen = look_at(self._scopes, rows, images, outputs)
+        if self.reviewers:
+            strange = np.array([bool(marks) for marks in seen.marks])
+            columns |= decide(self.reviewers, logits, {"out_of_scope": strange})
         for place, (row, marks) in enumerate(zip(rows, seen.marks, strict=True)):
             row["scope"] = describe_marks(marks)
             if seen.figures is not None:

@@ -196,6 +196,7 @@ def _write_report(
         overridden=None if members.given is None else asdict(members.own_threshold),
         model=members.facts(),
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
+        review_rules=[reviewer.rule for reviewer in members.reviewers],
         seed=spec.seed,
         ignored=notes.num_ignored,
         listing={} if spec.hash_paths else notes.as_dict(),

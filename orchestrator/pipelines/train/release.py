@@ -30,6 +30,7 @@ from orchestrator.model import bundle
 from orchestrator.model.bundle_writer import write_bundle
 from orchestrator.model.strip import MAX_VIEWS, draw_strip
 from orchestrator.pipelines.train.evaluated import write_evaluated
+from orchestrator.pipelines.train.review import review_splits
 from orchestrator.pipelines.train.scope import describe_scope
 from orchestrator.pipelines.train.task import ReleaseTask
 from orchestrator.runs.atomic import write_json, write_text
@@ -89,14 +90,15 @@ def release(
     spec, run = task.training.spec, RunDir(task.training.run)
     write_json(run.evaluating, best_epoch)
     val = parts["val"]
-    val_logits = trained.logits(val)
+    logits = {"val": trained.logits(val)}
     calibration = Calibration(1.0, 0.0)
     if spec.calibration == "platt":
-        calibration = fit_calibration(val_logits, val.labels)
-    probabilities = {"val": calibration.apply(val_logits)}
+        calibration = fit_calibration(logits["val"], val.labels)
+    probabilities = {"val": calibration.apply(logits["val"])}
     threshold = _choose_threshold(task, val, trained, calibration, probabilities["val"])
     if len(parts["test"]):
-        probabilities["test"] = calibration.apply(trained.logits(parts["test"]))
+        logits["test"] = trained.logits(parts["test"])
+        probabilities["test"] = calibration.apply(logits["test"])
     evaluations = {
         name: evaluate(parts[name].labels, p, threshold.value, parts[name].patients, seed=spec.seed)
         for name, p in probabilities.items()
@@ -122,6 +124,11 @@ def release(
         recipe=spec.model_dump(mode="json", exclude={"out", "overwrite"}),
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
     )
+    rule = None
+    if spec.review_target is not None:
+        rule, report["review"] = review_splits(
+            spec.review_target, parts, logits, calibration, threshold
+        )
     write_evaluated(run, parts, probabilities)
     page = functools.partial(
         render_training_html,
@@ -139,6 +146,7 @@ def release(
         num_trainable=facts["num_trainable"],
         threshold=threshold,
         calibration=calibration,
+        review=rule,
         test_time_views=spec.test_time_views,
         metrics={
             name: bundle.Metrics(
@@ -162,7 +170,9 @@ def release(
         info,
         extra={
             "report.html": page(_without_paths(report)),
-            bundle.SCOPE_FILE: describe_scope(task.scope, trained.features, val_logits, task.audit),
+            bundle.SCOPE_FILE: describe_scope(
+                task.scope, trained.features, logits["val"], task.audit
+            ),
         },
         num_threads=task.training.num_threads,
     )

@@ -76,6 +76,7 @@ def test_every_table_has_the_facts_of_its_files(
     assert read_predictions(run)["sex"].dropna().tolist() == ["F", "M"]
 
 
+@pytest.mark.slow
 def test_some_columns_uids_as_they_are_and_hashed_paths(
     trained: SimpleNamespace, folder: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_some_columns_uids_as_they_are_and_hashed_paths(
         assert FULL["SOPInstanceUID"] in uids.values()
 
 
+@pytest.mark.slow
 def test_without_the_flag_tables_are_as_ever(
     trained: SimpleNamespace, folder: Path, tmp_path: Path
 ) -> None:

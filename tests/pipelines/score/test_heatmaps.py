@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from orchestrator.cli import app as cli
 from orchestrator.config.specs import IngestSpec, Resources, ScoreSpec
 from orchestrator.data.predictions import read_predictions
+from orchestrator.data.schema import PREDICTIONS, REJECTED
 from orchestrator.errors import BundleError, DataError, SpecError
 from orchestrator.evaluation.tally import Tally
 from orchestrator.pipelines.explain import explain
@@ -24,21 +25,12 @@ HERE = Resources(workers=1)
 
 
 def tally_of(labels: list[int | None], probabilities: list[float]) -> Tally:
-    tally = Tally(0.5)
     num = len(labels)
-    tally.add(
-        pa.table(
-            {
-                "path": pa.array([str(row) for row in range(num)]),
-                "patient_id": pa.nulls(num, pa.string()),
-                "label": pa.array(labels, pa.int8()),
-                "probability": pa.array(probabilities, pa.float32()),
-                "grey_rule": pa.nulls(num, pa.string()),
-                "decode_notes": pa.nulls(num, pa.string()),
-            }
-        ),
-        pa.table({name: pa.array([], pa.string()) for name in ("row", "path", "code", "message")}),
-    )
+    given = {"path": [str(row) for row in range(num)], "root": [0] * num}
+    given |= {"label": labels, "probability": probabilities}
+    columns = {name: given.get(name, [None] * num) for name in PREDICTIONS.names}
+    tally = Tally(0.5)
+    tally.add(pa.table(columns, schema=PREDICTIONS), REJECTED.empty_table())
     return tally
 
 
@@ -81,12 +73,9 @@ def score_here(inbox: Path, trained: SimpleNamespace, **more: Any) -> ScoreResul
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("hash_paths", [False, True])
-def test_a_run_leaves_pictures_that_its_report_shows(
-    inbox: Path, trained: SimpleNamespace, hash_paths: bool
-) -> None:
-    # Three shards, the second one begins with a file that is rejected.
-    result = score_here(inbox, trained, hash_paths=hash_paths, shard_rows=2, heatmaps=5)
+def test_a_run_leaves_pictures_that_its_report_shows(inbox: Path, trained: SimpleNamespace) -> None:
+    # Of several shards, and one file is rejected.
+    result = score_here(inbox, trained, hash_paths=True, shard_rows=2, heatmaps=5)
 
     rows = read_predictions(result.run).set_index("row")
     entries = result.report["heatmaps"]
@@ -105,15 +94,9 @@ def test_a_run_leaves_pictures_that_its_report_shows(
     assert page.count("data:image/jpeg") == 5
 
 
-def test_a_run_without_the_flag_leaves_none(inbox: Path, trained: SimpleNamespace) -> None:
-    result = score_here(inbox, trained, heatmaps=0)
-    assert "heatmaps" not in result.report
-    assert not (result.run / "heatmaps").exists()
-    assert "data:image" not in (result.run / "report.html").read_text()
-
-
+@pytest.mark.slow
 def test_an_ingested_data_set_has_heat_maps_too(
-    inbox: Path, trained: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, inbox: Path, trained: SimpleNamespace, tmp_path: Path
 ) -> None:
     ingest(
         IngestSpec(
@@ -123,7 +106,7 @@ def test_an_ingested_data_set_has_heat_maps_too(
         Recorder(),
     )
     shutil.rmtree(inbox)
-    result = score_here(tmp_path / "set", trained)
+    result = score_here(tmp_path / "set", trained, heatmaps=5)
     sizes = {}
     for entry in result.report["heatmaps"]:
         with Image.open(result.run / entry["file"]) as picture:
@@ -156,10 +139,14 @@ def test_images_that_are_gone_by_then_are_counted_and_a_misfit_is_told_at_once(
     assert not list((inbox.parent / "other").glob("manifest.parquet"))
 
 
-def test_explain_gives_the_probabilities_of_a_scoring_run(
+def test_explain_gives_the_probabilities_of_a_run_that_has_no_heat_maps(
     inbox: Path, trained: SimpleNamespace, tmp_path: Path
 ) -> None:
-    rows = read_predictions(score_here(inbox, trained, heatmaps=0).run).set_index("path")
+    without = score_here(inbox, trained, heatmaps=0)
+    assert "heatmaps" not in without.report
+    assert not (without.run / "heatmaps").exists()
+    assert "data:image" not in (without.run / "report.html").read_text()
+    rows = read_predictions(without.run).set_index("path")
     (inbox / "more").mkdir()
     (copied,) = inbox.glob("PNEUMONIA/wide.png")
     shutil.copy(copied, inbox / "more")

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import orchestrator.pipelines.score.score as scoring
 from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import IngestSpec, Resources, ScoreSpec
 from orchestrator.errors import BundleError, DataError, SpecError
+from orchestrator.model.bundle import load_info
 from orchestrator.model.bundle_folder import newest_bundle
 from orchestrator.pipelines.prepare.ingest import ingest
 from orchestrator.pipelines.score.ensemble import load_members
@@ -69,6 +71,53 @@ def test_calls_follow_the_bundles_threshold(scored: Any) -> None:
         assert row["predicted"] == int(row["probability"] >= threshold)
 
 
+def drop_decision(row: dict[str, Any]) -> str | None:
+    """Takes the columns of the review rule out of a row; returns the decision."""
+    del row["margin"], row["review_reason"]
+    decision: str | None = row.pop("decision")
+    return decision
+
+
+def test_a_person_is_left_what_is_near_the_threshold_and_another_target_leaves_more(
+    scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
+) -> None:
+    info = load_info(trained.bundle)
+    assert info.review is not None and info.review.margin is not None
+    border = math.log(info.threshold.value / (1 - info.threshold.value))
+    rows = predictions(scored.run)
+    for row in rows:
+        odds = info.calibration.slope * row["logit"] + info.calibration.intercept
+        assert row["margin"] == pytest.approx(abs(odds - border), abs=1e-5)
+        near = row["margin"] < info.review.margin
+        expected = ("review", "near_threshold") if near else ("accept", None)
+        assert (row["decision"], row["review_reason"]) == expected
+    counts = Counter(row["decision"] for row in rows)
+    review = scored.report["review"]
+    assert review["counts"] == counts and counts["review"]
+    assert review["reasons"] == {"near_threshold": counts["review"]}
+    found = review["measured"]["Labelled images"]
+    kept = [row for row in rows if row["decision"] == "accept"]
+    wrong = sum(row["predicted"] != row["label"] for row in kept)
+    assert (found["accepted"], found["wrong"]) == (len(kept), wrong)
+    said = f"{counts['review']} of 160 images are left to a person."
+    assert said in (scored.run / "report.html").read_text()
+    more = run_score(trained, phantoms, tmp_path / "more", review_rate=0.6)
+    assert more.report["review"]["counts"]["review"] > counts["review"]
+    assert more.report["review"]["rules"][0]["target"] == ["review_rate", 0.6]
+
+
+def test_a_target_needs_a_rule_and_the_models_own_threshold(
+    trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match="--review-rate and --threshold do not go together"):
+        load_members([str(trained.bundle)], 0.5, ("review_rate", 0.1))
+    bare = make_member(trained.bundle, tmp_path / "bare", review=None)
+    assert load_members([str(bare)]).reviewers == ()
+    assert load_members([str(trained.bundle), str(bare)]).reviewers == ()
+    with pytest.raises(SpecError, match=r"--accept-error needs .* bare does not; train or recali"):
+        load_members([str(trained.bundle), str(bare)], None, ("accept_error", 0.1))
+
+
 def test_report_counts_the_confusion_of_the_table(scored: Any) -> None:
     report = json.loads((scored.run / "report.json").read_text())
     rows = predictions(scored.run)
@@ -89,7 +138,9 @@ def test_a_second_run_gives_the_same_tables_and_a_given_threshold_other_calls(
     again = run_score(trained, phantoms, tmp_path / "again", shard_rows=50, threshold=middle)
     found, expected = predictions(again.run), predictions(scored.run)
     called, before = ([row.pop("predicted") for row in rows] for rows in (found, expected))
+    reviewed, without = ([drop_decision(row) for row in rows] for rows in (expected, found))
     assert found == expected
+    assert "review" in reviewed and set(without) == {None}  # a rule holds at its own threshold
     assert called == [int(row["probability"] >= middle) for row in found]
     assert called != before
     assert (again.report["threshold"], again.report["threshold_rule"]) == (middle, "fixed")
@@ -310,6 +361,11 @@ def test_several_models_are_averaged_and_each_has_its_column(
         assert row["probability"] == pytest.approx(mean, abs=1e-6)
         assert row["predicted"] == int(row["probability"] >= result.report["threshold"])
         assert row["logit"] is None
+        alike = (row["probability_1"] >= scored.report["threshold"]) == (
+            row["probability_2"] >= 0.9
+        )
+        assert alike or "models_disagree" in row["review_reason"]
+        assert single["decision"] == "accept" or row["decision"] == "review"
 
 
 def test_a_model_that_is_replaced_while_a_run_lasts_ends_it(

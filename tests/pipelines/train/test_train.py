@@ -69,6 +69,25 @@ def test_metrics_of_bundle_and_report_agree(trained: SimpleNamespace) -> None:
     assert figures["auroc"].value == pytest.approx(best["val_auroc"], abs=1e-6)
 
 
+def test_the_bundle_keeps_the_review_rule_and_the_report_what_it_gave(
+    trained: SimpleNamespace,
+) -> None:
+    rule = load_info(trained.bundle).review
+    assert rule is not None and rule.target == ("review_rate", 0.2)
+    review = trained.report["review"]
+    assert review["rules"] == [rule.as_dict()]
+    for split, found in review["measured"].items():
+        stored = trained.report[split.lower()]
+        wrong = stored["confusion"]["fp"] + stored["confusion"]["fn"]
+        assert (found["num_images"], found["num_wrong"]) == (stored["num_images"], wrong)
+        assert found["curve"][-1] == [1.0, wrong / stored["num_images"]]
+    chosen = review["measured"]["Validation"]
+    assert chosen["num_images"] == rule.num_images
+    assert 0.8 <= chosen["accepted"] / rule.num_images < 1
+    for page in (trained.run / "report.html", trained.bundle / "README.md"):
+        assert "on average at most 20.0% are left to a person" in page.read_text()
+
+
 def test_splits_keep_patients_whole_and_the_audit_is_said(trained: SimpleNamespace) -> None:
     table = pq.read_table(trained.run / "splits.parquet").to_pylist()
     assert len(table) == 160

@@ -1,0 +1,113 @@
+"""Groups of training workers, one after the other; what Ray does is put in by hand."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
+
+from orchestrator.cluster import leaving, ray_train
+from orchestrator.cluster.leaving import GroupNotice
+from orchestrator.cluster.ray_train import run_training
+from orchestrator.cluster.worker_context import Leave
+from orchestrator.config.workers import Session
+from orchestrator.errors import ClusterError, DataError
+
+SESSION = Session(2, 1.0, 0.0, min_workers=1, max_workers=4)
+INFO = PreemptionInfo(None, {"node": [0]})
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[Any, list[str]]]:
+    """Returns how to run a training whose groups end in given ways, each in so much room."""
+
+    def run(*ends: tuple[int, Any]) -> tuple[Any, list[str]]:
+        rooms, results = [room for room, _ in ends], [end for _, end in ends]
+        said: list[str] = []
+
+        def await_room(session: Session, fewest: int, say: Any, most: int) -> int:
+            assert (session, fewest, most) == (SESSION, 1, 4)
+            return rooms.pop(0)
+
+        def fit() -> Any:
+            if isinstance(result := results.pop(0), Exception) and not isinstance(result, Leave):
+                raise result
+            return SimpleNamespace(return_value=result)
+
+        monkeypatch.setattr(ray_train, "await_room", await_room)
+        monkeypatch.setattr(ray_train, "_build_trainer", lambda *_: SimpleNamespace(fit=fit))
+        found = run_training(
+            lambda: None, (), tmp_path, SESSION.group, SESSION, lambda: None, said.append
+        )
+        assert not results
+        return found, said
+
+    return run
+
+
+def died() -> WorkerGroupError:
+    return WorkerGroupError("a worker died", {0: RuntimeError("signal 9")})
+
+
+def test_a_group_that_left_is_followed_by_one_of_as_many_as_find_room(
+    train: Callable[..., tuple[Any, list[str]]],
+) -> None:
+    lost = PreemptionError(INFO, True)
+    ends = [(2, Leave()), (3, died()), *[(1, lost)] * 4, (4, {"auroc": 1})]
+    found, said = train(*ends)
+    assert found == {"auroc": 1}
+    assert said[:2] == ["going on with 3 training workers", "going on with 1 training worker"]
+    assert said[-1] == "going on with 4 training workers"
+
+
+def test_a_group_that_fails_four_times_ends_the_training(
+    train: Callable[..., tuple[Any, list[str]]],
+) -> None:
+    with pytest.raises(ClusterError, match="training failed in a worker: a worker died; run the"):
+        train(*[(2, died())] * 4)
+    with pytest.raises(DataError, match="do z"):
+        train((2, WorkerGroupError("", {1: DataError("received x; expected y; do z")})))
+
+
+def test_a_worker_leaves_when_it_is_told_or_its_group_can_grow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray.train.v2._internal.execution.context as context
+
+    asked: list[dict[str, float]] = []
+    placed: list[Any] = []
+    told = SimpleNamespace(preemption_info=None)
+    now = [100.0]
+    ours = SimpleNamespace(preemption_context=told)
+    monkeypatch.setattr(context, "get_train_context", lambda: ours)
+    placements = sys.modules["ray.util.placement_group"]  # a function hides it
+
+    def place(sizes: list[dict[str, float]]) -> int:
+        asked.extend(sizes)
+        return len(asked)
+
+    monkeypatch.setattr(placements, "placement_group", place)
+    monkeypatch.setattr(leaving, "is_placed", lambda place: place in placed)
+    monkeypatch.setattr(leaving, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    first, other = GroupNotice(2, {"CPU": 1.0}), GroupNotice(0, {"CPU": 1.0})
+    assert asked == [{"CPU": 1.0}] * 2
+    placed.append(2)
+    assert not first()  # a group that has just begun is left alone
+    now[0] += 30
+    assert first()
+    placed.clear()
+    assert not first()
+    assert not other()
+    told.preemption_info = INFO
+    assert first()
+    assert other()
+    told.preemption_info = None
+    leaving._terminated.set()
+    try:
+        assert other()
+    finally:
+        leaving._terminated.clear()
