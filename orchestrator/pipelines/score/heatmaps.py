@@ -23,7 +23,7 @@ from orchestrator.data.some_files import decode_files
 from orchestrator.data.source import IngestedSource, Row, Source
 from orchestrator.errors import counted
 from orchestrator.evaluation.calibration import call_labels
-from orchestrator.evaluation.report.heat_picture import draw_heatmap, draw_overlay, embed
+from orchestrator.evaluation.report.heat_picture import draw_heatmap, embed
 from orchestrator.evaluation.tally import UNLABELLED, Tally
 from orchestrator.model.heatmap import load_heat_model
 from orchestrator.pipelines.prepare.ingest import decode_limits
@@ -148,7 +148,8 @@ def draw_heatmaps(
         )
         write_picture(picture, path)
         entries.append(entry | {"file": str(path.relative_to(run.path))})
-        thumbnails.append(embed(draw_overlay(found.xray, found.heat), _THUMBNAIL_PX))
+        alone = picture.crop((0, 0, *found.xray.shape[::-1]))
+        thumbnails.append(embed(alone, _THUMBNAIL_PX))
     reporter.end()
     if missing := len(chosen) - len(entries):
         reporter.say(f"no heat map of {counted(missing, 'file')} that can no longer be read")
