@@ -83,7 +83,7 @@ def show(version: Version, registry: RegistryPlace = "models", as_json: JsonFlag
 
 @app.command()
 def add(
-    bundle: Annotated[Path, Bundle],
+    bundle: Annotated[str, Bundle],
     reason: Why,
     name: Annotated[
         str | None,
@@ -94,9 +94,10 @@ def add(
 ) -> None:
     """Copy a bundle into the registry as the next version of its name; it is not live yet."""
     from orchestrator.registry.history import add_version
+    from orchestrator.registry.reference import open_model
 
-    named = name or bundle.resolve().name
-    row = add_version(_writable(registry), bundle, named, reason, tell)
+    named = name or Path(bundle.partition("?")[0]).absolute().name
+    row = add_version(_writable(registry), open_model(bundle).folder, named, reason, tell)
     line = f"{row.version} is {row.sha256[:12]}; `orchestrator models promote {row.version} --to "
     print_result(_as_json(row), [line + "production` makes it live"], as_json=as_json)
 

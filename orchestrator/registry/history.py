@@ -10,6 +10,7 @@ change it at once take turns.
 
 import getpass
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,7 +36,8 @@ from orchestrator.runs.wait import Wait
 SCHEMA_VERSION = 1
 ALIASES = ("production", "staging", "shadow")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}"
-_VERSIONS, _HISTORY = "registry/versions", "registry/history"
+VERSIONS, _HISTORY = "registry/versions", "registry/history"
+_ROW = re.compile(r"\d{6,}\.json")
 _WAIT_S = 600.0  # for another process that changes the registry: it may be copying a bundle
 _ROW_LIMITS = Limits(max_bytes=1 << 20)
 
@@ -108,12 +110,7 @@ class Registry:
 
 def version_folder(place: str, sha256: str) -> Path:
     """Returns the folder of a version in a registry that is a folder."""
-    return Path(place, _VERSIONS, sha256)
-
-
-def remote_version(sha256: str) -> str:
-    """Returns the folder of a version in a registry at an address, relative to it."""
-    return f"{_VERSIONS}/{sha256}"
+    return Path(place, VERSIONS, sha256)
 
 
 def load_registry(place: str) -> Registry:
@@ -248,12 +245,19 @@ def _make_row(action: str, why: str, version: str, sha256: str) -> HistoryRow:
         {
             "action": action,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "who": f"{getpass.getuser()}@{this_machine().host}",
+            "who": f"{_user()}@{this_machine().host}",
             "why": why,
             "to": version,
             "sha256": sha256,
         }
     )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"user {os.getuid()}"
 
 
 def _append(registry: Registry, row: HistoryRow) -> HistoryRow:
@@ -266,21 +270,17 @@ def _row_name(number: int) -> str:
     return f"{number:06d}.json"
 
 
-def _is_row(name: str) -> bool:
-    return re.fullmatch(r"\d{6,}\.json", name) is not None
-
-
 def _read_folder(place: Path) -> dict[str, bytes]:
-    folder = place / _HISTORY
-    found = folder.iterdir() if folder.is_dir() else ()
-    return {path.name: path.read_bytes() for path in found if _is_row(path.name)}
+    found = (place / _HISTORY).glob("*.json")
+    return {path.name: path.read_bytes() for path in found if _ROW.fullmatch(path.name)}
 
 
 def _read_remote(place: str) -> dict[str, bytes]:
     folder = open_folder(place).below(_HISTORY)
     try:
         names = [found.path.decode() for found in folder.walk()]
-        return {name: folder.read(name.encode(), _ROW_LIMITS) for name in names if _is_row(name)}
+        rows = filter(_ROW.fullmatch, names)
+        return {name: folder.read(name.encode(), _ROW_LIMITS) for name in rows}
     except DataError:  # there is none
         return {}
     except ImageError as error:

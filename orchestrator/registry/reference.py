@@ -20,8 +20,8 @@ from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.registry.history import (
     ALIASES,
     NAME,
+    VERSIONS,
     load_registry,
-    remote_version,
     version_folder,
 )
 from orchestrator.runs.atomic import atomic_folder
@@ -68,7 +68,7 @@ def open_model(text: str) -> Model:
     place = matched[1] if is_address(text) else str(Path(matched[1]).resolve())
     row = load_registry(place).find(matched[2])
     if is_address(place):
-        folder = _fetch(place, remote_version(row.sha256))
+        folder = _fetch(place, f"{VERSIONS}/{row.sha256}")
     else:
         folder = version_folder(place, row.sha256)
     info = load_info(folder)

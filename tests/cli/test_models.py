@@ -56,6 +56,8 @@ def test_from_a_bundle_to_production_and_back() -> None:
         ("rollback", "lite@2", "lite@1"),
     ]
     assert len(run("history").splitlines()) == 1 + 6
+    again = as_json("add", "models:lite@2", "--name", "site-b", "--reason", "c")
+    assert (again["to"], again["sha256"]) == ("site-b@1", moved["sha256"])
     inspected = CliRunner().invoke(app, ["inspect", "models:production", "--json"])
     assert json.loads(inspected.output)["seed"] == 1
 

@@ -145,6 +145,16 @@ def test_a_row_says_who_when_why_from_and_to(tmp_path: Path) -> None:
     }
 
 
+def test_a_user_without_a_name_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", fail)
+    make_bundle(tmp_path / "bundle")
+    row = add_version(tmp_path / "models", tmp_path / "bundle", "lite", "why", quiet)
+    assert row.who.startswith(f"user {os.getuid()}@")
+
+
 def test_a_rollback_goes_back_step_by_step_and_not_in_a_circle(tmp_path: Path) -> None:
     place = make_registry(tmp_path)
     promote(place, "lite@3", "production", "why", quiet)
