@@ -20,8 +20,9 @@ _terminated = threading.Event()
 
 
 def heed_sigterm() -> None:
-    """Has SIGTERM noted, where it would end this worker; call it from the main thread."""
-    signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
+    """Has SIGTERM noted, where it would end this worker; in another than the main thread it does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
 
 
 def is_terminated() -> bool:
