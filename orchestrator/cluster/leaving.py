@@ -20,7 +20,7 @@ _terminated = threading.Event()
 
 
 def heed_sigterm() -> None:
-    """Has SIGTERM noted, where it would end this worker; in another than the main thread it does."""
+    """Has SIGTERM noted, where it would end this worker; without effect outside the main thread."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
 
