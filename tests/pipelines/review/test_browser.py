@@ -23,7 +23,8 @@ _GRAVE = ("serious", "critical")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser extra is not installed")
+    why = "the browser extra is not installed"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=why)
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
