@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent  # of the project
 PUBLIC_DATA = ROOT.parent / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Under `pytest -n 2`, keeps what needs the one Ray in one process, and begins with it."""
     if not config.pluginmanager.hasplugin("xdist"):
