@@ -24,7 +24,7 @@ demo: setup
 
 # Two processes: what needs the one Ray cluster in one of them, the rest in the other.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600

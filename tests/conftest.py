@@ -1,11 +1,12 @@
 """Fixtures shared by all tests: one local Ray, one small trained bundle, the public X-rays."""
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,20 +19,32 @@ ROOT = Path(__file__).parent.parent  # of the project
 PUBLIC_DATA = ROOT.parent / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under `pytest -n 2`, keeps what needs the one Ray in one process, and begins with it."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
+@functools.cache
+def needs_ray(module: str) -> bool:
+    """Whether tests of a module, as a path from the project's folder, need the one Ray."""
+    text = (ROOT / module).read_text()
+    return any(name in text for name in ("ray_cluster", "local_head", "trained"))
 
-    def needs_ray(item: pytest.Item) -> bool:
-        return not {"ray_cluster", "local_head"}.isdisjoint(getattr(item, "fixturenames", ()))
 
-    for item in items:
-        item.add_marker(
-            pytest.mark.xdist_group("ray" if needs_ray(item) else item.nodeid.split("::")[0])
-        )
-    items.sort(key=needs_ray, reverse=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with what needs Ray, which takes longest."""
+    items.sort(key=lambda item: needs_ray(item.nodeid.partition("::")[0]), reverse=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `pytest -n 2`, keeps what needs the one Ray in one process, and a module in one.
+
+    The marks that xdist has for that do nothing under pytest 9.2, whose ids are read-only.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "ray" if needs_ray(module) else module
+
+    return ByModule(config, log)
 
 
 class Recorder:
