@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,10 @@ import orchestrator.cluster  # noqa: F401 - sets Ray's environment before anythi
 
 if TYPE_CHECKING:
     from orchestrator.jobs.local_head import LocalHead
+
+# The processes of `pytest -n 2` ignore it, and so would the commands that tests start and stop.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent  # of the project
 PUBLIC_DATA = ROOT.parent / "shared" / "data"

@@ -23,6 +23,7 @@ from orchestrator.cluster.session import (
     possible_nodes,
 )
 from orchestrator.config.specs import Resources
+from orchestrator.config.worker_counts import MAX_WORKERS
 from orchestrator.config.workers import Session, plan_workers
 from orchestrator.errors import ClusterError, SpecError
 from tests.conftest import ROOT
@@ -30,11 +31,15 @@ from tests.processes import descendants, is_alive, title
 
 
 def test_one_worker_takes_a_small_machine_whole() -> None:
-    assert plan_workers(Resources(), [{"CPU": 2.0}]) == Session(1, 2.0, 0.0)
+    assert plan_workers(Resources(), [{"CPU": 2.0}]) == Session(
+        1, 2.0, 0.0, max_workers=MAX_WORKERS
+    )
 
 
 def test_a_large_machine_is_shared_by_workers_of_at_most_eight_cpus() -> None:
-    assert plan_workers(Resources(), [{"CPU": 20.0}]) == Session(3, 6.0, 0.0)
+    assert plan_workers(Resources(), [{"CPU": 20.0}]) == Session(
+        3, 6.0, 0.0, max_workers=MAX_WORKERS
+    )
 
 
 def test_workers_asked_for_share_the_cpus() -> None:
@@ -44,7 +49,7 @@ def test_workers_asked_for_share_the_cpus() -> None:
 
 def test_gpus_auto_is_one_where_there_are_any() -> None:
     nodes = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 8.0}]
-    assert plan_workers(Resources(), nodes) == Session(2, 8.0, 1.0)
+    assert plan_workers(Resources(), nodes) == Session(2, 8.0, 1.0, max_workers=MAX_WORKERS)
 
 
 def test_gpus_auto_is_none_elsewhere() -> None:
@@ -192,7 +197,8 @@ def test_limits_of_waits_come_from_the_request() -> None:
     asked = Resources(shard_timeout="3h", max_wait="10m")  # type: ignore[arg-type]
     session = plan_workers(asked, [{"CPU": 2.0}])
     assert (session.shard_timeout_s, session.max_wait_s) == (10800.0, 600.0)
-    assert Session(1, 1.0, 0.0) == plan_workers(Resources(), [{"CPU": 1.0}])
+    plain = Session(1, 1.0, 0.0, max_workers=MAX_WORKERS)
+    assert plain == plan_workers(Resources(), [{"CPU": 1.0}])
 
 
 @pytest.mark.parametrize(
