@@ -173,7 +173,7 @@ def trained(
             epochs=4,
             lr=0.003,
             population="phantoms",
-            review_rate=0.2,
+            review_rate=0.4,
         )
         result = train(spec, Resources(workers=1), recorder)
     return SimpleNamespace(

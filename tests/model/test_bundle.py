@@ -106,9 +106,9 @@ def test_a_bundle_that_takes_the_place_of_another_is_refused(
     assert load_engine(copied, "openvino", 1, sha256=meant).name == "openvino"
     read = load.openvino_engine
 
-    def replace_and_read(*given: Any) -> Any:
+    def replace_and_read(*given: Any, **named: Any) -> Any:
         edit_info(copied, seed=99)
-        return read(*given)
+        return read(*given, **named)
 
     if moment == "before it is read":
         edit_info(copied, seed=99)

@@ -43,8 +43,9 @@ class RunDrift:
 
     def _add_group(self, group: tuple[str, str], table: pa.Table) -> None:
         seen = table.filter(pc.is_valid(table["figures"]))
-        values = np.array(seen["figures"].to_pylist(), np.float32).reshape(seen.num_rows, -1)
-        self._counts.add(group, dict(zip(FIGURES, values.T, strict=False)))
+        if seen.num_rows:  # none where the listing rejected all that was found
+            values = np.array(seen["figures"].to_pylist(), np.float32)
+            self._counts.add(group, dict(zip(FIGURES, values.T, strict=False)))
         scored = table.filter(pc.is_valid(table["logit"]))
         self._counts.add(group, {"logit": scored["logit"].to_numpy()})
         called = np.bincount(scored["predicted"].to_numpy(), minlength=2)

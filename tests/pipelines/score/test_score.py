@@ -114,7 +114,7 @@ def test_a_target_needs_a_rule_and_the_models_own_threshold(
     bare = make_member(trained.bundle, tmp_path / "bare", review=None)
     assert load_members([str(bare)]).reviewers == ()
     assert load_members([str(trained.bundle), str(bare)]).reviewers == ()
-    with pytest.raises(SpecError, match=r"--accept-error needs .* bare does not; train or recali"):
+    with pytest.raises(SpecError, match=r"--accept-error needs .*bare does not; train or recali"):
         load_members([str(trained.bundle), str(bare)], None, ("accept_error", 0.1))
 
 

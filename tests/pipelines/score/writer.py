@@ -19,6 +19,7 @@ from typing import Any
 import pandas  # noqa: F401 - loaded once, by the server that forks
 import pyarrow as pa
 
+import orchestrator.pipelines.score.drift as drift
 import orchestrator.pipelines.score.score as scoring
 import orchestrator.pipelines.score.tables as tables
 from orchestrator.config.specs import Resources, ScoreSpec
@@ -37,8 +38,12 @@ _MODEL = SimpleNamespace(
     names=("model",),
     bundles=(Path("model"),),
     hashes=["0" * 64],
+    infos=(),
+    populations=[],
     calibrations=(),
+    reviewers=(),
     given=None,
+    target=None,
     threshold=Threshold(0.5, "half"),
     facts=lambda: {"backbone": "tiny", "sha256": "0" * 64, "image_size": 64, "weights": "none"},
 )
@@ -90,6 +95,7 @@ def write(seed: int, name: str, inbox: Path, fields: dict[str, Any], waits: bool
     session = SimpleNamespace(threads_per_worker=1)
     scoring.open_session = lambda *_, **__: contextlib.nullcontext(session)  # type: ignore
     tables.render_html = lambda *_: "a page"  # type: ignore[assignment]
+    drift.load_scope = lambda _: None  # type: ignore[assignment, misc]
     sys.modules["orchestrator.runs.lock"]._LOOK_S = 0.01  # type: ignore[attr-defined]
     spec = ScoreSpec(input=str(inbox), engine="openvino", shard_rows=2, **fields)
     found: dict[str, Any] = {"pid": os.getpid(), "error": None}

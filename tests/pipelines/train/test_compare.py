@@ -231,7 +231,7 @@ def test_a_package_that_is_missing_is_named_before_any_work(
     ("change", "message"),
     [
         ({"backbones": ("tiny",), "ensemble": "vote"}, "two backbones or more, received tiny"),
-        ({"ensemble": "mean", "threshold": "f1-shifted"}, "cannot be chosen by f1-shifted"),
+        ({"ensemble": "mean", "threshold": "f1-shifted"}, "its threshold by f1-shifted"),
         ({"augmentation": "light", "views": 1}, "augmentation light has no view to augment"),
     ],
 )
