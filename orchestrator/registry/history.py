@@ -226,7 +226,7 @@ def _changing(place: Path, say: Callable[[str], None]) -> Iterator[Registry]:
     """Yields a registry that nobody else changes meanwhile."""
     place = place.absolute()
     with hold(place / "registry", Wait(_WAIT_S, say, advice="")):
-        for left in place.glob("registry/*/.tmp-*"):  # of writers that were killed
+        for left in place.glob("registry/[!_]*/.tmp-*"):  # of writers killed; waiters' are in _lock
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield load_registry(str(place))
 
