@@ -32,7 +32,7 @@ def review(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a page on which a person reads the least certain images, or import the answers."""
+    """Write a worklist of the least certain images for a person to read, or import the answers."""
     from dataclasses import asdict
 
     if answers is not None:
@@ -60,7 +60,8 @@ def _worklist_lines(written: "WorklistResult") -> list[str]:
             f"warning: {written.num_missing:,} more can no longer be read: their files have moved "
             "or changed, or their paths were hashed"
         )
-    lines.append("open it in a browser, read, export corrections.csv, and import it by --import")
+    lines.append("Open it in a browser, answer, export corrections.csv, then run")
+    lines.append(f"  orchestrator review {written.page.parent} --import corrections.csv")
     return lines
 
 
