@@ -155,7 +155,11 @@ def _model(name: str) -> Check:
         if not replay.ok:
             return Check("model", False, describe_difference(model.folder, replay))
     shown = ", ".join(f"{replay.engine} {replay.difference:.1e}" for replay in replays)
-    return Check("model", True, f"{model.name}: hashes as recorded; {shown} off the golden outputs")
+    return Check(
+        "model",
+        True,
+        f"{model.name}: hashes as recorded; {shown} from the expected outputs (relative)",
+    )
 
 
 def _shown(nodes: list[dict[str, float]]) -> str:

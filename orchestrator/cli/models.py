@@ -59,7 +59,9 @@ def list_versions(registry: RegistryPlace = "models", as_json: JsonFlag = False)
         for name, row in found.versions.items()
     ]
     heads = ["version", "live as", "sha256", "added", "by"]
-    print_columns(heads, rows, empty=f"{registry} has no version yet: `orchestrator models add`")
+    print_columns(
+        heads, rows, empty=f"{registry} has no version yet; add one: `orchestrator models add`"
+    )
 
 
 @app.command()
@@ -227,8 +229,8 @@ def _as_json(row: "HistoryRow") -> dict[str, Any]:
 
 
 def _tell_move(row: "HistoryRow", as_json: bool) -> None:
-    before = f", before {row.before}" if row.before else ""
-    print_result(_as_json(row), [f"{row.alias} is {row.version}{before}"], as_json=as_json)
+    before = f" (was {row.before})" if row.before else ""
+    print_result(_as_json(row), [f"{row.alias} is now {row.version}{before}"], as_json=as_json)
 
 
 def _finite(value: float) -> float | None:

@@ -22,6 +22,6 @@ def score(request: Request) -> None:
     drift = result.report.get("drift")
     if request.spec.fail_on_drift and drift and drift["drifted"]:
         raise DriftError(
-            f"drift from the training images: {name_drifted(drift)}; the run is whole: look at "
-            f"{result.run / 'report.html'} before its results are used"
+            f"drift from the training images: {name_drifted(drift)}; the run finished and its "
+            f"tables are complete; look at {result.run / 'report.html'} before its results are used"
         )

@@ -140,8 +140,8 @@ class RecipeForm(TrainingForm):
     population: Annotated[
         Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")] | None,
         flag(
-            "Whom the images are of, such as 'children, 1 to 5 years, one site'; the model and "
-            "reports of what it scores repeat it.",
+            "Patient population of the training images, such as 'children, 1 to 5 years, one "
+            "site'; stated in the model card and in scoring reports.",
             DATA,
             default="not stated",
             metavar="<text>",

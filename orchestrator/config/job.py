@@ -119,8 +119,8 @@ def check_scheduled(job: Job) -> None:
     """Raises `SpecError` where a scheduled job would take whichever model is the newest by then."""
     if job.schedule is not None and job.kind == "score" and job.args.get("model") is None:
         raise SpecError(
-            f"{job.name}: a schedule does not score with the newest bundle, which may be another "
-            "one tonight; give model, such as models:production"
+            f"{job.name}: a scheduled score job must name its model, since the newest bundle may "
+            "change between runs; add model under args, such as models:production"
         )
 
 

@@ -87,7 +87,7 @@ OnNewModel = Annotated[
     AfterValidator(_check_rule),
     flag(
         "With --only-new, what a new model scores again: keep (nothing), rescore (all), or "
-        "'rescore-window 30d' (what another one has scored since).",
+        "'rescore-window 30d' (what another model scored in the last 30 days).",
         DATA,
         metavar="<rule>",
     ),

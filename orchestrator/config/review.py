@@ -20,8 +20,8 @@ class ReviewForm(Form):
     accept_error: Annotated[
         _Share | None,
         flag(
-            "Leave to a person what it takes for at most this share of patients to have a wrong "
-            "image among those accepted.",
+            "Leave enough images to a person that, with 95% confidence, at most this share of the "
+            "patients with an accepted image have a wrong one among them.",
             REVIEW,
             default="off",
         ),

@@ -38,7 +38,7 @@ SCOPE_CODES: dict[str, str] = {
     "out_of_scope_not_chest": "Unlike the training images to the network: perhaps no frontal chest "
     "X-ray, or one by another kind of machine.",
     "out_of_scope_inverted": "Black and white seem exchanged.",
-    "out_of_scope_blank": "Hardly any contrast: perhaps an exposure of nothing.",
+    "out_of_scope_blank": "Hardly any contrast: perhaps a failed or empty exposure.",
     "out_of_scope_aspect": "Much wider or taller than the training images: perhaps a part of an "
     "X-ray, or several beside each other.",
 }

@@ -118,8 +118,8 @@ def describe_difference(folder: Path, replay: Replay) -> str:
     return (
         f"{folder} gives other outputs with {replay.engine} here than when it was written, by "
         f"{replay.difference:.1e} of their scale, expected at most {TOLERANCE:.0e}: its network "
-        "was replaced, or this machine computes wrongly; copy the bundle again, or use --engine "
-        f"{'keras' if replay.engine == 'openvino' else 'openvino'}"
+        "was replaced, or this machine computes wrongly. Copy the bundle again from where it was "
+        "trained; if it still fails, do not use its scores from this machine"
     )
 
 

@@ -103,7 +103,7 @@ class Registry:
             known = "; ".join(f"{what}: {', '.join(n) or 'none'}" for what, n in names.items())
             raise SpecError(
                 f"the registry {self.place} has no {name}; {known}. `orchestrator models list` "
-                "shows all, `models add` and `models promote` make one"
+                "lists all; `models add` adds a version, `models promote` sets an alias"
             )
         return row
 

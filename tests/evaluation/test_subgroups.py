@@ -134,7 +134,7 @@ def test_chance_is_seldom_taken_for_a_worse_group() -> None:
     assert num_alarms <= 8  # of 60 at 5%, more come once in 500 times
     view = view_subgroups(measured(*make(0)))
     assert view is not None
-    assert view["answer"].startswith("No group is served worse beyond what chance gives among 6 ")
+    assert view["answer"].startswith("No group is significantly worse after correction for 6 ")
 
 
 @pytest.mark.usefixtures("few_resamples")

@@ -49,7 +49,7 @@ def _answer(found: Mapping[str, Any]) -> str:
     chance = f"corrected p {format_figure(worst['p_adjusted'])}"
     if not worst["is_worse"]:
         return (
-            f"No group is served worse beyond what chance gives among {method['num_tests']} "
+            f"No group is significantly worse after correction for {method['num_tests']} "
             f"comparisons. The lowest is {group} ({chance})."
         )
     num_worse = sum(

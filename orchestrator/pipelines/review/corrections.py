@@ -147,7 +147,7 @@ def _check(
         return f"row {row} has another sha256 in this run; export from its own worklist"
     if answer and answer.upper() not in _ANSWERS:
         return f"answer {answer[:20]!r}; expected {', '.join(_ANSWERS)} or nothing"
-    return f"row {row} stands twice; keep one of the lines" if int(row) in answers else None
+    return f"row {row} appears twice; keep one of the lines" if int(row) in answers else None
 
 
 def _report(scored: ScoredRun, labels: Any, corrected: Any, rows: Any, read: Any) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_a_name_that_is_no_utf8_is_found_again(tmp_path: Path) -> None:
         ("0,x,{sha},ill,", "line 2: answer 'ill'; expected NORMAL, PNEUMONIA, UNSURE or nothing"),
         ("0,x,{sha},NORMAL,,1", "line 2: received 1 values too many"),
         ("0,x,{sha}", "line 2: received 2 values too few"),
-        ("0,x,{sha},NORMAL,\n0,x,{sha},NORMAL,", "line 3: row 0 stands twice"),
+        ("0,x,{sha},NORMAL,\n0,x,{sha},NORMAL,", "line 3: row 0 appears twice"),
         ("0,x,{sha},,", "holds no answer"),
     ],
 )
