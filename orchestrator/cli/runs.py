@@ -39,10 +39,16 @@ def report(
 
     from orchestrator.data.predictions import ended_at, find_finished, load_report
     from orchestrator.data.schema import escape_path
+    from orchestrator.errors import SpecError
     from orchestrator.evaluation.report.nights import build_nights, render_metrics, render_nights
     from orchestrator.runs.atomic import write_text
+    from orchestrator.runs.run_dir import RunDir
     from orchestrator.runs.runs_root import RunsRoot
 
+    if out is None and RunDir(root).success.exists():
+        raise SpecError(
+            f"{root} is one run and has a report of its own; name the folder of runs, or --out FILE"
+        )
     runs = []
     for run in find_finished(root)[-last:]:
         name, ended = escape_path(os.fsencode(run.path.name)), ended_at(run)

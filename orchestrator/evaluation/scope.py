@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from scipy.linalg import eigh
 
 from orchestrator.evaluation.drift import Spread
 from orchestrator.evaluation.scope_images import (
@@ -262,6 +261,8 @@ def _fit_features(features: npt.NDArray[np.float32]) -> _Shape:
     mean = features.mean(axis=0, dtype=np.float64)
     centred = features - mean
     num_images, width = centred.shape
+    from scipy.linalg import eigh  # of training alone
+
     kept = min(_NUM_AXES, width - 1, max(num_images // 4, 1))
     covariance = centred.T @ centred / num_images
     values, vectors = eigh(covariance, subset_by_index=(width - kept, width - 1))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.special import stdtr
 
 from orchestrator.evaluation.bootstrap import FloatArray, IntArray, cluster_rows
+from orchestrator.evaluation.drift import holm
 from orchestrator.evaluation.groups import DIMENSIONS, Dimension
 from orchestrator.evaluation.metrics import evaluate
 
@@ -76,7 +77,7 @@ def measure_subgroups(
     )
     shown, tests = [], []
     for dimension in dimensions:
-        if _names_classes(dimension, labels):
+        if _names_classes(dimension, labels) or _names_patients(dimension, rows.clusters):
             continue
         known = dimension.codes > 0
         groups = []
@@ -120,7 +121,8 @@ def measure_subgroups(
                 "groups": groups,
             }
         )
-    _adjust([figure for _, figure in tests])
+    for (_, figure), adjusted in zip(tests, holm([f["p"] for _, f in tests]), strict=True):
+        figure |= {"p_adjusted": adjusted, "is_worse": adjusted < LEVEL}
     worst = min(tests, key=lambda test: test[1]["p"], default=None)
     return {
         "dimensions": shown,
@@ -132,6 +134,14 @@ def measure_subgroups(
             "correction": "Holm",
         },
     }
+
+
+def _names_patients(dimension: Dimension, clusters: npt.NDArray[np.int64]) -> bool:
+    """Whether folders hold one patient each: they are no sites, and their names are patients'."""
+    if dimension.name != "site_folder":
+        return False
+    held = [clusters[dimension.codes == number] for number, _ in enumerate(dimension.groups, 1)]
+    return all(len(np.unique(of)) < 2 for of in held)
 
 
 def _names_classes(dimension: Dimension, labels: npt.NDArray[np.int8]) -> bool:
@@ -213,12 +223,3 @@ def _chance(difference: float, spread: float, num_units: int) -> float:
     if spread == 0:
         return 0.0 if difference < 0 else 1.0
     return float(stdtr(num_units - 1, difference / spread))
-
-
-def _adjust(figures: Sequence[dict[str, Any]]) -> None:
-    """Corrects the p of all figures for their number, and marks those that stay low."""
-    reached = 0.0
-    for rank, figure in enumerate(sorted(figures, key=lambda figure: figure["p"])):
-        reached = max(reached, min(1.0, figure["p"] * (len(figures) - rank)))
-        figure["p_adjusted"] = reached
-        figure["is_worse"] = reached < LEVEL

@@ -5,7 +5,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, SpecError
 from orchestrator.runs.atomic import write_json
 from tests.data.known.runs import make_nights
 from tests.data.test_predictions import make_run
@@ -65,6 +65,11 @@ def test_report_draws_the_last_nights_and_writes_metrics_of_the_newest(tmp_path:
     assert float(lines[f"orchestrator_ended_timestamp_seconds{{{label}}}"]) > 1.7e9
     whole = CliRunner().invoke(app, ["runs", "report", str(root), "--out", str(tmp_path / "all")])
     assert whole.exit_code == 0 and "r1" in (tmp_path / "all").read_text()
+    its_own = root / "r3" / "report.html"
+    its_own.write_text("the run's own")
+    refused = CliRunner().invoke(app, ["runs", "report", str(root / "r3")])
+    assert isinstance(refused.exception, SpecError)
+    assert its_own.read_text() == "the run's own"
     (root / "r2" / "report.json").write_text("{")
     for folder in (root, tmp_path / "none"):
         failed = CliRunner().invoke(app, ["runs", "report", str(folder)])

@@ -171,3 +171,14 @@ def test_a_group_of_one_class_has_what_can_be_measured() -> None:
     assert figures["sensitivity"]["rest"] is None
     assert figures["auroc"]["units"] == 0
     assert figures["specificity"]["p"] is not None
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_folders_of_one_patient_each_are_no_sites() -> None:
+    labels, probabilities, groups = make(5)
+    patients = np.arange(NUM).astype(object)
+    folders = Dimension("site_folder", tuple(f"p{n}" for n in range(1, groups.max() + 1)), groups)
+    several = measure_subgroups(labels, probabilities, 0.5, patients, [folders])
+    assert [dimension["name"] for dimension in several["dimensions"]] == ["site_folder"]
+    alone = measure_subgroups(labels, probabilities, 0.5, groups.astype(object), [folders])
+    assert alone["dimensions"] == []

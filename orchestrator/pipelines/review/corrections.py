@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from orchestrator.data.listing.csv_text import describe_header, open_text_table, shown_name
 from orchestrator.data.manifest import open_manifest_file
 from orchestrator.data.parquet import write_parquet
+from orchestrator.data.pseudonym import HASHED
 from orchestrator.data.schema import CLASS_NAMES, unescape_path
 from orchestrator.errors import DataError
 from orchestrator.evaluation.agreement import measure_agreement
@@ -24,7 +25,6 @@ from orchestrator.runs.lock import hold
 
 _ANSWERS = {name: label for label, name in enumerate(CLASS_NAMES)} | {UNSURE: None}
 _NEEDED = ("row", "sha256", "answer")
-_HASHED = "hmac:"  # begins a path that a run has hashed
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _label_table(scored: ScoredRun, corrected: Any, unsure: Any) -> pa.Table | N
     known = ~np.isnan(corrected)
     known[unsure] = False
     table = scored.table.filter(pa.array(known))
-    if any(path.startswith(_HASHED) for path in table["path"].to_pylist()):
+    if any(path.startswith(HASHED) for path in table["path"].to_pylist()):
         return None
     roots = open_manifest_file(scored.run.manifest).roots
     named = zip(table["root"].to_pylist(), table["path"].to_pylist(), strict=True)

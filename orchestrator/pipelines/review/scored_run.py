@@ -1,6 +1,5 @@
 """A finished scoring run as a review needs it: its rows, its report, and which are least clear."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 from scipy.special import logit
 
 from orchestrator.data.parquet import open_parquet
+from orchestrator.data.predictions import load_report
 from orchestrator.errors import DataError
 from orchestrator.evaluation.review_rule import REVIEW
 from orchestrator.runs.run_dir import RunDir
@@ -79,10 +79,15 @@ def open_scored(folder: Path) -> ScoredRun:
             f"{folder} is not a finished scoring run; name the folder that `orchestrator score` "
             "prints, such as runs/score-20260131-020000-1a2b3c"
         )
-    table = pa.concat_tables(map(_load_part, parts))
+    try:
+        table = pa.concat_tables(map(_load_part, parts))
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(
+            f"the tables of {folder} cannot be read; copy the run again, or score its images again"
+        ) from error
     if not table.num_rows:
         raise DataError(f"{folder} scored no image; there is nothing to review")
-    return ScoredRun(run, json.loads(run.report_json.read_text(encoding="utf-8")), table)
+    return ScoredRun(run, load_report(run), table)
 
 
 def _load_part(path: Path) -> pa.Table:

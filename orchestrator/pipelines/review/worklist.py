@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from orchestrator.config.forms import DecodeLimits
 from orchestrator.data.limits import Limits
 from orchestrator.data.manifest import Manifest, StoredManifest, iter_shards, open_manifest_file
 from orchestrator.data.schema import CLASS_NAMES
@@ -15,6 +16,7 @@ from orchestrator.data.some_files import decode_files
 from orchestrator.errors import DataError, counted
 from orchestrator.evaluation.report.heat_picture import embed
 from orchestrator.evaluation.report.worklist_page import render_worklist
+from orchestrator.pipelines.prepare.ingest import decode_limits
 from orchestrator.pipelines.review.scored_run import ScoredRun, open_scored
 from orchestrator.pipelines.score.heatmaps import in_proportion
 from orchestrator.progress import Reporter
@@ -59,9 +61,11 @@ def write_worklist(folder: Path, count: int, reporter: Reporter) -> WorklistResu
     scored = open_scored(folder)
     chosen = scored.table.take(pa.array(scored.least_clear(count)))
     listed = _list_files(open_manifest_file(scored.run.manifest), chosen["row"])
+    stored = scored.run.load_status().get("limits")
+    limits = decode_limits(DecodeLimits(**stored)) if stored else Limits()
     reporter.begin("pictures", chosen.num_rows, "images")
     pictures = {}
-    for ((row, image),) in decode_files(listed, (_PICTURE_PX,), Limits()):
+    for ((row, image),) in decode_files(listed, (_PICTURE_PX,), limits):
         reporter.advance(1)
         if image is not None:
             picture = Image.fromarray(in_proportion(image, row, _PICTURE_PX))

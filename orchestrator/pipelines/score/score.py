@@ -205,7 +205,8 @@ def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:
     metadata = open_parquet(ingested.files.manifest).schema_arrow.metadata
     ListingOptions.of(spec).check_ingested(metadata, folder)
     missing = sorted(set(spec.kept_columns) - set(ingested.dicom_columns))
-    if missing or (spec.kept_columns and spec.keep_uids != ingested.keep_uids):
+    has_uids = any(name.endswith("_uid") for name in spec.kept_columns)
+    if missing or (has_uids and spec.keep_uids != ingested.keep_uids):
         wanting = f"lacks {', '.join(missing)}" if missing else "was made with another --keep-uids"
         raise SpecError(
             f"{folder} is an ingested data set and {wanting}; score it without --dicom-columns, or "

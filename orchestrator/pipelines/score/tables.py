@@ -140,9 +140,10 @@ def write_final_manifest(
         if naming.hashes:
             rows = [naming.apply(row) for row in table.to_pylist()]
             table = pa.Table.from_pylist(rows, schema.MANIFEST)
-        found = read_part(part_path(run.shards, next(shards)))
-        for field in schema.dicom_fields(dicom):
-            table = table.append_column(field, found.column(field.name))
+        if dicom:
+            found = read_part(part_path(run.shards, next(shards)))
+            for field in schema.dicom_fields(dicom):
+                table = table.append_column(field, found.column(field.name))
         return table
 
     rewrite_manifest(stored, run.manifest, finished, names=not naming.hashes, dicom=dicom)

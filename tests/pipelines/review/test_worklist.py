@@ -12,6 +12,7 @@ from orchestrator.errors import DataError
 from orchestrator.evaluation.report.worklist_page import render_worklist
 from orchestrator.pipelines.review.scored_run import open_scored
 from orchestrator.pipelines.review.worklist import write_worklist
+from orchestrator.runs.states import Status
 from tests.conftest import Recorder
 from tests.pipelines.review.make_run import make_run
 
@@ -77,3 +78,18 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         path.write_bytes(b"other bytes")
     with pytest.raises(DataError, match="none of the 5 images can be read any more"):
         write_worklist(run.path, 5, Recorder())
+
+
+def test_a_damaged_table_is_one_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tmp_path / "in", 8)
+    part = next(run.predictions.glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-40] + b"x" * 40)
+    with pytest.raises(DataError, match="cannot be read"):
+        open_scored(run.path)
+
+
+def test_a_file_is_read_within_the_limits_that_it_was_scored_with(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tmp_path / "in", 8)
+    run.write_status(Status.SUCCEEDED, limits={"max_pixels": 64})
+    with pytest.raises(DataError, match="can be read any more"):
+        write_worklist(run.path, 4, Recorder())

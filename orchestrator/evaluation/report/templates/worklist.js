@@ -37,7 +37,7 @@
     const given = state.answers[item.row];
     find("picture").src = shown && item.heatmap ? item.heatmap : item.picture;
     find("picture").alt = `X-ray ${state.at + 1} of ${items.length}`;
-    find("place").textContent = item.path;
+    find("place").textContent = given ? item.path : "";  // a folder may name the label
     find("title").textContent = `Image ${state.at + 1} of ${items.length}`;
     for (const [key, answer] of Object.entries(data.answers)) {
       find(`answer-${key}`).setAttribute("aria-pressed", String(Boolean(given) && given.answer === answer));
