@@ -7,6 +7,7 @@ that a spot machine will be taken away.
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from orchestrator.cluster.room import is_placed
@@ -41,17 +42,22 @@ class GroupNotice:
     """Whether a training group is to save what it has and leave; asked at every step.
 
     Places for more workers are asked for by placement groups, which wait until there is room that
-    nobody else uses, have the autoscaler start nodes, and end with the worker that made them.
+    nobody else uses, and have the autoscaler start nodes. Ray keeps them until the driver ends,
+    so that the driver gives them back (`give_back`) once the group is gone.
 
     Args:
         missing: workers that the group may grow by; 0 in all of its workers but one.
         size: resources of a worker, by Ray's names.
+        name: of the group, another one for each.
     """
 
-    def __init__(self, missing: int, size: dict[str, float]) -> None:
+    def __init__(self, missing: int, size: dict[str, float], name: str) -> None:
         from ray.util.placement_group import placement_group
 
-        self._places = [placement_group([size]) for _ in range(min(missing, _MOST_PLACES))]
+        self._places = [
+            placement_group([size], name=f"{name}-{number}")
+            for number in range(min(missing, _MOST_PLACES))
+        ]
         self._look_at = time.monotonic() + _SETTLED_S
 
     def __call__(self) -> bool:
@@ -68,3 +74,16 @@ class GroupNotice:
             return False
         self._look_at = time.monotonic() + _LOOK_S
         return any(map(is_placed, self._places))
+
+
+def give_back(name: str) -> None:
+    """Removes the places that a group has asked for.
+
+    Args:
+        name: of the group, as its `GroupNotice` was given it.
+    """
+    from ray.util.placement_group import get_placement_group, remove_placement_group
+
+    for number in range(_MOST_PLACES):
+        with suppress(ValueError):  # there is none of that number
+            remove_placement_group(get_placement_group(f"{name}-{number}"))

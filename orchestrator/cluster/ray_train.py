@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
+from ray.train.v2.api.exceptions import TrainingFailedError
 
-from orchestrator.cluster.leaving import GroupNotice, heed_sigterm
+from orchestrator.cluster.leaving import GroupNotice, give_back, heed_sigterm
 from orchestrator.cluster.room import await_room
 from orchestrator.cluster.worker_context import Leave, WorkerContext
 from orchestrator.config.workers import Session
@@ -120,20 +122,24 @@ def run_training(
         if not is_first:
             say(f"going on with {counted(num_workers, 'training worker')}")
         is_first = False
-        run = partial(_run_loop, loop, arguments, session.size, fewest, most)
+        name = uuid.uuid4().hex  # another for each group: Ray removes places some time later
+        run = partial(_run_loop, loop, arguments, session.size, fewest, most, name)
         try:
             with _polled(on_poll):
                 returned = _build_trainer(run, storage, num_workers, session).fit().return_value
         except TrainingFailedError as error:
             if (raised := _raised_by_worker(error)) is not None:
                 raise raised from None
-            failures += not isinstance(error, PreemptionError)
+            failures += not _is_preemption_failure(error)  # also one that came without a notice
             if failures > _MAX_WORKER_FAILURES:
                 raise ClusterError(
                     f"training failed in a worker: {_last_line(error)}; run the same command again "
                     "to continue from the last epoch"
                 ) from error
             continue
+        finally:
+            if most > fewest:
+                give_back(name)
         if not isinstance(returned, Leave):
             return returned
 
@@ -207,6 +213,7 @@ def _run_loop(
     size: dict[str, float],
     fewest: int,
     most: int,
+    name: str,
 ) -> Any:
     """Runs in a worker: the loop, in the context that Ray Train gives it."""
     import ray.train
@@ -220,7 +227,7 @@ def _run_loop(
             checkpoint=Path(folder) if folder and _is_whole(Path(folder)) else None,
             report=_report,
             num_shares=most if most > fewest else 0,
-            leaving=GroupNotice(0 if rank else most - context.get_world_size(), size),
+            leaving=GroupNotice(0 if rank else most - context.get_world_size(), size, name),
         )
         try:
             return loop(worker, *arguments)

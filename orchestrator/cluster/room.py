@@ -10,7 +10,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.runs.wait import Wait
 
 LOOK_S = 5.0  # how often a wait looks for room
-_PLACED_S = 1.0  # Ray finds places within a moment, where there are any
+_PLACED_S = 10.0  # a group that has just ended gives its places back seconds later
 
 
 def describe_room(session: Session) -> str:
@@ -60,7 +60,9 @@ def await_room(
         more = min(most, count_fitting(node_resources(), *each)) - num_workers
         if more > 0:
             groups += [placement_group([session.size]) for _ in range(more)]
-            time.sleep(_PLACED_S)
+            until = time.monotonic() + _PLACED_S
+            while not all(map(is_placed, groups[1:])) and time.monotonic() < until:
+                time.sleep(0.5)
         return num_workers + sum(map(is_placed, groups[1:]))
     finally:
         for group in groups:

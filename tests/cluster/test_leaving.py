@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
@@ -38,6 +39,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tupl
                 raise result
             return SimpleNamespace(return_value=result)
 
+        monkeypatch.setattr(ray_train, "give_back", lambda name: None)
         monkeypatch.setattr(ray_train, "await_room", await_room)
         monkeypatch.setattr(ray_train, "_build_trainer", lambda *_: SimpleNamespace(fit=fit))
         found = run_training(
@@ -57,7 +59,9 @@ def test_a_group_that_left_is_followed_by_one_of_as_many_as_find_room(
     train: Callable[..., tuple[Any, list[str]]],
 ) -> None:
     lost = PreemptionError(INFO, True)
-    ends = [(2, Leave()), (3, died()), *[(1, lost)] * 4, (4, {"auroc": 1})]
+    gone = RayActorError(preempted=True)  # its node was taken without a notice
+    taken = WorkerGroupError("", {0: gone})
+    ends = [(2, Leave()), (3, died()), *[(1, lost), (1, taken)] * 4, (4, {"auroc": 1})]
     found, said = train(*ends)
     assert found == {"auroc": 1}
     assert said[:2] == ["going on with 3 training workers", "going on with 1 training worker"]
@@ -86,14 +90,16 @@ def test_a_worker_leaves_when_it_is_told_or_its_group_can_grow(
     monkeypatch.setattr(context, "get_train_context", lambda: ours)
     placements = sys.modules["ray.util.placement_group"]  # a function hides it
 
-    def place(sizes: list[dict[str, float]]) -> int:
+    def place(sizes: list[dict[str, float]], name: str) -> int:
+        assert name.startswith("group-")
         asked.extend(sizes)
         return len(asked)
 
     monkeypatch.setattr(placements, "placement_group", place)
     monkeypatch.setattr(leaving, "is_placed", lambda place: place in placed)
     monkeypatch.setattr(leaving, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    first, other = GroupNotice(2, {"CPU": 1.0}), GroupNotice(0, {"CPU": 1.0})
+    first = GroupNotice(2, {"CPU": 1.0}, "group")
+    other = GroupNotice(0, {"CPU": 1.0}, "group")
     assert asked == [{"CPU": 1.0}] * 2
     placed.append(2)
     assert not first()  # a group that has just begun is left alone
