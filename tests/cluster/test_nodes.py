@@ -48,6 +48,19 @@ def train_slowly(worker, task, dataset):
 training.train_network = train_slowly
 """ + MAIN.replace("; ", "\n")
 PATIENCE_S = 400.0
+# Has every shard of a scoring wait, so that a node has time to join.
+SCORE_SLOWLY = f"""
+import time
+import orchestrator.pipelines.score.score as scoring
+
+class Slowly(scoring.ScoreStage):
+    def __call__(self, shard):
+        time.sleep(1)
+        return super().__call__(shard)
+
+scoring.ScoreStage = Slowly
+{MAIN}
+"""
 NUM_LARGE = 240
 
 Driver: TypeAlias = "subprocess.Popen[str]"
@@ -210,7 +223,7 @@ def test_score_grows_on_a_node_that_joins_and_loses_nothing_of_one_that_is_drain
 ) -> None:
     run = tmp_path / "run"
     with open_nodes(env, head_cpus=1, others=0) as nodes:
-        driver = orchestrate(nodes, *score_arguments(trained, large, run))
+        driver = orchestrate(nodes, *score_arguments(trained, large, run), code=SCORE_SLOWLY)
         wait_for(lambda: committed(run) >= 3, driver)
         nodes.tell("add")
         wait_for(lambda: len(workers(nodes)) == 2, driver)
