@@ -196,8 +196,10 @@ class DistributedStep:
         first = worker_slice(count, self._shares.start, self._num_shares).start
         seeds, sums = self._masks.seeds, None
         for share in self._shares:
-            self._masks.seeds = seeds  # every share takes its rows of the same masks
             rows = worker_slice(count, share, self._num_shares)
+            if sums is not None and rows.start == rows.stop:
+                continue  # it adds nothing
+            self._masks.seeds = seeds  # every share takes its rows of the same masks
             mine = slice(rows.start - first, rows.stop - first)
             found = self._share(*self._placed(inputs[mine], labels[mine], count, share))
             sums = found if sums is None else self._add(sums, found)

@@ -141,7 +141,10 @@ def draw_heatmaps(
         reporter.advance(1)
         if not isinstance(found, Explained):
             continue
-        entry = chosen[found.row["row"]]["entry"]
+        row = chosen[found.row["row"]]
+        if found.row["sha256"] != row["sha256"]:
+            continue  # it has changed since: the run's probability is of another image
+        entry = row["entry"]
         path = run.heatmaps / f"{entry['row']:08d}.png"
         picture = draw_heatmap(
             found.xray, found.heat, entry["probability"], tally.threshold, entry["label"]
@@ -152,7 +155,9 @@ def draw_heatmaps(
         thumbnails.append(embed(alone, _THUMBNAIL_PX))
     reporter.end()
     if missing := len(chosen) - len(entries):
-        reporter.say(f"no heat map of {counted(missing, 'file')} that can no longer be read")
+        reporter.say(
+            f"no heat map of {counted(missing, 'file')} that have changed or can no longer be read"
+        )
     whys = list(dict.fromkeys(row["entry"]["why"] for row in chosen.values()))
     order = sorted(range(len(entries)), key=lambda place: whys.index(entries[place]["why"]))
     return [entries[place] for place in order], [thumbnails[place] for place in order]
@@ -196,7 +201,7 @@ def choose_images(tally: Tally, count: int, seed: int) -> dict[int, str]:
 def _load_chosen(run: RunDir, work: Work, whys: Mapping[int, str]) -> dict[int, dict[str, Any]]:
     """Returns by row, in the order of the choice, the entry of each image and its manifest row."""
     found: dict[int, dict[str, Any]] = {}
-    columns = ["row", "path", "label", "probability"]
+    columns = ["row", "path", "label", "probability", "sha256"]
     first = before = 0
     for shard, num_rows in enumerate(work.manifest.shard_rows):
         part = open_parquet(run.predictions / f"part-{shard:05d}.parquet")
@@ -205,10 +210,12 @@ def _load_chosen(run: RunDir, work: Work, whys: Mapping[int, str]) -> dict[int, 
             predictions = part.read(columns).take(places).to_pylist()
             rows = load_shard(work.manifest.path, shard)
             for place, entry in zip(places, predictions, strict=True):
+                sha256 = entry.pop("sha256")
                 entry |= {"why": whys[before + place]}
                 place_there = entry["row"] - first
                 found[before + place] = {
                     "entry": entry,
+                    "sha256": sha256,
                     "listed": rows.slice(place_there, 1),
                     "at": (shard, place_there),
                 }

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.compute as pc
 
 from orchestrator.config.specs import TrainSpec
@@ -16,6 +15,7 @@ from orchestrator.config.threshold import COHORTS, SHIFTED
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.schema import CLASS_NAMES
+from orchestrator.data.store import Rows
 from orchestrator.evaluation.calibration import (
     choose_threshold,
     fit_calibration,
@@ -55,7 +55,7 @@ class Trained:
     network: Any
     num_trainable: int
     logits: Callable[[LabelledRows], Any]
-    features: Callable[[npt.NDArray[np.int64]], Any]
+    features: Callable[[Rows], Any]
     shifted_logits: Callable[[LabelledRows], Any] | None = None
 
 

@@ -9,14 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from orchestrator.data.source import IngestedSource
-from orchestrator.data.store import ImageStore
+from orchestrator.data.store import ImageStore, Rows
 from orchestrator.evaluation.scope import KNOWN_FACTS, fit_scope
 from orchestrator.evaluation.scope_images import ScopeImages, make_thumbnails
 
 _MOST = {"train": 2000, "val": 2000}  # images; more change no limit by much
 _AT_A_TIME = 256
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

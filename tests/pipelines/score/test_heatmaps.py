@@ -120,15 +120,18 @@ def test_images_that_are_gone_by_then_are_counted_and_a_misfit_is_told_at_once(
     choose = heatmaps.choose_images
 
     def remove(*given: Any) -> dict[int, str]:
-        (inbox / "PNEUMONIA" / "wide.png").unlink()
+        wide = inbox / "PNEUMONIA" / "wide.png"
+        changed = next(path for path in sorted(inbox.rglob("*.*")) if path != wide)
+        changed.write_bytes(wide.read_bytes())  # another image than the one that was scored
+        wide.unlink()
         return choose(*given)
 
     monkeypatch.setattr(heatmaps, "choose_images", remove)
     recorder = Recorder()
     spec = ScoreSpec(input=str(inbox), model=str(trained.bundle), out="r", heatmaps=100)
     result = score(spec.model_copy(update={"out": str(inbox.parent / "r")}), HERE, recorder)
-    assert len(result.report["heatmaps"]) == 4
-    assert "no heat map of 1 file that can no longer be read" in recorder.lines
+    assert len(result.report["heatmaps"]) == 3
+    assert "no heat map of 2 files that have changed or can no longer be read" in recorder.lines
 
     def misfit(_: Path) -> None:
         raise BundleError("no global average pooling")
