@@ -37,7 +37,7 @@ def test_from_a_bundle_to_production_and_back() -> None:
     assert "lite@1 is " in run("add", "models/lite", "--reason", "trained")
     assert as_json("add", "models/other", "--name", "lite", "--reason", "x")["to"] == "lite@2"
     assert run("promote", "lite@1", "--to", "production", "--reason", "first").startswith(
-        "production is lite@1\n"
+        "production is now lite@1\n"
     )
     run("promote", "lite@2", "--to", "staging", "--reason", "to be tried")
     moved = as_json("promote", "staging", "--to", "production", "--reason", "better")
@@ -48,7 +48,7 @@ def test_from_a_bundle_to_production_and_back() -> None:
     assert (shown["version"], shown["aliases"]) == ("lite@2", ["production", "staging"])
     assert "lite@2: live as production, staging; added" in run("show", "lite@2")
     assert re.search(r"(?m)^seed +1 +2$", run("diff", "models:lite@1", "models:production"))
-    assert "production is lite@1, before lite@2" in run("rollback", "production", "--reason", "b")
+    assert "production is now lite@1 (was lite@2)" in run("rollback", "production", "--reason", "b")
     rows = as_json("history", "production")["history"]
     assert [(row["action"], row["from"], row["to"]) for row in rows] == [
         ("promote", None, "lite@1"),

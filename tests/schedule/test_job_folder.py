@@ -52,8 +52,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a fixed output": (write(dump(args={"input": "/x", "out": "/y"})), "give out_root in place"),
     "no model": (
         write(dump(args={"input": "/x"})),
-        "bad: a schedule does not score with the newest bundle, which may be another one tonight; "
-        "give model, such as models:production",
+        "bad: a scheduled score job must name its model, since the newest bundle may change "
+        "between runs; add model under args, such as models:production",
     ),
     "a folder": (lambda path: path.mkdir(), "is not a regular file"),
     "a pipe": (os.mkfifo, "is not a regular file"),
