@@ -8,10 +8,12 @@ SIGTERM, or whose node is drained, finishes its shard and is replaced elsewhere.
 nodes join.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from orchestrator.runs.wait import Wait
 
 _MAX_ATTEMPTS = 3
 _STARTING = -1  # in place of a shard: the first call of a worker
+_SILENT_S = 300.0  # a shard at work for longer is spoken of: its storage may hang
 
 
 def run_shards(
@@ -134,6 +137,7 @@ class _Pool:
     limit_s: float
     attempts: dict[int, int] = field(default_factory=dict)
     wait: Wait | None = None  # for the first worker, or for one in place of the last
+    slow: Wait | None = None  # for a shard that has been at work for long
     look_at: float = 0.0  # when to look for nodes that have joined
 
     def run(self, shards: list[int]) -> None:
@@ -157,7 +161,9 @@ class _Pool:
                 at_work = any(member.shard != _STARTING for member in busy.values())
                 if not waiting and not at_work:
                     return
-                for reference in self._next_done(busy, at_work):
+                results = self._next_done(busy, at_work)
+                draining = draining_nodes() if results else set()
+                for reference in results:
                     member = busy.pop(reference)
                     done = self._collect(reference, member.shard)
                     if done is None:  # the process is gone
@@ -167,7 +173,7 @@ class _Pool:
                         self.attempts.pop(_STARTING, None)
                     else:
                         self.reporter.advance(done.num_rows)
-                    if done.leaves or done.node in draining_nodes():
+                    if done.leaves or done.node in draining:
                         ray.kill(member.worker)
                         member.shard = _STARTING  # the one that it had is done
                         missing.append(member)
@@ -215,11 +221,21 @@ class _Pool:
         done: list[Any] = ray.wait(list(busy), num_returns=1, timeout=LOOK_S)[0]
         if at_work:
             self.wait = None
+            self._tell_of_slow([member for member in busy.values() if member.shard != _STARTING])
         elif not done:
             check_room(self.session)
             self.wait = self.wait or Wait(self.session.max_wait_s, self.reporter.say)
             self.wait.go_on(describe_room(self.session))
         return done
+
+    def _tell_of_slow(self, at_work: list[_Member]) -> None:
+        """Says every minute which shard has been at work for long."""
+        slowest = min(at_work, key=attrgetter("since"))
+        if time.monotonic() - slowest.since <= _SILENT_S:
+            self.slow = None
+            return
+        self.slow = self.slow or Wait(math.inf, self.reporter.say)
+        self.slow.go_on(f"shard {slowest.shard}, which is given {self.limit_s:,.0f} s")
 
     def _end_late(self, busy: dict[Any, _Member]) -> list[_Member]:
         """Ends the workers that take too long for a shard, and returns them."""

@@ -95,7 +95,12 @@ def test_this_machine_is_taken_where_no_cluster_is_named(folder: Path) -> None:
         ),
         ("score", {"input": "x"}, {"timeout": 6}, "timeout=6"),
         ("score", {"input": "x"}, {"schedule": {"cron": "0 2 * *"}}, "expected five"),
-        ("score", {"input": "x"}, {"schedule": {"cron": "@daily"}}, "add model under args, such as models:"),
+        (
+            "score",
+            {"input": "x"},
+            {"schedule": {"cron": "@daily"}},
+            "add model under args, such as models:",
+        ),
     ],
 )
 def test_unknown_keys_and_impossible_requests_are_errors(

@@ -124,6 +124,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (room, shards):
         monkeypatch.setattr(module, "LOOK_S", 0.2)
     monkeypatch.setattr("orchestrator.runs.wait._SAY_EVERY_S", 0.5)
+    monkeypatch.setattr(shards, "_SILENT_S", 0.5)
 
 
 def test_every_shard_is_computed_once_and_told_once(tmp_path: Path) -> None:
@@ -182,12 +183,15 @@ def test_a_shard_that_takes_too_long_is_given_to_another_worker(tmp_path: Path) 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_shard_that_always_takes_too_long_ends_the_run(tmp_path: Path) -> None:
-    session = replace(SESSION, num_workers=1, shard_timeout_s=1.0)
+    session = replace(SESSION, num_workers=1, shard_timeout_s=1.5)
     message = (
-        r"shard 2 ran into its time limit 3 times \(1 s\);.* allow more with --shard-timeout, and"
+        r"shard 2 ran into its time limit 3 times \(2 s\);.* allow more with --shard-timeout, and"
     )
+    told, stage, out = Told(), Hangs(tmp_path, once=False), tmp_path / "out"
     with pytest.raises(ClusterError, match=message):
-        run(Hangs(tmp_path, once=False), tmp_path / "out", range(2, 3), session)
+        run_shards(lambda: stage, [2], out, "this run", session, told, 60.0)
+    slow = [line for line in told.lines if not line.startswith("waiting for room")]
+    assert slow == ["waiting for shard 2, which is given 2 s: 1 s so far"] * len(slow) != []
 
 
 @pytest.mark.usefixtures("impatient")
