@@ -12,7 +12,7 @@ from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from orchestrator.cluster import leaving, ray_train
-from orchestrator.cluster.leaving import GroupNotice
+from orchestrator.cluster.leaving import GroupNotice, give_back
 from orchestrator.cluster.ray_train import run_training
 from orchestrator.cluster.worker_context import Leave
 from orchestrator.config.workers import Session
@@ -29,6 +29,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tupl
     def run(*ends: tuple[int, Any]) -> tuple[Any, list[str]]:
         rooms, results = [room for room, _ in ends], [end for _, end in ends]
         said: list[str] = []
+        given_back: list[str] = []
 
         def await_room(session: Session, fewest: int, say: Any, most: int) -> int:
             assert (session, fewest, most) == (SESSION, 1, 4)
@@ -39,13 +40,14 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tupl
                 raise result
             return SimpleNamespace(return_value=result)
 
-        monkeypatch.setattr(ray_train, "give_back", lambda name: None)
+        monkeypatch.setattr(ray_train, "give_back", given_back.append)
         monkeypatch.setattr(ray_train, "await_room", await_room)
         monkeypatch.setattr(ray_train, "_build_trainer", lambda *_: SimpleNamespace(fit=fit))
         found = run_training(
             lambda: None, (), tmp_path, SESSION.group, SESSION, lambda: None, said.append
         )
         assert not results
+        assert len(set(given_back)) == len(ends)
         return found, said
 
     return run
@@ -75,6 +77,20 @@ def test_a_group_that_fails_four_times_ends_the_training(
         train(*[(2, died())] * 4)
     with pytest.raises(DataError, match="do z"):
         train((2, WorkerGroupError("", {1: DataError("received x; expected y; do z")})))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_places_that_a_group_has_asked_for_end_with_it_and_not_before() -> None:
+    from ray.util import placement_group_table
+
+    def states() -> set[str]:
+        found = placement_group_table().values()
+        return {each["state"] for each in found if each["name"].startswith("some group-")}
+
+    GroupNotice(2, {"CPU": 1000.0}, "some group")
+    assert states() == {"PENDING"}
+    give_back("some group")
+    assert states() == {"REMOVED"}
 
 
 def test_a_worker_leaves_when_it_is_told_or_its_group_can_grow(
