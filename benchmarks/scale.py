@@ -16,6 +16,7 @@ of that name: tables and report then hold what the headers say.
     python -m benchmarks.scale --images 100000 --bad 0.01
     python -m benchmarks.scale --known 1000000
     python -m benchmarks.scale --dicom-columns --images 2000,100000
+    python -m benchmarks.scale --simulate                # see benchmarks.simulation
 """
 
 import argparse
@@ -40,6 +41,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from benchmarks.score import make_bundle
+from benchmarks.simulation import simulate
 from orchestrator.data.listing.inputs import list_inputs
 from orchestrator.data.manifest import (
     LISTED_KEY,
@@ -290,7 +292,11 @@ def main() -> None:
     parser.add_argument("--dicom-columns", action="store_true", help="of DICOM files with labels")
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one otherwise")
+    parser.add_argument("--simulate", action="store_true", help="the driver with stub workers")
     options = parser.parse_args()
+    if options.simulate:
+        simulate()
+        return
     print(f"{options.backbone} at {MODEL_PX} px, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         model = Path(scratch, "model")

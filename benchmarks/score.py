@@ -28,6 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import score_peers
+
 SOURCE = Path(__file__).parent.parent.parent / "shared" / "data" / "fullres"
 BATCH = 32
 Timed = dict[str, float]
@@ -310,7 +312,9 @@ def time_first(images: Path, model: Path, size_px: int, precision: str) -> Timed
 PEERS: dict[str, Callable[[Path, Path, int, str], Timed]] = {
     "product": time_product,
     "keras": time_keras,
-    "ray_data": time_ray_data,
+    "loop": score_peers.time_loop,
+    "ray_data": score_peers.time_ray_data,
+    "ray_data_pattern": time_ray_data,
     "engine": time_engine,
     "decoder": time_decoder,
     "first": time_first,
@@ -372,14 +376,14 @@ def print_rates(options: argparse.Namespace, timed_by: dict[str, list[Timed]]) -
         f"{options.backbone} at {options.size} px, {options.precision}, {options.images} images, "
         f"{os.cpu_count()} cores, medians of {options.rounds}"
     )
-    print(f"{'':<10}{'images/s':>10}{'start-up s':>12}{'product / it':>14}")
-    for peer in ("product", "keras", "ray_data", "engine", "decoder"):
+    print(f"{'':<18}{'images/s':>10}{'start-up s':>12}{'product / it':>14}")
+    for peer in ("product", "keras", "loop", "ray_data", "ray_data_pattern", "engine", "decoder"):
         if peer not in timed_by:
             continue
         pairs = zip(timed_by.get("product", []), timed_by[peer], strict=False)
         ratios = [product["images_per_s"] / one["images_per_s"] for product, one in pairs]
         print(
-            f"{peer:<10}{median(timed_by, peer, 'images_per_s'):>10.1f}"
+            f"{peer:<18}{median(timed_by, peer, 'images_per_s'):>10.1f}"
             f"{median(timed_by, peer, 'startup_s'):>12.1f}"
             f"{statistics.median(ratios) if ratios else float('nan'):>14.2f}"
         )

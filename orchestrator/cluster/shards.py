@@ -219,6 +219,8 @@ class _Pool:
         import ray
 
         done: list[Any] = ray.wait(list(busy), num_returns=1, timeout=LOOK_S)[0]
+        if done:  # all that are there by now: to ask again for each would cost a look at all
+            done = ray.wait(list(busy), num_returns=len(busy), timeout=0)[0]
         if at_work:
             self.wait = None
             self._tell_of_slow([member for member in busy.values() if member.shard != _STARTING])

@@ -1,0 +1,136 @@
+"""Peers of `benchmarks.score` by somebody who knows the libraries, on the product's own network.
+
+All run the bundle's OpenVINO graph at the same precision with one stream a core, decode with
+Pillow, and write a Parquet table of paths and probabilities.
+"""
+
+import os
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+_LOOP_BATCH = 4  # of 1, 2, 4, 8 and 32 the fastest, or as fast
+_RAY_BATCH, _RAY_BLOCKS_A_CORE = 16, 4
+
+
+def read_pixels(file: Any, size_px: int) -> Any:
+    """Decodes an image file to grey pixels, uint8 [S, S]."""
+    with Image.open(file) as image:
+        grey = image.convert("L").resize((size_px, size_px), Image.Resampling.BILINEAR)
+        return np.asarray(grey)
+
+
+def compile_graph(model: Path, size_px: int, precision: str, num_threads: int, batch: int) -> Any:
+    """Compiles the graph of a bundle for images of a fixed batch size."""
+    import openvino
+
+    core = openvino.Core()
+    graph = core.read_model(model / "openvino.xml")
+    graph.reshape([batch, size_px, size_px])
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "NUM_STREAMS": num_threads,
+        "INFERENCE_NUM_THREADS": num_threads,
+    }
+    return core.compile_model(graph, "CPU", settings)
+
+
+def probabilities(logits: Any) -> Any:
+    """Returns the probabilities of logits [N, 1]."""
+    return 1 / (1 + np.exp(-logits[:, 0]))
+
+
+def time_loop(images: Path, model: Path, size_px: int, precision: str) -> dict[str, float]:
+    """OpenVINO's own asynchronous queue, fed by a pool of threads that decode."""
+    import openvino
+
+    cores = os.cpu_count() or 1
+    started = time.perf_counter()
+    compiled = compile_graph(model, size_px, precision, cores, _LOOP_BATCH)
+    files = [str(path) for path in sorted(images.rglob("*.jpeg"))]
+    files = files[: len(files) // _LOOP_BATCH * _LOOP_BATCH]
+    found: dict[int, Any] = {}
+
+    def keep(request: Any, number: int) -> None:
+        found[number] = np.array(request.get_output_tensor(0).data)
+
+    queue = openvino.AsyncInferQueue(compiled, 2 * cores)
+    queue.set_callback(keep)
+    queue.start_async(np.zeros((_LOOP_BATCH, size_px, size_px), np.uint8), -1)
+    queue.wait_all()
+    loaded = time.perf_counter()
+    with ThreadPoolExecutor(cores) as pool, tempfile.TemporaryDirectory() as out:
+        decoding = pool.map(lambda file: read_pixels(file, size_px), files)
+        for number in range(len(files) // _LOOP_BATCH):
+            queue.start_async(np.stack(list(islice(decoding, _LOOP_BATCH))), number)
+        queue.wait_all()
+        logits = np.concatenate([found[number] for number in range(len(found) - 1)])
+        table = pa.table({"path": files, "probability": probabilities(logits)})
+        pq.write_table(table, f"{out}/predictions.parquet")
+        seconds = time.perf_counter() - loaded
+    return {"images_per_s": len(files) / seconds, "startup_s": loaded - started}
+
+
+class Predictor:
+    """Decodes and predicts batches of files, on one core."""
+
+    def __init__(self, model: Path, size_px: int, precision: str) -> None:
+        self.size_px = size_px
+        self.compiled = compile_graph(model, size_px, precision, 1, _RAY_BATCH)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import io
+
+        pixels = np.stack([read_pixels(io.BytesIO(each), self.size_px) for each in batch["bytes"]])
+        count = len(pixels)
+        padded = np.pad(pixels, ((0, _RAY_BATCH - count), (0, 0), (0, 0)))
+        logits = self.compiled([padded])[0][:count]
+        return {"path": batch["path"], "probability": probabilities(logits)}
+
+
+def time_ray_data(images: Path, model: Path, size_px: int, precision: str) -> dict[str, float]:
+    """Ray Data with an actor a core that decodes and predicts: no pixels pass the object store."""
+    from orchestrator.cluster.session import open_session
+    from orchestrator.config.specs import Resources
+
+    cores = os.cpu_count() or 1
+    with open_session(Resources()), tempfile.TemporaryDirectory() as out:
+        import ray
+
+        def run(paths: list[str], target: str) -> None:
+            blocks = min(_RAY_BLOCKS_A_CORE * cores, len(paths))
+            data = ray.data.read_binary_files(
+                paths,
+                include_paths=True,
+                override_num_blocks=blocks,
+                ray_remote_args={"num_cpus": 0.1},
+            )
+            data.map_batches(
+                Predictor,
+                fn_constructor_args=(model, size_px, precision),
+                batch_size=_RAY_BATCH,
+                compute=ray.data.ActorPoolStrategy(size=cores),
+                num_cpus=0.7,
+            ).write_parquet(target)
+
+        files = [str(path) for path in sorted(images.rglob("*.jpeg"))]
+        few = files[: cores * _RAY_BATCH]
+        started = time.perf_counter()
+        run(few, f"{out}/few")
+        startup = time.perf_counter() - started
+        started = time.perf_counter()
+        run(files, f"{out}/all")
+        seconds = time.perf_counter() - started
+        count = ray.data.read_parquet(f"{out}/all").count()
+    # Its actors load the network again in each run: that start-up, some batches included, is left
+    # out.
+    return {"images_per_s": (count - len(few)) / (seconds - startup), "startup_s": startup}
