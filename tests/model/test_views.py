@@ -48,7 +48,7 @@ def test_both_engines_score_three_views_alike(
     network: keras.Model, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    engine = build_engine(network, 3, 1, 4)
+    engine = build_engine(network, 3, 1)
     assert engine.name == "openvino"
     model = keras_engine(scoring_model(network, 3), batch_size=4)
     np.testing.assert_allclose(engine.logits(images), model.logits(images), atol=1e-4)

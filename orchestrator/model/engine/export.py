@@ -53,27 +53,24 @@ def export_backbone(backbone: "keras.Model", folder: Path, num_threads: int | No
     return difference
 
 
-def build_engine(
-    network: "keras.Model", num_views: int, num_threads: int, batch_size: int
-) -> Engine:
+def build_engine(network: "keras.Model", num_views: int, num_threads: int) -> Engine:
     """Returns the engine that `load_engine` would choose, for a model in memory, with features.
 
     Args:
         network: a model of `build_network`.
         num_views: its test-time views.
         num_threads: CPU threads.
-        batch_size: images a call.
 
     Raises:
         BundleError: the OpenVINO export disagrees with Keras.
     """
     if resolve_engine("auto") == "keras":
         model = scoring_model(network, num_views, with_features=True)
-        return keras_engine(model, batch_size=batch_size, with_features=True)
+        return keras_engine(model, with_features=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         export_ir(scoring_model(network, num_views), path, num_threads)
-        return openvino_engine(path, num_threads, "f32", batch_size, with_features=True)
+        return openvino_engine(path, num_threads, "f32", with_features=True)
 
 
 def export_ir(model: "keras.Model", path: Path, num_threads: int | None = None) -> float:

@@ -4,6 +4,7 @@ Each worker runs the same loop on its share of every global batch; rank 0 writes
 """
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from orchestrator.cluster.worker_context import Leave, WorkerContext
 from orchestrator.config.specs import TrainSpec
+from orchestrator.config.threshold import SHIFTED
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.shard_files import Images
 from orchestrator.data.shifts import SHIFTS
@@ -21,6 +23,7 @@ from orchestrator.model.slices import batch_counts
 from orchestrator.pipelines.train.head_loop import epoch_reporter
 from orchestrator.pipelines.train.release import Trained, load_parts, release
 from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
+from orchestrator.runs.atomic import write_json
 from orchestrator.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from orchestrator.model.steps import Step
 
 _STAGE_FILE = "stage.json"
+_BATCHES_A_STREAM = 8  # of an evaluation, at a time: the streams rarely wait for each other
+_TELL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,32 @@ def train_network(
     live, history, best_epoch = fit_network(worker, task.training, dataset)
     if worker.rank:
         return {}
-    return release(task, live.parts, trained_network(live), history, best_epoch)
+    rows = sum(len(of) for of in task.scope.rows.values()) + len(live.parts["test"])
+    copies = len(SHIFTS) if task.training.spec.threshold.endswith(SHIFTED) else 0
+    total = rows + len(live.parts["val"]) * (1 + copies)
+    told = _Told(RunDir(task.training.run), best_epoch, total)
+    return release(task, live.parts, trained_network(live, told), history, best_epoch)
+
+
+class _Told:
+    """Leaves in the run how many images the evaluation has been through.
+
+    Args:
+        run: the run.
+        epoch: whose weights are evaluated.
+        total: images to come.
+    """
+
+    def __init__(self, run: RunDir, epoch: int, total: int) -> None:
+        self._file, self._facts = run.evaluating, {"epoch": epoch, "total": total}
+        self._done, self._write_at = 0, 0.0
+
+    def __call__(self, count: int) -> None:
+        """Counts some more images."""
+        self._done += count
+        if time.monotonic() >= self._write_at or self._done == self._facts["total"]:
+            write_json(self._file, self._facts | {"done": self._done})
+            self._write_at = time.monotonic() + _TELL_S
 
 
 def fit_network(
@@ -207,22 +237,29 @@ def _take_head(run: RunDir, network: Any) -> list[dict[str, float]]:
     return history
 
 
-def trained_network(live: _LiveRun) -> Trained:
-    """A float32 network with the trained weights, which the bundle keeps."""
+def trained_network(live: _LiveRun, tell: Callable[[int], None] = lambda count: None) -> Trained:
+    """A float32 network with the trained weights, which the bundle keeps.
+
+    Args:
+        live: the run.
+        tell: called with numbers of images that it has been evaluated on.
+    """
     from orchestrator.model.engine.export import build_engine
+    from orchestrator.model.live import made_ahead
 
     task = live.task
     network = _build(task, "f32")
     network.set_weights(live.network.get_weights())
-    engine = build_engine(
-        network, task.spec.test_time_views, task.num_threads, task.spec.batch_size
-    )
+    engine = build_engine(network, task.spec.test_time_views, task.num_threads)
+    at_a_time = _BATCHES_A_STREAM * engine.batch_size * engine.num_streams
 
     def outputs(rows: Rows, shift: Callable[[Images], Images] | None = None) -> Any:
+        starts = range(0, len(rows), at_a_time)
+        images = (live.store.take(rows[start : start + at_a_time]) for start in starts)
         blocks = []
-        for start in range(0, len(rows), engine.batch_size):
-            images = live.store.take(rows[start : start + engine.batch_size])
-            blocks.append(engine.predict(shift(images) if shift else images))
+        for block in made_ahead(map(shift, images) if shift else images):
+            blocks.append(engine.predict(block))
+            tell(len(block))
         return np.concatenate(blocks)
 
     def logits(part: LabelledRows, shift: Callable[[Images], Images] | None = None) -> Any:

@@ -88,7 +88,7 @@ def release(
         The training report.
     """
     spec, run = task.training.spec, RunDir(task.training.run)
-    write_json(run.evaluating, best_epoch)
+    write_json(run.evaluating, {"epoch": best_epoch})
     val = parts["val"]
     logits = {"val": trained.logits(val)}
     calibration = Calibration(1.0, 0.0)

@@ -154,7 +154,10 @@ def _train(
     )
     run.evaluating.unlink(missing_ok=True)
     told = EpochLines(run, reporter, tracking.epoch)
-    report = _fit(task, dataset, run, session, reporter, told)
+    try:
+        report = _fit(task, dataset, run, session, reporter, told)
+    finally:
+        told.end()
     tracking.results(report)
     write_json(run.report_json, report)
 
@@ -194,7 +197,7 @@ def _fit(
 
 
 class EpochLines:
-    """Says each epoch's line once, from the history that the worker writes, and the last step.
+    """Says each epoch's line once, from what the worker writes, and shows how the last step goes.
 
     Args:
         run: the run whose history is read.
@@ -209,7 +212,8 @@ class EpochLines:
         self._reporter = reporter
         self._on_row = on_row
         self._told = 0
-        self._evaluating = False
+        self._evaluated: int | None = None  # images, once the last step has begun
+        self._total = 0
 
     def poll(self) -> None:
         """Says what is new."""
@@ -225,7 +229,25 @@ class EpochLines:
                 f"lr {row['lr']:.2g}"
             )
         self._told = len(history)
-        if not self._evaluating and self._run.evaluating.exists():
-            self._evaluating = True
-            best = self._run.evaluating.read_text(encoding="utf-8").strip()
-            self._reporter.say(f"evaluating epoch {best} and writing the bundle")
+        if self._run.evaluating.exists():
+            self._show(json.loads(self._run.evaluating.read_text(encoding="utf-8")))
+
+    def _show(self, state: dict[str, int]) -> None:
+        if self._evaluated is None:
+            self._evaluated = 0
+            self._reporter.say(f"evaluating epoch {state['epoch']} and writing the bundle")
+        if "total" not in state:
+            return
+        if not self._total:
+            self._total = state["total"]
+            self._reporter.begin("evaluating", self._total, "images")
+        more = max(
+            state["done"] - self._evaluated, 0
+        )  # a worker in place of a lost one begins anew
+        self._reporter.advance(more)
+        self._evaluated += more
+
+    def end(self) -> None:
+        """Closes the bar, where one is open."""
+        if self._total:
+            self._reporter.end()

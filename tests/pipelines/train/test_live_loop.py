@@ -128,6 +128,7 @@ def undisturbed(
         bundle=result.bundle,
         report=result.report,
         said=recorder.lines,
+        bars=dict(zip(recorder.bars, recorder.counts, strict=True)),
         history=history_of(result.run),
         weights=weights_of(result.bundle),
     )
@@ -143,6 +144,8 @@ def test_live_training_releases_a_bundle_of_its_best_epoch(undisturbed: SimpleNa
     assert best["val_auroc"] == max(row["val_auroc"] for row in late)
     assert info.training["finetune"] == "all"
     assert (info.test_time_views, info.threshold.rule) == (3, "youden-shifted")
+    (total, done), *_ = [(bar[1], n) for bar, n in undisturbed.bars.items() if "evalu" in bar[0]]
+    assert done == total > 10 * sum(report["splits"]["val"].values())
 
 
 @pytest.mark.slow
