@@ -14,6 +14,7 @@ from orchestrator.config.specs import (
     CompareSpec,
     FindLrSpec,
     IngestSpec,
+    QuantizeSpec,
     RecalibrateSpec,
     Resources,
     ScoreSpec,
@@ -77,6 +78,14 @@ def _recalibrate(
     return recalibrate(spec, resources, reporter, run_folder=run)
 
 
+def _quantize(
+    spec: QuantizeSpec, resources: Resources, reporter: Reporter, run: Path | None
+) -> Any:
+    from orchestrator.pipelines.quantize.quantize import quantize
+
+    return quantize(spec, resources, reporter, run_folder=run)
+
+
 def _ingest(spec: IngestSpec, resources: Resources, reporter: Reporter, _: Path | None) -> Any:
     from orchestrator.pipelines.prepare.ingest import ingest
 
@@ -90,5 +99,6 @@ KINDS: dict[str, RunKind] = {
     "find-lr": RunKind(SPECS["find-lr"], _find_lr),
     "score": RunKind(SPECS["score"], _score),
     "recalibrate": RunKind(SPECS["recalibrate"], _recalibrate),
+    "quantize": RunKind(SPECS["quantize"], _quantize, on_gpus=False),
     "ingest": RunKind(IngestSpec, _ingest, on_gpus=False),  # no kind of job file
 }

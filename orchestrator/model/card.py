@@ -3,11 +3,16 @@
 from typing import TYPE_CHECKING
 
 from orchestrator.evaluation.review_rule import describe_review
-from orchestrator.evaluation.wording import METRIC_TITLES, format_figure, format_range
+from orchestrator.evaluation.wording import (
+    METRIC_TITLES,
+    describe_change,
+    format_figure,
+    format_range,
+)
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.figures import Interval
-    from orchestrator.model.bundle import BundleInfo
+    from orchestrator.model.bundle import BundleInfo, Quantized
 
 
 def render_card(info: "BundleInfo") -> str:
@@ -30,6 +35,7 @@ def render_card(info: "BundleInfo") -> str:
         f"sigmoid({info.calibration.slope:.4f} x logit + {info.calibration.intercept:.4f}). "
         + _chosen_on(info),
         *([f"## Left to a person\n\n{describe_review(info.review)}"] if info.review else []),
+        *([_int8(info.int8)] if info.int8 else []),
         "## Training data\n\n" + _counts(info),
         "## How it did\n\n" + _metrics(info),
         "## Limits\n\n" + _limits(info),
@@ -59,6 +65,19 @@ def _chosen_on(info: "BundleInfo") -> str:
             if bounds
             else ""
         )
+    )
+
+
+def _int8(found: "Quantized") -> str:
+    """The operating point in int8, and what it changes."""
+    change = describe_change(found.auroc_change, found.calls_changed, found.num_images)
+    return (
+        "## In int8\n\n"
+        f"`openvino_int8.xml` is the same network in int8, made on {found.date}. With `--precision "
+        f"int8` the threshold is {found.threshold.value:.4f}, and probability = "
+        f"sigmoid({found.calibration.slope:.4f} x logit + {found.calibration.intercept:.4f}). "
+        f"Against float32: {change} (95% intervals); {found.speed:.2f} times the images a second, "
+        f"on a CPU with {found.arithmetic}."
     )
 
 

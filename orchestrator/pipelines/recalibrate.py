@@ -199,6 +199,7 @@ def _release(
             "review": rule,
             "metrics": {"recalibration": measured},
             "parent": info.sha256,
+            "int8": None,  # its operating point is not of this site
             "recalibration": Recalibration(
                 num_images=measured.num_images,
                 num_patients=measured.num_patients,
