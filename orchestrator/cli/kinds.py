@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.fields import Form
+from orchestrator.config.quantize import QuantizeSpec
 from orchestrator.config.specs import (
     SPECS,
     CompareSpec,
     FindLrSpec,
     IngestSpec,
-    QuantizeSpec,
     RecalibrateSpec,
     Resources,
     ScoreSpec,

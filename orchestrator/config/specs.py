@@ -49,10 +49,12 @@ from orchestrator.config.forms import (
     DecodeLimits,
     GateForm,
     Heatmaps,
+    InferencePrecision,
     RecipeForm,
     TrainingForm,
 )
 from orchestrator.config.listing import ListingForm, OnNewModel
+from orchestrator.config.quantize import QuantizeSpec
 from orchestrator.config.review import ReviewForm
 from orchestrator.config.threshold import COHORTS, SHIFTED, GivenThreshold, PlainThresholdRule
 from orchestrator.config.worker_counts import WorkerCount
@@ -237,14 +239,7 @@ class ScoreSpec(GateForm, DicomForm, ReviewForm):
         Literal["auto", "openvino", "keras"],
         flag("Inference engine; auto: OpenVINO on CPUs, Keras on GPUs.", SCORING),
     ] = "auto"
-    precision: Annotated[
-        Literal["f32", "bf16", "f16", "int8", "auto"],
-        flag(
-            "Inference precision; int8 takes a quantised model, auto int8 where the model has "
-            "passed for such a CPU and f32 elsewhere.",
-            SCORING,
-        ),
-    ] = "f32"
+    precision: InferencePrecision = "f32"
     threshold: GivenThreshold = None
     heatmaps: Heatmaps = 0
     max_rejected_fraction: MaxRejected = 1.0
@@ -265,12 +260,6 @@ class ScoreSpec(GateForm, DicomForm, ReviewForm):
             raise ValueError(
                 "only_new needs out_root, the folder of the earlier runs; give --out-root"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _keras_has_no_int8(self) -> Self:
-        if self.precision == "int8" and self.engine == "keras":
-            raise ValueError("Keras does not compute in int8; leave engine out, or take openvino")
         return self
 
 
@@ -309,32 +298,6 @@ class RecalibrateSpec(ListingForm, ReviewForm):
         shared = set(ScoreSpec.model_fields) & set(type(self).model_fields) - own
         given = {name: getattr(self, name) for name in shared}
         return ScoreSpec(input=(self.data,), model=(self.model,), **given)
-
-
-class QuantizeSpec(Form):
-    """Add an int8 network to a bundle, if it calls the validation images as the bundle does."""
-
-    model: Annotated[
-        PathText, flag("Model bundle, or models:production.", metavar="BUNDLE", positional=True)
-    ]
-    data: Annotated[
-        PathText,
-        flag(
-            "The images it was trained on, or recalibrated on: folder, table, or ingested data "
-            "set.",
-            metavar="DATA",
-            positional=True,
-        ),
-    ]
-    out: Annotated[
-        PathText | None,
-        flag("Folder for the new bundle.", default="a new folder in models/", decides=False),
-    ] = None
-    images: Annotated[
-        int, flag("Training images to find the ranges of values by.", MODEL, ge=10, le=100_000)
-    ] = 300
-    patient_key_file: PatientKeyFile = None
-    overwrite: Overwrite = False
 
 
 class IngestSpec(DicomForm):

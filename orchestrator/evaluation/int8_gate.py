@@ -87,7 +87,7 @@ def measure_change(
     # How often one reader gives the call of the other: accuracy, with float32's calls as labels.
     agreed = evaluate(calls, others.astype(np.float64), 0.5, patients, seed=seed)
     same = agreed.metrics["accuracy"]
-    changed = Interval(*map(_rest, (same.value, same.high, same.low)), note=same.note)
+    changed = Interval(_rest(same.value), _rest(same.high), _rest(same.low), same.note)
     auroc = Interval(change.value, change.low, change.high, change.note)
     return Int8Change(auroc, changed, agreed.num_images, agreed.num_patients)
 

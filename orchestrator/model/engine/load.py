@@ -26,7 +26,12 @@ def choose_engine(engine: str, precision: str, *, gpus: bool) -> EngineName:
         engine: `openvino`, `keras`, or `auto`: Keras on GPUs, except in int8.
         precision: as `score` takes it.
         gpus: whether workers are given GPUs.
+
+    Raises:
+        SpecError: an unknown engine, or int8 with Keras.
     """
+    if engine == "keras" and precision == "int8":
+        raise SpecError("Keras does not compute in int8; leave out --engine, or --precision int8")
     if engine == "auto":
         return "keras" if gpus and precision != "int8" else "openvino"
     return resolve_engine(engine)

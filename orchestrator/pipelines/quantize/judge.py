@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.config.specs import QuantizeSpec
+from orchestrator.config.quantize import QuantizeSpec
 from orchestrator.config.threshold import COHORTS
 from orchestrator.data.cohorts import number_cohorts
 from orchestrator.data.shifts import SHIFTS
@@ -90,7 +90,7 @@ def choose_images(spec: QuantizeSpec, info: BundleInfo, prepared: Prepared) -> Q
             f"{spec.data} does not hold the images, with the labels, that the bundle was {made} "
             "on; name that folder or table, or the data set that was ingested from it"
         )
-    rng = np.random.default_rng(info.seed)
+    rng = np.random.default_rng(spec.seed)
     if site is None:
         if by_split(prepared.counts) != info.data.counts:
             raise DataError(
@@ -116,7 +116,11 @@ def choose_images(spec: QuantizeSpec, info: BundleInfo, prepared: Prepared) -> Q
 
 
 def judge(
-    info: BundleInfo, images: QuantizeImages, engines: tuple[Engine, Engine], reporter: Reporter
+    info: BundleInfo,
+    images: QuantizeImages,
+    engines: tuple[Engine, Engine],
+    seed: int,
+    reporter: Reporter,
 ) -> Judged:
     """Computes the images with both networks, chooses the int8 one's point and compares."""
     table, rule = images.table, info.threshold.rule
@@ -171,7 +175,7 @@ def judge(
         if site is not None:  # as `recalibrate` does
             groups = group_rows(table)
             kept = None if site.calibration == "platt" else calibration
-            held = cross_validate(labels, int8, groups, site.rule, kept)
+            held = cross_validate(labels, int8, groups, site.rule, kept, seed=seed)
             margins, wrong = held.margins, held.calls != labels
         review = choose_rule(margins, wrong, groups, info.review.target)
     own = OperatingPoint(info.calibration, info.threshold)
@@ -181,7 +185,7 @@ def judge(
         (f32[held_out], int8[held_out]),
         (own, point),
         patients[held_out],
-        seed=info.seed,
+        seed=seed,
     )
     return Judged(point, review, change, statistics.median(ratios))
 

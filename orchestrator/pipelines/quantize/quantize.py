@@ -11,7 +11,8 @@ from typing import Any
 
 from orchestrator.cluster.session import open_session
 from orchestrator.config.fields import STORED
-from orchestrator.config.specs import QuantizeSpec, Resources, TrainSpec
+from orchestrator.config.quantize import QuantizeSpec
+from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.config.workers import Session, count_cpus
 from orchestrator.data.decode.images import DECODER_VERSION
 from orchestrator.data.listing.inputs import check_inputs
@@ -39,7 +40,7 @@ from orchestrator.pipelines.prepare.images import Prepared, prepare_images
 from orchestrator.pipelines.quantize.judge import Judged, QuantizeImages, choose_images, judge
 from orchestrator.progress import Reporter
 from orchestrator.registry.reference import open_model
-from orchestrator.runs.atomic import write_json
+from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.life_cycle import BundleFolder, open_run
 from orchestrator.runs.run_dir import RunDir, new_run_id
 
@@ -115,13 +116,12 @@ def quantize(
                     load_engine(parent, "openvino", sha256=info.sha256),
                     openvino_engine(network, None, "int8"),
                 )
-                judged = judge(info, images, engines, reporter)
+                judged = judge(info, images, engines, spec.seed, reporter)
                 write_json(opened.run.report_json, _report(info, judged))
                 if not judged.change.passes:
                     bundle.note.unlink()  # nothing is left where the bundle would have been
                     raise BundleError(_refusal(spec.model, judged))
-                golden = Path(draft) / GOLDEN_INT8_FILE
-                golden.write_text(render_golden(engines[1]), encoding="utf-8")
+                write_text(Path(draft) / GOLDEN_INT8_FILE, render_golden(engines[1]))
                 _release(info, judged, images, parent, out, network, arithmetic)
     return QuantizeResult(out, opened.run.path, opened.load_report())
 
