@@ -3,6 +3,7 @@
 What is judged, and by which images, is in `judge.py`.
 """
 
+import importlib.metadata
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -122,7 +123,7 @@ def quantize(
                     bundle.note.unlink()  # nothing is left where the bundle would have been
                     raise BundleError(_refusal(spec.model, judged))
                 write_text(Path(draft) / GOLDEN_INT8_FILE, render_golden(engines[1]))
-                _release(info, judged, images, parent, out, network, arithmetic)
+                _release(info, judged, images, parent, out, network, arithmetic, nncf)
     return QuantizeResult(out, opened.run.path, opened.load_report())
 
 
@@ -179,10 +180,9 @@ def _release(
     out: Path,
     network: Path,
     arithmetic: str,
+    nncf: str,
 ) -> None:
     """Writes the bundle."""
-    import importlib.metadata
-
     change = judged.change
     released = info.model_copy(
         update={
@@ -200,7 +200,7 @@ def _release(
                 auroc_change=change.auroc_change,
                 calls_changed=change.calls_changed,
                 speed=judged.speed,
-                versions={name: importlib.metadata.version(name) for name in ("nncf", "openvino")},
+                versions={"nncf": nncf, "openvino": importlib.metadata.version("openvino")},
             ),
         }
     )
