@@ -290,7 +290,8 @@ def test_a_recalibrated_model_goes_by_its_own_images_and_rule(
 
     def quantize_some(source: Path, target: Path, images: Any) -> None:
         seen.append(len(images))
-        quantize_by_hand(source, target, images)
+        for suffix in (".xml", ".bin"):  # which changes no call
+            shutil.copyfile(source.with_suffix(suffix), target.with_suffix(suffix))
 
     by(quantize_some, monkeypatch)
     made = run(model, dataset, tmp_path / "bundle")
