@@ -9,8 +9,9 @@
     bundle.json      what it is, and the SHA-256 of every other file; written last
 
 A folder without `bundle.json` is not a bundle, so a half-written one is never used. Reading the
-metadata needs no Keras; only `.keras` files are ever loaded, with Keras's safe mode on. Over 300
-lines: all that a bundle says of itself.
+metadata needs no Keras; only `.keras` files are ever loaded, with Keras's safe mode on.
+
+Over 300 lines: all that a bundle says of itself.
 """
 
 import json

@@ -96,7 +96,7 @@ def release(
         val.labels,
         probabilities["val"],
         spec.threshold,
-        shifted and (lambda: calibration.apply(shifted(val))),
+        None if shifted is None else lambda: calibration.apply(shifted(val)),
         task.cohorts,
     )
     if len(parts["test"]):
