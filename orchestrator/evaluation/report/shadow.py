@@ -101,12 +101,12 @@ class ShadowCounts:
         }
         groups = patients.astype(object)
         groups[patients == 0] = None
-        rate = None
+        rate: dict[str, Any] | None = None
         if labels.size:
             clusters = cluster_rows(groups, labels.size)
             difference = rate_difference(*calls, clusters, num_resamples=_RESAMPLES, seed=seed)
-            rate = {name: float(of.mean()) for name, of in zip(_MODELS, calls, strict=True)}
-            rate |= {"difference": difference.as_dict()}
+            shares = {name: float(of.mean()) for name, of in zip(_MODELS, calls, strict=True)}
+            rate = {**shares, "difference": difference.as_dict()}
         known = labels != UNLABELLED
         return {
             "num_images": int(labels.size),
@@ -139,15 +139,15 @@ class ShadowCounts:
         ]
         points = [reweigh(rows, np.ones((1, len(rows.sums)))) for rows in both]
         drawn = resample(both, _RESAMPLES, seed)
-        found = {}
+        found: dict[str, Any] = {}
         for name in METRIC_TITLES:
             values = [None if np.isnan(of[name][0]) else float(of[name][0]) for of in points]
             difference = Interval(None, note=UNDEFINED.get(name))
             if None not in values:
                 bounds = percentile_bounds(drawn[1][name] - drawn[0][name], LEVEL)
                 difference = bounded(float(points[1][name][0] - points[0][name][0]), bounds)
-            found[name] = dict(zip(_MODELS, values, strict=True))
-            found[name]["difference"] = difference.as_dict()
+            each = dict(zip(_MODELS, values, strict=True))
+            found[name] = {**each, "difference": difference.as_dict()}
         return found
 
 

@@ -5,10 +5,9 @@ engine that fails, a worker that dies of it. What workers do with it is in `shad
 """
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,7 +100,7 @@ def plan_shadow(
         return None
     own = None
     if shadow.model.size_px != size_px and isinstance(source, FileSource):
-        own = dataclasses.replace(source, size_px=shadow.model.size_px)
+        own = replace(source, size_px=shadow.model.size_px)
     return ShadowTask(
         shadow.model.bundles[0],
         shadow.model.hashes[0],

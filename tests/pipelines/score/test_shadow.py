@@ -113,9 +113,7 @@ def forget(engines: dict[str, Any]) -> None:
     engines.clear()
 
 
-def run(
-    place: Path, out: Path | None, model: str = "live", **fields: Any
-) -> tuple[Any, list[str]]:
+def run(place: Path, out: Path | None, model: str = "live", **fields: Any) -> tuple[Any, list[str]]:
     fields |= {"shard_rows": 5, "model": str(place / model)}
     fields |= {"out": str(out)} if out else {}
     recorder = Recorder()
