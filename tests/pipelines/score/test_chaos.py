@@ -133,7 +133,7 @@ def check_equal(run: Path, undisturbed: Path) -> None:
 
 
 def check_shadow(run: Path, undisturbed: Path) -> None:
-    """Each row is as it is without kills; rows are missing only where workers died twice of them."""
+    """Rows are as without kills, and missing only where workers have died of a shard twice."""
     found, expected = (
         pq.read_table(of / "shadow.parquet").to_pylist() for of in (run, undisturbed)
     )
