@@ -27,7 +27,7 @@ from orchestrator.evaluation.figures import Calibration, Interval, Threshold
 from orchestrator.evaluation.review_rule import ReviewRule
 from orchestrator.evaluation.wording import INTENDED_USE
 from orchestrator.model.bundle_folder import INFO_FILE
-from orchestrator.model.evidence import Ancestor, Evidence
+from orchestrator.model.evidence import Ancestor, TrainingEvidence
 from orchestrator.model.keras_file import check_keras_file, load_keras_file
 from orchestrator.runs.atomic import digest, sha256_file
 
@@ -121,7 +121,7 @@ class BundleInfo(_Form):
     intended_use: str = INTENDED_USE
     parent: Sha256 | None = None  # of the bundle that this one is a recalibration of
     recalibration: Recalibration | None = None
-    evidence: Evidence | None = None  # of the training; bundles of earlier versions have none
+    evidence: TrainingEvidence | None = None  # of the training; bundles of earlier versions have none
     ancestors: tuple[Ancestor, ...] = ()  # the trained bundle first; empty for one that was trained
     files: dict[str, FileEntry] = {}
     _stored: dict[str, Any] | None = None  # all of `bundle.json`, where it was read

@@ -11,7 +11,7 @@ class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Evidence(_Form):
+class TrainingEvidence(_Form):
     """What a training measured besides the metrics of its splits.
 
     Attributes:

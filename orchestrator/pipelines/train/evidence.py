@@ -11,7 +11,7 @@ from orchestrator.evaluation.figures import Calibration
 from orchestrator.evaluation.groups import DIMENSIONS
 from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.subgroups import TESTED, measure_subgroups
-from orchestrator.model.evidence import Evidence
+from orchestrator.model.evidence import TrainingEvidence
 from orchestrator.pipelines.train.task import ReleaseTask
 
 _MOST_SHIFTED = 200  # images; each is computed nine times more
@@ -102,7 +102,7 @@ def hide_folders(subgroups: Mapping[str, Any]) -> dict[str, Any]:
     return {**subgroups, "dimensions": dimensions, "worst": worst}
 
 
-def gather_evidence(task: ReleaseTask, report: Mapping[str, Any]) -> Evidence:
+def gather_evidence(task: ReleaseTask, report: Mapping[str, Any]) -> TrainingEvidence:
     """Returns what the bundle keeps of it, without any name of a file or folder.
 
     Args:
@@ -110,7 +110,7 @@ def gather_evidence(task: ReleaseTask, report: Mapping[str, Any]) -> Evidence:
         report: of the training, with `measure_groups` and `shifts`.
     """
     named = ("examples", "listing")
-    return Evidence(
+    return TrainingEvidence(
         layout=task.layout,
         audit={key: value for key, value in report["audit"].items() if key not in named},
         judged_on=report["judged_on"],
