@@ -121,7 +121,9 @@ class BundleInfo(_Form):
     intended_use: str = INTENDED_USE
     parent: Sha256 | None = None  # of the bundle that this one is a recalibration of
     recalibration: Recalibration | None = None
-    evidence: TrainingEvidence | None = None  # of the training; bundles of earlier versions have none
+    evidence: TrainingEvidence | None = (
+        None  # of the training; bundles of earlier versions have none
+    )
     ancestors: tuple[Ancestor, ...] = ()  # the trained bundle first; empty for one that was trained
     files: dict[str, FileEntry] = {}
     _stored: dict[str, Any] | None = None  # all of `bundle.json`, where it was read

@@ -1,6 +1,6 @@
 """What a training measures for its report and its bundle besides the metrics of its splits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,14 +50,29 @@ def measure_groups(
     }
 
 
+def count_shifted(part: LabelledRows) -> int:
+    """Returns how many shifted copies `measure_shifts` looks at.
+
+    Args:
+        part: the images.
+    """
+    return min(len(part), _MOST_SHIFTED) * len(SHIFTS)
+
+
 def measure_shifts(
-    part: LabelledRows, trained: Any, calibration: Calibration, threshold: float, seed: int
+    part: LabelledRows,
+    logits: Any,
+    shifted_logits: Callable[[LabelledRows], Any] | None,
+    calibration: Calibration,
+    threshold: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Returns the figures of shifted copies of some images.
 
     Args:
         part: the images, of which at most 200 are taken by chance.
-        trained: the network, a `Trained`.
+        logits: of the images as they are, float32 [n].
+        shifted_logits: gives those of each of the shifted copies, as `Trained` has it.
         calibration: from logit to probability.
         threshold: the operating point.
         seed: of the choice, and of the intervals.
@@ -66,17 +81,14 @@ def measure_shifts(
         num_images, and metrics: by shift (`none` first) and metric an `Interval`; empty where the
         training saw no images.
     """
-    if trained.shifted_logits is None:
+    if shifted_logits is None:
         return {"num_images": 0, "metrics": {}}
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(part))[:_MOST_SHIFTED])
     some = LabelledRows(part.rows[chosen], part.labels[chosen], part.patients[chosen])
-    logits = [trained.logits(some), *trained.shifted_logits(some)]
     metrics = {}
-    for name, of_shift in zip(("none", *SHIFTS), logits, strict=True):
-        found = evaluate(
-            some.labels, calibration.apply(of_shift), threshold, some.patients, seed=seed
-        )
+    for name, of in zip(("none", *SHIFTS), (logits[chosen], *shifted_logits(some)), strict=True):
+        found = evaluate(some.labels, calibration.apply(of), threshold, some.patients, seed=seed)
         metrics[name] = {metric: found.metrics[metric].as_dict() for metric in TESTED}
     return {"num_images": len(some), "metrics": metrics}
 

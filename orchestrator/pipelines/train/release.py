@@ -130,9 +130,16 @@ def release(
         recipe=spec.model_dump(mode="json", exclude={"out", "overwrite"}),
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
     )
-    judged = parts["test" if "test" in probabilities else "val"]
     report |= measure_groups(task, parts, probabilities, threshold.value)
-    report["shifts"] = measure_shifts(judged, trained, calibration, threshold.value, spec.seed)
+    judged = "test" if "test" in logits else "val"
+    report["shifts"] = measure_shifts(
+        parts[judged],
+        logits[judged],
+        trained.shifted_logits,
+        calibration,
+        threshold.value,
+        spec.seed,
+    )
     rule = None
     if spec.review_target is not None:
         rule, report["review"] = review_splits(

@@ -1,4 +1,3 @@
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.shifts import SHIFTS
 from orchestrator.evaluation.figures import Calibration
 from orchestrator.evaluation.metrics import point_metrics
-from orchestrator.pipelines.train.evidence import measure_shifts
+from orchestrator.pipelines.train.evidence import count_shifted, measure_shifts
 
 CURVE = Calibration(2.0, 0.1)
 
@@ -32,9 +31,9 @@ def test_shifted_copies_of_some_images_are_measured_at_the_threshold() -> None:
         seen.append(part)
         return np.stack([logits_of(part, number) for number in range(1, 1 + len(SHIFTS))])
 
-    trained = SimpleNamespace(logits=logits_of, shifted_logits=shifted)
     part = make_part(260)
-    found = measure_shifts(part, trained, CURVE, 0.6, seed=1)
+    found = measure_shifts(part, logits_of(part), shifted, CURVE, 0.6, seed=1)
+    assert count_shifted(part) == 200 * len(SHIFTS)
     (some,) = seen
     assert found["num_images"] == len(some) == len(set(some.rows)) == 200
     assert list(found["metrics"]) == ["none", *SHIFTS]
@@ -48,6 +47,6 @@ def test_shifted_copies_of_some_images_are_measured_at_the_threshold() -> None:
 
 
 def test_a_head_on_cached_features_sees_no_images_to_shift() -> None:
-    trained = SimpleNamespace(logits=logits_of, shifted_logits=None)
-    found = measure_shifts(make_part(20), trained, CURVE, 0.5, seed=0)
+    part = make_part(20)
+    found = measure_shifts(part, logits_of(part), None, CURVE, 0.5, seed=0)
     assert found == {"num_images": 0, "metrics": {}}
