@@ -53,6 +53,7 @@ ShadowModel = Annotated[
         "where they differ.",
         SCORING,
         default="none",
+        decides=False,
     ),
 ]
 

@@ -152,8 +152,9 @@ def _score(
     naming = FileNaming(key if spec.hash_paths else None)
     record_terms(spec, run, members.hashes)
     shadow = open_shadow(spec, run, members, ingested)
-    if shadow is not None and shadow.fault:
-        reporter.say(f"the shadow {shadow.name} scores nothing: {shadow.fault}")
+    if shadow is not None and (shadow.fault or opened.resumed):
+        state = f"scores nothing: {shadow.fault}" if shadow.fault else "goes on with the run"
+        reporter.say(f"the shadow {shadow.name} {state}")
     listed = ingested.files.manifest if ingested else None
     work = place_manifest(spec, run, members.hashes, listed, naming, reporter)
     if opened.resumed:

@@ -32,7 +32,7 @@ class Shadow:
     """What the `shadow` of a spec names.
 
     Args:
-        name: as the user gave it.
+        name: as the user gave it, or the version that the run began with.
         facts: what the run began with, JSON-able: `name` of the version, `threshold`,
             `threshold_rule`, and `model`, what a report says of it; None where it never opened.
         model: the model; None where it cannot be used now.
@@ -50,7 +50,7 @@ def open_shadow(
 ) -> Shadow | None:
     """Returns the shadow that a claimed run goes on or begins with; None where none is asked for.
 
-    An alias counts as what it named when the run began, as for the live model.
+    A run that goes on has the one that it began with, whichever is asked for by now.
 
     Args:
         spec: the run's spec.
@@ -61,8 +61,9 @@ def open_shadow(
     if spec.shadow is None:
         return None
     facts: dict[str, Any] | None = run.load_status().get("shadow")
+    name = str(facts["name"]) if facts else spec.shadow
     try:
-        model = load_members([facts["name"] if facts else spec.shadow], spec.threshold)
+        model = load_members([name], spec.threshold)
         if model.hashes[0] in live.hashes:
             raise SpecError("it is the live model itself")
         if ingested is not None and ingested.size_px != model.size_px:
@@ -73,7 +74,7 @@ def open_shadow(
         if facts and facts["model"]["sha256"] != model.hashes[0]:
             raise BundleError("it was replaced since the run began")
     except Exception as error:  # of whatever kind: the run goes on without it
-        return Shadow(spec.shadow, facts, fault=describe_fault(error))
+        return Shadow(name, facts, fault=describe_fault(error))
     if facts is None:
         facts = {
             "name": model.names[0],
@@ -82,7 +83,7 @@ def open_shadow(
             "model": model.facts(),
         }
         run.write_status(Status.RUNNING, shadow=facts)
-    return Shadow(spec.shadow, facts, model)
+    return Shadow(name, facts, model)
 
 
 def plan_shadow(

@@ -20,8 +20,8 @@ from orchestrator.data.shifts import SHIFTS
 from orchestrator.data.source import IngestedSource
 from orchestrator.data.store import ImageStore, Rows, StoredImages
 from orchestrator.model.slices import batch_counts
-from orchestrator.pipelines.train.head_loop import epoch_reporter
 from orchestrator.pipelines.train.evidence import count_shifted
+from orchestrator.pipelines.train.head_loop import epoch_reporter
 from orchestrator.pipelines.train.release import Trained, load_parts, release
 from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
 from orchestrator.runs.atomic import write_json

@@ -22,7 +22,7 @@ from orchestrator.cli.summaries import score_summary
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.data import schema, source
 from orchestrator.data.phantoms import write_phantoms
-from orchestrator.errors import ClusterError, ImageError, SpecError
+from orchestrator.errors import ClusterError, ImageError
 from orchestrator.evaluation.figures import Calibration
 from orchestrator.evaluation.report import plots
 from orchestrator.model.engine.base import Engine
@@ -259,8 +259,9 @@ def test_a_fault_of_the_shadow_costs_the_run_nothing_and_is_told(
     assert bool(at_once) == fault.startswith(("no", "damaged", "same"))
 
 
+@pytest.mark.parametrize("same", [True, False])
 def test_a_run_that_goes_on_keeps_the_shadow_that_it_began_with(
-    place: Path, tmp_path: Path, engines: Any, alone: pa.Table
+    same: bool, place: Path, tmp_path: Path, engines: Any, alone: pa.Table
 ) -> None:
     registry = tmp_path / "models"
     for name in ("other", "large"):
@@ -274,14 +275,17 @@ def test_a_run_that_goes_on_keeps_the_shadow_that_it_began_with(
     assert committed
     promote(registry, "large@1", "staging", "in the middle of the night", quiet)
     engines.clear()
-    with pytest.raises(SpecError, match="a run of another spec"):
-        run(place, tmp_path / "run", shadow=str(place / "large"))
-    result, _ = run(place, tmp_path / "run", **asked)
+    shutil.copytree(tmp_path / "run", tmp_path / "without")
+    result, lines = run(place, tmp_path / "run", **(asked if same else {"shadow": "another"}))
+    assert f"the shadow {registry}:other@1 goes on with the run" in lines
     assert table_of(result).equals(alone)
     assert result.report["shadow"]["model"]["version"] == "other@1"
     undisturbed, _ = run(place, tmp_path / "next", shadow=f"{registry}:other@1")
     assert shadow_of(result) == shadow_of(undisturbed)
     assert len(shadow_of(result)) == NUM_IMAGES
+    without, _ = run(place, tmp_path / "without")  # or with none at all
+    assert table_of(without).equals(alone)
+    assert "shadow" not in without.report and not RunDir(without.run).shadow.exists()
 
 
 def test_the_shadow_changes_nothing_of_what_is_known(
