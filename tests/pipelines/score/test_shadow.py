@@ -31,7 +31,7 @@ from orchestrator.pipelines.score.ensemble import load_members
 from orchestrator.pipelines.score.score import score
 from orchestrator.pipelines.score.shadow import open_shadow
 from orchestrator.pipelines.score.shadow_scorer import ShadowScorer, ShadowTask
-from orchestrator.registry.history import add_version, promote
+from orchestrator.registry.history import add_version, load_registry, promote
 from orchestrator.runs.run_dir import RunDir
 from tests.conftest import Recorder, keep_in_process
 from tests.registry.bundles import make_bundle
@@ -376,3 +376,27 @@ def test_a_data_set_of_another_size_is_no_input_of_the_shadow(place: Path, tmp_p
     found = open_shadow(spec, RunDir(tmp_path), live, ingested)  # type: ignore[arg-type]
     assert found is not None and found.model is None
     assert "images of 32 px and it takes 40 px" in found.fault
+
+
+def test_a_promotion_under_a_running_night_counts_from_the_next_one_on(
+    place: Path, tmp_path: Path, engines: Any
+) -> None:
+    registry = tmp_path / "models"
+    for name in ("live", "other"):
+        add_version(registry, place / name, "lite", "a version", quiet)
+    promote(registry, "lite@1", "production", "the first", quiet)
+    batches = iter(range(1, 1000))
+
+    def step() -> None:
+        if next(batches) == 2:
+            promote(registry, "lite@2", "production", "in the middle of the night", quiet)
+
+    engines[load_registry(str(registry)).find("production").sha256] = {"step": step}
+    nights = [run(place, tmp_path / name, f"{registry}:production")[0] for name in ("one", "two")]
+    assert next(batches) > 3  # the first night went on with it
+    engines.clear()
+    for night, version in zip(nights, ("lite@1", "lite@2"), strict=True):
+        assert night.report["model"]["version"] == version
+        alone, _ = run(place, tmp_path / version, f"{registry}:{version}")
+        assert table_of(night).equals(table_of(alone))
+    assert not table_of(nights[0]).equals(table_of(nights[1]))
