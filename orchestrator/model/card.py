@@ -268,8 +268,9 @@ def _groups(info: "BundleInfo") -> str:
         )
         for dimension in found["dimensions"]
     ]
+    method = found["method_line"].replace("Grey figures", "Figures")
     numbered = "Folders are numbered; the report of the training's run has their names."
-    return "\n\n".join([f"{of} {found['answer']}", *tables, f"{found['method_line']} {numbered}"])
+    return "\n\n".join([f"{of} {found['answer']}", *tables, f"{method} {numbered}"])
 
 
 def _of_group(figure: Mapping[str, Any]) -> str:
