@@ -105,8 +105,8 @@ def _scope(info: "BundleInfo", scope: Mapping[str, Any]) -> str:
 
 def _lineage(info: "BundleInfo") -> str:
     """The bundles that it comes from, the trained one first."""
-    if info.recalibration is None:
-        return f"Trained on {info.created}. It is no recalibration of another bundle."
+    if info.parent is None:
+        return f"Trained on {info.created}; its network is of no other bundle."
     lines = [
         f"- `{one.sha256}`: "
         + ("trained" if one.num_images is None else "recalibrated")
@@ -116,12 +116,14 @@ def _lineage(info: "BundleInfo") -> str:
         for one in info.ancestors
     ] or [f"- `{info.parent}`"]
     found = info.recalibration
-    lines.append(
-        f"- This bundle: recalibrated on {found.date}, on {found.num_images:,} labelled images; "
-        f"threshold {info.threshold.value:.4f} (`{info.threshold.rule}`)"
-    )
-    return "The network is the same in all of these, the last one its parent:\n\n" + "\n".join(
-        lines
+    if found is not None:
+        lines.append(
+            f"- This bundle: recalibrated on {found.date}, on {found.num_images:,} labelled images; "
+            f"threshold {info.threshold.value:.4f} (`{info.threshold.rule}`)"
+        )
+    listed = "\n".join(lines)
+    return (
+        f"The network is that of these, the last one being the parent of this bundle:\n\n{listed}"
     )
 
 

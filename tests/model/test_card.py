@@ -156,7 +156,7 @@ def test_every_figure_of_the_card_is_the_bundles(measured: dict[str, Any]) -> No
         "Population: children, 1 to 5 years",
         "Modality in the headers: DX 250, CR 30",
         "Age: 2 to 81 years",
-        "It is no recalibration of another bundle.",
+        "its network is of no other bundle",
         "orchestrator train DATA --views 2 --merge-val --backbone EfficientNetLite0",
         "Not a diagnostic device",
     ):
