@@ -118,8 +118,8 @@ def _lineage(info: "BundleInfo") -> str:
     found = info.recalibration
     if found is not None:
         lines.append(
-            f"- This bundle: recalibrated on {found.date}, on {found.num_images:,} labelled images; "
-            f"threshold {info.threshold.value:.4f} (`{info.threshold.rule}`)"
+            f"- This bundle: recalibrated on {found.date}, on {found.num_images:,} labelled "
+            f"images; threshold {info.threshold.value:.4f} (`{info.threshold.rule}`)"
         )
     listed = "\n".join(lines)
     return (
