@@ -37,6 +37,8 @@ _FINDINGS = {
     "possible": "equal patient numbers in names of different splits, which prove nothing alone",
 }
 
+_OLDER = "Not measured: an earlier version of this program trained the network."
+
 
 def render_card(info: "BundleInfo", scope: Mapping[str, Any] | None = None) -> str:
     """Returns the model card as Markdown.
@@ -247,7 +249,7 @@ def _groups(info: "BundleInfo") -> str:
     """The figures of every group, and the worst one."""
     found = None if info.evidence is None else view_subgroups(info.evidence.subgroups)
     if info.evidence is None or found is None:
-        return "Not measured: the bundle is of an earlier version of this program."
+        return _OLDER
     of = f"Of the {info.evidence.judged_on} images of the training{_at_threshold(info)}."
     if not found["dimensions"]:
         return (
@@ -291,7 +293,9 @@ def _at_threshold(info: "BundleInfo") -> str:
 
 def _shifts(info: "BundleInfo") -> str:
     """The figures of shifted copies of images."""
-    if info.evidence is None or not info.evidence.shifts:
+    if info.evidence is None:
+        return _OLDER
+    if not info.evidence.shifts:
         return (
             "Not measured: the head was trained on cached features, not on images. `python -m "
             "benchmarks.robustness DATA --bundle BUNDLE` measures it."
