@@ -100,4 +100,5 @@ _OF_FIELDS = {
     "backbone": complete_backbone,
     "backbones": complete_backbones,
     "model": complete_bundle,
+    "shadow": complete_bundle,
 }

@@ -18,6 +18,7 @@ from orchestrator.evaluation.wording import (
     METRIC_TITLES,
     NO_FIGURE,
     describe_rule,
+    describe_shadow,
     format_difference,
     format_difference_range,
     format_figure,
@@ -82,6 +83,8 @@ def score_summary(result: Any) -> list[str]:
     parts += [f"made for     {population}" for population in scope["populations"]]
     if (drift := report.get("drift")) and drift["drifted"]:
         parts.append(f"drift        {name_drifted(drift)}")
+    if shadow := report.get("shadow"):
+        parts.append(f"shadow       {describe_shadow(shadow)}")
     parts.append(f"predictions  {result.run / 'predictions'}")
     if counts["rejected"]:
         parts.append(f"rejected     {result.run / 'rejected.parquet'}")

@@ -46,6 +46,16 @@ Heatmaps = Annotated[
         le=1000,
     ),
 ]
+ShadowModel = Annotated[
+    PathText | None,
+    flag(
+        "Also score with this model, such as models:staging, release none of its calls, and report "
+        "where they differ.",
+        SCORING,
+        default="none",
+        decides=False,
+    ),
+]
 
 
 class DecodeLimits(Form):

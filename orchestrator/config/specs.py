@@ -50,6 +50,7 @@ from orchestrator.config.forms import (
     GateForm,
     Heatmaps,
     RecipeForm,
+    ShadowModel,
     TrainingForm,
 )
 from orchestrator.config.listing import ListingForm, OnNewModel
@@ -242,6 +243,7 @@ class ScoreSpec(GateForm, DicomForm, ReviewForm):
     )
     threshold: GivenThreshold = None
     heatmaps: Heatmaps = 0
+    shadow: ShadowModel = None
     max_rejected_fraction: MaxRejected = 1.0
     allow_empty: Annotated[
         bool, flag("Accept an input that holds no files.", DATA, decides=False)

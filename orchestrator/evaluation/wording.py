@@ -154,6 +154,32 @@ def name_drifted(drift: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def name_shadow(shadow: Mapping[str, Any]) -> str:
+    """Returns the version of a shadow, the name that the user gave it where it has none."""
+    version: str = (shadow["model"] or {}).get("version") or shadow["name"]
+    return version
+
+
+def describe_shadow(shadow: Mapping[str, Any]) -> str:
+    """Returns in one line what came of a shadow.
+
+    Args:
+        shadow: as a report has it.
+    """
+    name, parts = name_shadow(shadow), []
+    calls, num_images = shadow["calls"], shadow["num_images"]
+    if shadow["fault"] and not num_images:
+        return f"{name} scores nothing: {shadow['fault']}"
+    if num_images:
+        differ = calls["shadow_only"] + calls["live_only"]
+        parts.append(
+            f"calls {differ:,} of {num_images:,} images differently: {calls['shadow_only']:,} "
+            f"PNEUMONIA and {calls['live_only']:,} NORMAL"
+        )
+    parts += [f"{count:,} not scored ({why})" for why, count in shadow["not_scored"].items()]
+    return f"{name} {'; '.join(parts) or 'has no image to score'}"
+
+
 def describe_rule(rule: str, images: str = "validation images") -> str:
     """Returns a threshold rule in words.
 

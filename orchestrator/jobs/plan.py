@@ -20,7 +20,13 @@ from orchestrator.config.specs import SPECS, RecalibrateSpec, ScoreSpec
 from orchestrator.config.workers import Session, count_cpus, count_nodes, plan_workers
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
-from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
+from orchestrator.jobs.estimate import (
+    Estimate,
+    InputFacts,
+    estimate_scoring,
+    estimate_shadow,
+    estimate_training,
+)
 from orchestrator.jobs.to_score import ToScore, count_to_score
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_names, check_size, check_weights
@@ -223,6 +229,17 @@ def _count(plan: JobPlan, spec: ScoreSpec, hashes: list[str]) -> None:
         plan.notes.append(f"what is new could not be counted: {error}")
 
 
+def _add_shadow(plan: JobPlan, spec: ScoreSpec) -> None:
+    """Adds what the shadow takes; one that cannot be used costs nothing, and that is a note."""
+    try:
+        shadow = open_model(str(spec.shadow)).info
+    except OrchestratorError as error:
+        plan.notes.append(f"the shadow would score nothing: {error}")
+        return
+    if plan.found is not None:
+        plan.predicted += estimate_shadow(plan.found, spec, shadow, plan.session)
+
+
 def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
     """Lists the input and estimates; what cannot be seen from here is a note."""
     if isinstance(spec, RecalibrateSpec):
@@ -235,6 +252,8 @@ def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
             named = spec.model or (str(newest_bundle(Path("models"))),)
             models = [open_model(name) for name in named]
             plan.predicted = estimate_scoring(plan.found, spec, models[0].info, plan.session)
+            if spec.shadow is not None:
+                _add_shadow(plan, spec)
             if spec.only_new:
                 _count(plan, spec, [model.info.sha256 for model in models])
         else:

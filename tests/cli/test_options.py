@@ -1,10 +1,12 @@
 """Flags are fields: none missing, none besides, each with its default; what is given wins."""
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from orchestrator.config.fields import Span
 from orchestrator.config.forms import DecodeLimits
 from orchestrator.config.specs import SPECS, IngestSpec, Resources, TrainSpec
 from orchestrator.errors import SpecError
+from orchestrator.model.reproduce import reproduce
 from orchestrator.runs.life_cycle import open_run
 
 TOP: Any = typer.main.get_command(cli.app)
@@ -158,6 +161,37 @@ def test_a_flag_that_is_not_given_leaves_the_job_files_value(ask: Ask) -> None:
     assert (given.spec.epochs, given.spec.merge_val) == (100, True)
     assert (given.spec.limits.max_frames, given.spec.limits.max_bytes) == (2, 9)
     assert given.resources == Resources(workers=1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {
+            "backbone": "tiny",
+            "views": 2,
+            "merge_val": True,
+            "lr": 0.00125,
+            "alpha": 0.3,
+            "class_map": ["a, b=NORMAL", "COVID=none"],
+            "limits": {"max_frames": 3},
+            "population": "children, 'one' site",
+            "accept_error": 0.02,
+            "calibration": "none",
+            "finetune": "top:3",
+        },
+    ],
+)
+def test_the_command_in_a_model_card_asks_for_the_same_training(
+    fields: dict[str, Any], ask: Ask
+) -> None:
+    spec = TrainSpec(data="DATA", **fields)
+    stored = spec.model_dump(mode="json", exclude={"out", "overwrite", "data"})
+    info: Any = SimpleNamespace(recalibration=None, training=stored)
+    program, *words = shlex.split(reproduce(info))
+    assert program == "orchestrator"
+    asked = ask(*words).spec
+    assert asked == spec.model_copy(update={"data": str(Path("DATA").absolute())})
 
 
 def test_without_flags_the_spec_has_its_own_defaults(ask: Ask) -> None:

@@ -26,6 +26,7 @@ from orchestrator.evaluation.report.page import (
 )
 from orchestrator.evaluation.report.review import build_review, view_review
 from orchestrator.evaluation.report.scope import drift_view, scope_view
+from orchestrator.evaluation.report.shadow import view_shadow
 from orchestrator.evaluation.report.subgroups import view_subgroups
 from orchestrator.evaluation.review_rule import ReviewRule
 from orchestrator.evaluation.subgroups import measure_subgroups
@@ -181,6 +182,7 @@ def render_html(report: Mapping[str, Any], tally: Tally, thumbnails: Sequence[st
         scope=scope_view(report),
         drift=drift_view(report),
         review=view_review(report["review"]) if report["review"] else None,
+        shadow=view_shadow(report),
         grey_rules=_explained(report["decoding"]["grey_rules"], GREY_RULES),
         decode_notes=_explained(report["decoding"]["notes"], DECODE_NOTES),
         model_facts=list_facts(
