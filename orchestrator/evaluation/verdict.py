@@ -20,15 +20,17 @@ Reference:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.evaluation.wording import format_difference, lower_title
 
 Word = Literal["promote", "keep", "undecided"]
 GUARDED = ("auroc", "sensitivity", "specificity")
 DECIDING = ("auroc", "balanced_accuracy")
+# Of the report that a verdict stands in
+PROOF_KIND, PROOF_SCHEMA_VERSION = "models-compare", 1
 ENDPOINTS = (*GUARDED, "balanced_accuracy")
 
 
@@ -70,6 +72,12 @@ class Grounds(_Form):
     endpoints: dict[str, Endpoint]
     unusable: list[str]
     worse_groups: list[str]
+
+    @model_validator(mode="after")
+    def _has_all_endpoints(self) -> Self:
+        if set(self.endpoints) != set(ENDPOINTS) and not (self.is_same or self.unusable):
+            raise ValueError(f"expected the endpoints {', '.join(ENDPOINTS)}")
+        return self
 
 
 class Verdict(_Form):
