@@ -32,7 +32,11 @@ OPEN = (0.0, -0.03, 0.03, -0.035)
         # Its 95% interval leaves out 0, the one of 97.5% does not
         ({"auroc": (0.02, 0.001, 0.04, -0.001)}, "undecided", "not shown to be better"),
         ({"auroc": BETTER, "superiority": 0.01}, "undecided", "better by more than 0.01"),
-        ({"auroc": BETTER, "sensitivity": (0.0, -0.02, 0.02, -0.03)}, "undecided", "could be worse"),
+        (
+            {"auroc": BETTER, "sensitivity": (0.0, -0.02, 0.02, -0.03)},
+            "undecided",
+            "could be worse",
+        ),
         ({"auroc": BETTER, "specificity": OPEN}, "undecided", "worse by 0.02 or more: specificity"),
         # Worse, and by less than the margin: that was stated beforehand
         ({"auroc": BETTER, "sensitivity": (-0.01, -0.015, -0.005, -0.016)}, "promote", "better"),
