@@ -80,7 +80,7 @@ class Grounds(_Form):
         return self
 
 
-class Verdict(_Form):
+class PromotionVerdict(_Form):
     """What is to be done, and why.
 
     Attributes:
@@ -92,38 +92,38 @@ class Verdict(_Form):
     reasons: list[str]
 
 
-def decide(grounds: Grounds) -> Verdict:
+def decide(grounds: Grounds) -> PromotionVerdict:
     """Returns the verdict that its grounds give."""
     if grounds.is_same:
-        return Verdict(word="keep", reasons=["both are the same bundle"])
+        return PromotionVerdict(word="keep", reasons=["both are the same bundle"])
     if grounds.unusable:
-        return Verdict(word="undecided", reasons=list(grounds.unusable))
+        return PromotionVerdict(word="undecided", reasons=list(grounds.unusable))
     ends, margin = grounds.endpoints, grounds.margin
     unproven = [name for name in GUARDED if ends[name].low <= -margin]
     better = [name for name in DECIDING if ends[name].gain_low > grounds.superiority]
     if better and not unproven:
         if grounds.worse_groups:
-            return Verdict(
+            return PromotionVerdict(
                 word="undecided",
                 reasons=[
                     "better in all, and it serves groups of patients worse: "
                     + "; ".join(grounds.worse_groups)
                 ],
             )
-        return Verdict(
+        return PromotionVerdict(
             word="promote",
             reasons=[_say(better, ends, "better"), f"no figure is worse by {margin:g} or more"],
         )
     if worse := [name for name in GUARDED if ends[name].high < 0]:
-        return Verdict(word="keep", reasons=[_say(worse, ends, "worse")])
+        return PromotionVerdict(word="keep", reasons=[_say(worse, ends, "worse")])
     if all(ends[name].high < margin for name in DECIDING):
         reason = f"neither AUROC nor balanced accuracy is better by {margin:g} or more"
-        return Verdict(word="keep", reasons=[reason])
+        return PromotionVerdict(word="keep", reasons=[reason])
     reasons = [_say(unproven, ends, f"could be worse by {margin:g} or more")] if unproven else []
     if not better:
         by = f" by more than {grounds.superiority:g}" if grounds.superiority else ""
         reasons.append(_say(DECIDING, ends, f"not shown to be better{by}"))
-    return Verdict(word="undecided", reasons=reasons)
+    return PromotionVerdict(word="undecided", reasons=reasons)
 
 
 def _say(names: Sequence[str], ends: Mapping[str, Endpoint], what: str) -> str:

@@ -18,7 +18,7 @@ from orchestrator.evaluation.verdict import (
     PROOF_KIND,
     PROOF_SCHEMA_VERSION,
     Grounds,
-    Verdict,
+    PromotionVerdict,
     Word,
     decide,
 )
@@ -47,7 +47,7 @@ class _Report(BaseModel):
     live: _Model
     candidate: _Model
     grounds: Grounds
-    verdict: Verdict
+    verdict: PromotionVerdict
 
 
 def check_proof(run: Path, live: str | None, candidate: str, *, force: bool) -> Proof:

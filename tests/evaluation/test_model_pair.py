@@ -12,7 +12,7 @@ from orchestrator.evaluation.groups import Dimension
 from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.model_pair import ModelPair, measure_endpoints, measure_pair
 from orchestrator.evaluation.pair_groups import measure_groups
-from orchestrator.evaluation.verdict import Grounds, Verdict, decide
+from orchestrator.evaluation.verdict import Grounds, PromotionVerdict, decide
 
 
 def make_pair(
@@ -38,7 +38,7 @@ def make_pair(
     )
 
 
-def judge(pair: ModelPair, **given: Any) -> Verdict:
+def judge(pair: ModelPair, **given: Any) -> PromotionVerdict:
     ends = measure_endpoints(pair, num_resamples=given.pop("num_resamples", 200))
     plain = {"is_same": False, "margin": 0.02, "superiority": 0.0, "endpoints": ends}
     return decide(Grounds(**plain | {"unusable": [], "worse_groups": []} | given))
@@ -128,3 +128,52 @@ def test_a_group_of_few_patients_is_shown_and_not_tested() -> None:
     few = found["dimensions"][0]["groups"][0]["figures"]["sensitivity"]
     assert few["p"] is None
     assert few["difference"] == pytest.approx(few["candidate"] - few["live"])
+
+
+@pytest.mark.slow
+def test_intervals_hold_as_often_as_they_say() -> None:
+    """95% intervals of 1,000 samples of patients, against the differences of very many."""
+    skills = (1.1, 1.4)
+    many = make_pair(99, 400_000, skills)
+    truth = {
+        "auroc": np.subtract(*[sk.roc_auc_score(many.labels, p) for p in many.probabilities[::-1]])
+    }
+    calls = [of >= 0.5 for of in many.probabilities]
+    rates = [[np.mean(of[many.labels == kind] == kind) for kind in (1, 0)] for of in calls]
+    truth["sensitivity"] = rates[1][0] - rates[0][0]
+    truth["specificity"] = rates[1][1] - rates[0][1]
+    truth["balanced_accuracy"] = (truth["sensitivity"] + truth["specificity"]) / 2
+    held = dict.fromkeys(truth, 0)
+    for seed in range(1000):
+        ends = measure_endpoints(make_pair(seed, 250, skills), num_resamples=400, seed=seed)
+        for name, value in truth.items():
+            held[name] += ends[name].low <= value <= ends[name].high
+    assert all(930 <= number <= 970 for number in held.values()), held
+
+
+@pytest.mark.slow
+def test_a_model_that_is_no_better_is_seldom_promoted() -> None:
+    """2.5% at most, by the rule; 12 of 250 have a chance of 1% where 2.5% are right."""
+    words = [judge(make_pair(seed, 300, (1.2, 1.2))).word for seed in range(250)]
+    assert words.count("promote") <= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num", "worse"), [(50, 0.02), (100, 0.02), (200, 0.05)])
+def test_a_model_that_is_worse_by_the_margin_is_seldom_called_not_worse(
+    num: int, worse: float
+) -> None:
+    """Where few calls differ the bootstrap alone says so of a third of the samples."""
+    num_wrong = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        labels = np.repeat([0, 1], num).astype(np.int8)
+        live = np.full(2 * num, 0.4, np.float32) + 0.2 * labels
+        lost = (labels == 1) & (rng.random(2 * num) < worse)
+        candidate = np.where(lost, 0.4, live).astype(np.float32)
+        logits = (live.astype(float), candidate.astype(float))
+        patients = np.arange(2 * num).astype(object)
+        pair = ModelPair(labels, logits, (live, candidate), (0.5, 0.5), patients)
+        ends = measure_endpoints(pair, num_resamples=200, seed=seed)
+        num_wrong += ends["sensitivity"].low > -worse
+    assert num_wrong <= 24  # 6%; 2.5% are right
