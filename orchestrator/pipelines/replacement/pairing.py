@@ -9,6 +9,7 @@ from orchestrator.data.parquet import open_parquet
 from orchestrator.runs.run_dir import RunDir
 
 _KEY = ["root", "path"]
+_UNKNOWN = -1  # in place of a root that is null, as in data sets of earlier versions
 _OWN = ("sha256", "label", "logit", "probability")  # of each run; all else is of the first
 
 
@@ -61,6 +62,8 @@ def pair_runs(first: RunDir, second: RunDir) -> PairedRuns:
     }
     names = [*scored[0].column_names, "other_logit", "other_probability"]
     ordered = table.select(names).sort_by([(name, "ascending") for name in _KEY])
+    known = pc.if_else(pc.equal(ordered["root"], _UNKNOWN), None, ordered["root"])
+    ordered = ordered.set_column(names.index("root"), "root", known)
     return PairedRuns(ordered, scored[0].select(["sha256", "label"]), files)
 
 
@@ -82,4 +85,4 @@ def _fates(run: RunDir, scored: pa.Table) -> pa.Table:
 def _with_root(table: pa.Table) -> pa.Table:
     """The table with a number for a root that is not known: joins leave out what is null."""
     place = table.column_names.index("root")
-    return table.set_column(place, "root", pc.fill_null(table["root"], -1))
+    return table.set_column(place, "root", pc.fill_null(table["root"], _UNKNOWN))

@@ -220,10 +220,10 @@ def test_a_comparison_that_was_stopped_goes_on(
     def fail(*args: Any) -> None:
         raise ClusterError("no space")
 
-    monkeypatch.setattr(comparing, "pair_runs", fail)
-    with pytest.raises(ClusterError, match="no space"):
-        compare(1.0, 1.0)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing, "pair_runs", fail)
+        with pytest.raises(ClusterError, match="no space"):
+            compare(1.0, 1.0)
     monkeypatch.setattr(comparing, "score", fail)  # both are scored
     spec = ModelsCompareSpec(
         live=str(models[0]),
