@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.fields import Form
+from orchestrator.config.replacement import ModelsCompareSpec
 from orchestrator.config.specs import (
     SPECS,
     CompareSpec,
@@ -77,6 +78,14 @@ def _recalibrate(
     return recalibrate(spec, resources, reporter, run_folder=run)
 
 
+def _models_compare(
+    spec: ModelsCompareSpec, resources: Resources, reporter: Reporter, run: Path | None
+) -> Any:
+    from orchestrator.pipelines.replacement.compare_models import compare_models
+
+    return compare_models(spec, resources, reporter, run_folder=run)
+
+
 def _ingest(spec: IngestSpec, resources: Resources, reporter: Reporter, _: Path | None) -> Any:
     from orchestrator.pipelines.prepare.ingest import ingest
 
@@ -90,5 +99,11 @@ KINDS: dict[str, RunKind] = {
     "find-lr": RunKind(SPECS["find-lr"], _find_lr),
     "score": RunKind(SPECS["score"], _score),
     "recalibrate": RunKind(SPECS["recalibrate"], _recalibrate),
+    "models-compare": RunKind(SPECS["models-compare"], _models_compare),
     "ingest": RunKind(IngestSpec, _ingest, on_gpus=False),  # no kind of job file
 }
+
+
+def command_of(kind: str) -> str:
+    """Returns the words of a kind's command, without the program's name."""
+    return kind.replace("models-", "models ")

@@ -73,6 +73,16 @@ class DecodeLimits(Form):
     max_memory: Annotated[Count | None, flag("Memory of decoding, in bytes.", LIMITS)] = None
 
 
+class LabelledForm(ListingForm):
+    """What every command takes that scores labelled images to judge or adjust a model by them."""
+
+    seed: Annotated[Seed, flag("Random seed for folds and confidence intervals.", SCORING)] = 0
+    max_rejected_fraction: MaxRejected = 0.05
+    patient_key_file: PatientKeyFile = None
+    limits: DecodeLimits = DecodeLimits()
+    overwrite: Overwrite = False
+
+
 class TrainingForm(ListingForm):
     """What every command that trains takes: the data, what is done with it, for how long."""
 

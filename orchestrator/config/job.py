@@ -15,7 +15,7 @@ from orchestrator.errors import SpecError
 DEFAULT_TIMEOUT = timedelta(hours=24)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
-Kind = Literal["train", "tune", "compare", "find-lr", "score", "recalibrate"]
+Kind = Literal["train", "tune", "compare", "find-lr", "score", "recalibrate", "models-compare"]
 
 
 class Schedule(Form):

@@ -22,6 +22,7 @@ METRIC_TITLES = {
     "brier": "Brier score",
 }
 _SYNONYMS = {"recall": "sensitivity", "precision": "ppv"}
+BALANCED_TITLE = "Balanced accuracy"  # the mean of sensitivity and specificity
 NO_FIGURE = "–"
 _RULES = {
     "youden": "highest sensitivity + specificity (Youden's index) on {images}",
@@ -36,6 +37,16 @@ _RULES = {
 def metric_title(name: str) -> str:
     """Returns the title of a metric, one of `metrics.METRIC_NAMES`."""
     return METRIC_TITLES[_SYNONYMS.get(name, name)]
+
+
+def lower_title(name: str) -> str:
+    """Returns the title of a metric as it stands within a sentence.
+
+    Args:
+        name: one of `metrics.METRIC_NAMES`, or `balanced_accuracy`.
+    """
+    title = BALANCED_TITLE if name == "balanced_accuracy" else metric_title(name)
+    return title if title.isupper() else title[0].lower() + title[1:]
 
 
 def format_figure(value: float | None) -> str:

@@ -16,7 +16,8 @@ from orchestrator.cluster.address import find_address
 from orchestrator.cluster.session import query_nodes
 from orchestrator.config.job import Job, check_scheduled
 from orchestrator.config.load import build_spec, load_job
-from orchestrator.config.specs import SPECS, RecalibrateSpec, ScoreSpec
+from orchestrator.config.replacement import ModelsCompareSpec
+from orchestrator.config.specs import SPECS, RecalibrateSpec, ScoreSpec, scoring_of
 from orchestrator.config.workers import Session, count_cpus, count_nodes, plan_workers
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
@@ -243,7 +244,9 @@ def _add_shadow(plan: JobPlan, spec: ScoreSpec) -> None:
 def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
     """Lists the input and estimates; what cannot be seen from here is a note."""
     if isinstance(spec, RecalibrateSpec):
-        spec = spec.scoring()
+        spec = scoring_of(spec, spec.model)
+    elif isinstance(spec, ModelsCompareSpec):  # of one model after the other
+        spec = scoring_of(spec, spec.candidate)
     scores = isinstance(spec, ScoreSpec)
     sources = spec.input if scores else [spec.data]
     try:

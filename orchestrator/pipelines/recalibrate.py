@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.config.specs import RecalibrateSpec, Resources
+from orchestrator.config.specs import RecalibrateSpec, Resources, scoring_of
 from orchestrator.data.decode.images import DECODER_VERSION
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.listing.options import ListingOptions
@@ -119,7 +119,7 @@ def _score(spec: RecalibrateSpec, resources: Resources, run: RunDir, reporter: R
     """Scores the images in a run of its own, unless that is done."""
     if run.scored.success.exists():
         return
-    scoring = spec.scoring()
+    scoring = scoring_of(spec, spec.model)
     manifest, _ = open_manifest(Path(spec.data), scoring.shard_rows, ListingOptions.of(spec))
     table = manifest.table  # before hours are spent on images without labels
     usable = pc.and_(pc.is_valid(table["label"]), pc.is_null(table["code"]))

@@ -5,7 +5,13 @@ from typing import Any
 
 from orchestrator.evaluation.groups import DIMENSIONS
 from orchestrator.evaluation.subgroups import TESTED
-from orchestrator.evaluation.wording import NO_FIGURE, format_figure, format_range, metric_title
+from orchestrator.evaluation.wording import (
+    NO_FIGURE,
+    format_figure,
+    format_range,
+    lower_title,
+    metric_title,
+)
 
 
 def view_subgroups(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -43,7 +49,7 @@ def _answer(found: Mapping[str, Any]) -> str:
         )
     group = (
         f"{DIMENSIONS[worst['dimension']]}: {worst['group']}, with "
-        f"{_lower_first(metric_title(worst['metric']))} {format_figure(worst['value'])} against "
+        f"{lower_title(worst['metric'])} {format_figure(worst['value'])} against "
         f"{format_figure(worst['rest'])} of the other images"
     )
     chance = f"corrected p {format_figure(worst['p_adjusted'])}"
@@ -60,10 +66,6 @@ def _answer(found: Mapping[str, Any]) -> str:
     )
     others = f" {num_worse} figures in all are worse; they are marked." if num_worse > 1 else ""
     return f"Served worst is {group} ({chance}).{others}"
-
-
-def _lower_first(title: str) -> str:
-    return title if title.isupper() else title[0].lower() + title[1:]
 
 
 def _method_line(method: Mapping[str, Any]) -> str:
