@@ -58,9 +58,7 @@ def test_force_is_kept_in_the_history(place: Path) -> None:
     worse = make_comparison(
         bundles / "worse", bundles / "bundle-2", bundles / "bundle-3", gain=-0.03
     )
-    with pytest.raises(
-        SpecError, match=r"comparison says keep: worse: AUROC −0.030, .*--force"
-    ):
+    with pytest.raises(SpecError, match=r"comparison says keep: worse: AUROC −0.030, .*--force"):
         to_production(place, worse)
     row = to_production(place, worse, force=True)
     assert row.report is not None
