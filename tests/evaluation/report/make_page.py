@@ -97,5 +97,5 @@ def _drift() -> dict[str, Any]:
     counts = DriftCounts(spreads)
     for group in (("all", ""), ("root", ROOTS[0]), ("root", ROOTS[1])):
         values = range(100) if group[1] != ROOTS[0] else [99] * 100
-        counts.add(group, {name: values for name in spreads} | {"brightness": [99] * 100})
+        counts.add(group, dict.fromkeys(spreads, values) | {"brightness": [99] * 100})
     return compare(counts, {})
