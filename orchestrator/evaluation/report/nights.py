@@ -66,13 +66,11 @@ def render_nights(nights: Sequence[Mapping[str, Any]], folder: str) -> str:
         nights: from `build_nights`, the oldest first.
         folder: of the runs, as text.
     """
-    codes = sorted({code for night in nights for code in night["rejected_by_code"]})
     return render(
         "nights.html.j2",
         report={"intended_use": INTENDED_USE},
         nights=nights[::-1],
         folder=folder,
-        codes=codes,
         total={name: sum(night[name] for night in nights) for name in ("scored", "rejected")},
         shadowed=any(night["shadow"] for night in nights),
         drifted=sum(bool(night["drift"]) for night in nights),

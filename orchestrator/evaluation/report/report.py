@@ -31,7 +31,7 @@ from orchestrator.evaluation.report.subgroups import view_subgroups
 from orchestrator.evaluation.review_rule import ReviewRule
 from orchestrator.evaluation.subgroups import measure_subgroups
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
-from orchestrator.evaluation.wording import INTENDED_USE, NO_FIGURE, describe_rule
+from orchestrator.evaluation.wording import INTENDED_USE, describe_rule
 
 
 def build_report(
@@ -255,7 +255,7 @@ def _image_lists(tally: Tally) -> dict[str, Any]:
         lists[name] = [
             {
                 "path": image["path"],
-                "label": CLASS_NAMES[image["label"]] if image["label"] != UNLABELLED else NO_FIGURE,
+                "label": CLASS_NAMES[image["label"]] if image["label"] != UNLABELLED else None,
                 "called": CLASS_NAMES[image["called"]],
                 "probability": image["probability"],
             }

@@ -69,10 +69,13 @@ def _answer(found: Mapping[str, Any]) -> str:
 
 
 def _method_line(method: Mapping[str, Any]) -> str:
-    return (
+    tests = (
         "Each group is compared with all other images of its table, by one-sided tests clustered by"
         f" patient; “worse” is a p under {method['level']:g} after {method['correction']}’s "
-        f"correction for {method['num_tests']} tests. Intervals are 95% percentile bootstraps "
+        f"correction for {method['num_tests']} tests. "
+    )
+    return (tests if method["num_tests"] else "") + (
+        "Intervals are 95% percentile bootstraps "
         "clustered by patient, each for itself: they are not corrected. Grey figures marked “few” "
         f"rest on fewer than {method['min_patients']} patients of the class they are about (images,"
         " where no patient is known), in the group or outside it, and are not tested."
