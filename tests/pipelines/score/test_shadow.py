@@ -273,7 +273,7 @@ def test_a_run_that_goes_on_keeps_the_shadow_that_it_began_with(
         run(place, tmp_path / "run", **asked)
     committed = list((tmp_path / "run" / "_shards").iterdir())
     assert committed
-    promote(registry, "large@1", "staging", "in the middle of the night", quiet)
+    promote(registry, "large@1", "staging", "in the night", quiet, force=True)
     engines.clear()
     shutil.copytree(tmp_path / "run", tmp_path / "without")
     result, lines = run(place, tmp_path / "run", **(asked if same else {"shadow": "another"}))
@@ -389,7 +389,7 @@ def test_a_promotion_under_a_running_night_counts_from_the_next_one_on(
 
     def step() -> None:
         if next(batches) == 2:
-            promote(registry, "lite@2", "production", "in the middle of the night", quiet)
+            promote(registry, "lite@2", "production", "in the night", quiet, force=True)
 
     engines[load_registry(str(registry)).find("production").sha256] = {"step": step}
     nights = [run(place, tmp_path / name, f"{registry}:production")[0] for name in ("one", "two")]
