@@ -14,6 +14,7 @@ from orchestrator.cli.summaries import bundle_summary
 from orchestrator.config.fields import Form, decides_results, flag
 from orchestrator.config.forms import DecodeLimits
 from orchestrator.config.quantize import QuantizeSpec
+from orchestrator.config.replacement import ModelsCompareSpec
 from orchestrator.config.specs import (
     CompareSpec,
     FindLrSpec,
@@ -204,6 +205,7 @@ FORMS: dict[type[Form], dict[str, Any]] = {
     CompareSpec: {"data": "x", "loss": "bce"},
     TuneSpec: {"data": "x", "lr": "0.001:0.1", "time_budget": "30m"},
     ScoreSpec: {"input": ["x", "y"], "limits": {"max_pixels": 9}},
+    ModelsCompareSpec: {"live": "a", "candidate": "b", "data": "x"},
     RecalibrateSpec: {"model": "m", "data": "x"},
     QuantizeSpec: {"model": "m", "data": "x"},
     IngestSpec: {"input": "x", "out": "y"},

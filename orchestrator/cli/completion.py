@@ -99,5 +99,5 @@ def complete_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
 _OF_FIELDS = {
     "backbone": complete_backbone,
     "backbones": complete_backbones,
-    "model": complete_bundle,
+    **dict.fromkeys(("model", "shadow", "live", "candidate"), complete_bundle),
 }

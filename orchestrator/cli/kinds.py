@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.config.fields import Form
 from orchestrator.config.quantize import QuantizeSpec
+from orchestrator.config.replacement import ModelsCompareSpec
 from orchestrator.config.specs import (
     SPECS,
     CompareSpec,
@@ -86,6 +87,14 @@ def _quantize(
     return quantize(spec, resources, reporter, run_folder=run)
 
 
+def _models_compare(
+    spec: ModelsCompareSpec, resources: Resources, reporter: Reporter, run: Path | None
+) -> Any:
+    from orchestrator.pipelines.replacement.compare_models import compare_models
+
+    return compare_models(spec, resources, reporter, run_folder=run)
+
+
 def _ingest(spec: IngestSpec, resources: Resources, reporter: Reporter, _: Path | None) -> Any:
     from orchestrator.pipelines.prepare.ingest import ingest
 
@@ -100,5 +109,11 @@ KINDS: dict[str, RunKind] = {
     "score": RunKind(SPECS["score"], _score),
     "recalibrate": RunKind(SPECS["recalibrate"], _recalibrate),
     "quantize": RunKind(SPECS["quantize"], _quantize, on_gpus=False),
+    "models-compare": RunKind(SPECS["models-compare"], _models_compare),
     "ingest": RunKind(IngestSpec, _ingest, on_gpus=False),  # no kind of job file
 }
+
+
+def command_of(kind: str) -> str:
+    """Returns the words of a kind's command, without the program's name."""
+    return kind.replace("models-", "models ")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.completion import complete_bundle, complete_version
-from orchestrator.cli.options import JsonFlag
+from orchestrator.cli.options import JsonFlag, run_command, switch
 from orchestrator.cli.output import print_columns, print_json, print_result, tell
+from orchestrator.cli.request import Request
 from orchestrator.errors import BundleError, SpecError
 
 if TYPE_CHECKING:
@@ -109,14 +110,37 @@ def promote(
     version: Version,
     to: Annotated[str, typer.Option("--to", metavar="<alias>", help=f"{_ALIASES.capitalize()}.")],
     reason: Why,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="<run>",
+            help="Run folder of `models compare` of the version that is live now with this one; "
+            "needed where the alias names another model.",
+            show_default="none",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, switch("--force", help="Promote without a comparison that says so.")
+    ] = False,
     registry: RegistryPlace = "models",
     as_json: JsonFlag = False,
 ) -> None:
     """Make a version live under an alias; runs that have begun keep the version they have."""
     from orchestrator.registry.history import promote as promote_version
 
-    row = promote_version(_writable(registry), version, _alias(to), reason, tell)
+    place = _writable(registry)
+    row = promote_version(place, version, _alias(to), reason, tell, report=report, force=force)
     _tell_move(row, as_json)
+
+
+@run_command(app, "models-compare", name="compare")
+def compare(request: Request) -> None:
+    """Judge on labelled X-rays whether a candidate may take the live model's place."""
+    from orchestrator.cli.summaries import models_compare_summary
+
+    result = request.run()
+    body = result.report | {"out": str(result.run)}
+    print_result(body, models_compare_summary(result), as_json=request.as_json)
 
 
 @app.command()
@@ -151,9 +175,10 @@ def history(
     if as_json:
         print_json({"history": [_as_json(row) for row in rows]})
         return
-    heads = ["when", "who", "action", "alias", "from", "to", "why"]
+    heads = ["when", "who", "action", "alias", "from", "to", "compared", "why"]
     cells = [
-        [r.when, r.who, r.action, r.alias or "-", r.before or "-", r.version, r.why] for r in rows
+        [r.when, r.who, r.action, r.alias or "-", r.before or "-", r.version, _compared(r), r.why]
+        for r in rows
     ]
     print_columns(heads, cells, empty=f"{registry} has no history yet")
 
@@ -231,6 +256,11 @@ def _as_json(row: "HistoryRow") -> dict[str, Any]:
 def _tell_move(row: "HistoryRow", as_json: bool) -> None:
     before = f" (was {row.before})" if row.before else ""
     print_result(_as_json(row), [f"{row.alias} is now {row.version}{before}"], as_json=as_json)
+
+
+def _compared(row: "HistoryRow") -> str:
+    said = [row.report.verdict] if row.report else []
+    return ", ".join([*said, *(["forced"] if row.forced else [])]) or "-"
 
 
 def _finite(value: float) -> float | None:

@@ -58,26 +58,28 @@ class SpecCommand(TyperCommand):
 
 
 def run_command(
-    app: typer.Typer, kind: str, *, default_job: Path | None = None
+    app: typer.Typer, kind: str, *, name: str | None = None, default_job: Path | None = None
 ) -> Callable[[Callable[[Request], None]], Callable[[Request], None]]:
     """Declares the command of a kind; the function it decorates is given the `Request`.
 
     Args:
         app: that the command belongs to.
-        kind: its name, a key of `KINDS`.
+        kind: a key of `KINDS`.
+        name: of the command within `app`; the kind's otherwise.
         default_job: job file that is read where neither data nor a file is named.
     """
 
     def declare(function: Callable[[Request], None]) -> Callable[[Request], None]:
         def build() -> Any:
             alone = typer.Typer(add_completion=False)
-            alone.command(kind)(_with_options(function, kind, default_job))
+            alone.command(name or kind)(_with_options(function, kind, default_job))
             return typer.main.get_command(alone)
 
         def unbuilt() -> None: ...
 
         unbuilt.__doc__ = function.__doc__
-        app.command(kind, cls=type(kind, (SpecCommand,), {"build": staticmethod(build)}))(unbuilt)
+        made = type(kind, (SpecCommand,), {"build": staticmethod(build)})
+        app.command(name or kind, cls=made)(unbuilt)
         return function
 
     return declare

@@ -64,7 +64,7 @@ def resolve(
     Raises:
         SpecError: a wrong value, a job file of another kind, or no run that could be resumed.
     """
-    from orchestrator.cli.kinds import KINDS
+    from orchestrator.cli.kinds import KINDS, command_of
     from orchestrator.config.load import build_resources, build_spec
     from orchestrator.config.specs import Resources
     from orchestrator.runs.run_dir import RunDir
@@ -78,10 +78,8 @@ def resolve(
     elif config is None and not has_input and default_job is not None:
         config = default_job
         if not config.is_file():
-            raise SpecError(
-                f"no data: expected `orchestrator {kind} FOLDER`, or a file {config} here that "
-                "names one"
-            )
+            how = f"`orchestrator {command_of(kind)} FOLDER`"
+            raise SpecError(f"no data: expected {how}, or a file {config} here that names one")
     job = _load_job(kind, config) if config else None
     flags = dict(given)
     on_cluster = {name: flags.pop(name) for name in Resources.model_fields if name in flags}
@@ -94,21 +92,23 @@ def resolve(
 
 def _find_spec(kind: str, run: "RunDir") -> Path:
     """Returns the stored spec of an unfinished run of the kind."""
+    from orchestrator.cli.kinds import command_of
     from orchestrator.config.load import load_job
     from orchestrator.config.specs import SPECS
 
     file = run.unfinished_spec()
     stored = run.load_status().get("kind") or load_job(file).kind
     if stored != kind:
-        how = f"`orchestrator {stored} --resume {run.path}`"
+        how = f"`orchestrator {command_of(stored)} --resume {run.path}`"
         if stored not in SPECS:
-            how = f"the same `orchestrator {stored}` command"
+            how = f"the same `orchestrator {command_of(stored)}` command"
         raise SpecError(f"{run.path} is a run of {stored}; continue it with {how}")
     return file
 
 
 def _load_job(kind: str, file: Path) -> "Job":
     """Reads a job file of the kind; for `find-lr` also that of the training it is for."""
+    from orchestrator.cli.kinds import command_of
     from orchestrator.config.load import load_job
     from orchestrator.config.specs import SPECS
 
@@ -116,7 +116,8 @@ def _load_job(kind: str, file: Path) -> "Job":
     if job.kind == kind:
         return job
     if (kind, job.kind) != ("find-lr", "train"):
-        raise SpecError(f"{file} is a {job.kind} job; run it with `orchestrator {job.kind}`")
+        how = f"run it with `orchestrator {command_of(job.kind)}`"
+        raise SpecError(f"{file} is a {job.kind} job; {how}")
     left_out = {*SPECS[kind].UNUSED, "out", "overwrite"}  # its bundle is not the search's
     args = {name: value for name, value in job.args.items() if name not in left_out}
     return job.model_copy(update={"kind": kind, "args": args})

@@ -19,11 +19,13 @@ from orchestrator.evaluation.wording import (
     NO_FIGURE,
     describe_change,
     describe_rule,
+    describe_shadow,
     format_difference,
     format_difference_range,
     format_figure,
     format_mean,
     format_range,
+    lower_title,
     metric_title,
     name_drifted,
     seeds_note,
@@ -32,6 +34,7 @@ from orchestrator.evaluation.wording import (
 _TABLE_IV_METRICS = ("accuracy", "precision", "recall", "auroc", "f1")
 _TABLE_IV = ("", "accuracy", "precision", "recall", "AUC", "F1", "val. acc.")
 _WORTH = ("auroc", "accuracy", "recall", "specificity")
+_ROLES = ("live", "candidate")
 _WIDTH = 140  # of the widest table, four differences with their intervals: a row is one line
 
 
@@ -83,6 +86,8 @@ def score_summary(result: Any) -> list[str]:
     parts += [f"made for     {population}" for population in scope["populations"]]
     if (drift := report.get("drift")) and drift["drifted"]:
         parts.append(f"drift        {name_drifted(drift)}")
+    if shadow := report.get("shadow"):
+        parts.append(f"shadow       {describe_shadow(shadow)}")
     parts.append(f"predictions  {result.run / 'predictions'}")
     if counts["rejected"]:
         parts.append(f"rejected     {result.run / 'rejected.parquet'}")
@@ -107,6 +112,30 @@ def train_summary(result: Any) -> list[str]:
         parts.append(f"review  {describe_review(review['rules'][0])}")
     parts += [f"bundle  {result.bundle}", f"report  {result.bundle / 'report.html'}"]
     return parts
+
+
+def models_compare_summary(result: Any) -> list[str]:
+    """Returns the differences that the verdict rests on, the verdict, and the report's path.
+
+    Args:
+        result: a `CompareModelsResult`.
+    """
+    report = result.report
+    rows = [
+        (
+            lower_title(name),
+            *(format_figure(report["metrics"][name][role]["value"]) for role in _ROLES),
+            f"{format_difference(end['value'])} [{format_difference_range(end)}]",
+        )
+        for name, end in report["grounds"]["endpoints"].items()
+    ]
+    left_out = {what: n for what, n in report["files"].items() if n and what != "compared"}
+    title = f"{report['num_images']:,} labelled images, with 95% intervals"
+    lines = text_table(title, ("", *_ROLES, "candidate minus live"), rows) if rows else []
+    lines += [f"left out  {n:,} {what}" for what, n in left_out.items()]
+    lines += [f"verdict   {report['verdict']['word']}"]
+    lines += [f"          {reason}" for reason in report["verdict"]["reasons"]]
+    return [*lines, f"report    {result.run / 'report.html'}"]
 
 
 def recalibrate_summary(result: Any) -> list[str]:

@@ -46,6 +46,16 @@ Heatmaps = Annotated[
         le=1000,
     ),
 ]
+ShadowModel = Annotated[
+    PathText | None,
+    flag(
+        "Also score with this model, such as models:staging, release none of its calls, and report "
+        "where they differ.",
+        SCORING,
+        default="none",
+        decides=False,
+    ),
+]
 
 
 InferencePrecision = Annotated[
@@ -71,6 +81,16 @@ class DecodeLimits(Form):
         None
     )
     max_memory: Annotated[Count | None, flag("Memory of decoding, in bytes.", LIMITS)] = None
+
+
+class LabelledForm(ListingForm):
+    """What every command takes that scores labelled images to judge or adjust a model by them."""
+
+    seed: Annotated[Seed, flag("Random seed for folds and confidence intervals.", SCORING)] = 0
+    max_rejected_fraction: MaxRejected = 0.05
+    patient_key_file: PatientKeyFile = None
+    limits: DecodeLimits = DecodeLimits()
+    overwrite: Overwrite = False
 
 
 class TrainingForm(ListingForm):

@@ -50,11 +50,14 @@ from orchestrator.config.forms import (
     GateForm,
     Heatmaps,
     InferencePrecision,
+    LabelledForm,
     RecipeForm,
+    ShadowModel,
     TrainingForm,
 )
-from orchestrator.config.listing import ListingForm, OnNewModel
+from orchestrator.config.listing import OnNewModel
 from orchestrator.config.quantize import QuantizeSpec
+from orchestrator.config.replacement import ModelsCompareSpec
 from orchestrator.config.review import ReviewForm
 from orchestrator.config.threshold import COHORTS, SHIFTED, GivenThreshold, PlainThresholdRule
 from orchestrator.config.worker_counts import WorkerCount
@@ -242,6 +245,7 @@ class ScoreSpec(GateForm, DicomForm, ReviewForm):
     precision: InferencePrecision = "f32"
     threshold: GivenThreshold = None
     heatmaps: Heatmaps = 0
+    shadow: ShadowModel = None
     max_rejected_fraction: MaxRejected = 1.0
     allow_empty: Annotated[
         bool, flag("Accept an input that holds no files.", DATA, decides=False)
@@ -263,7 +267,7 @@ class ScoreSpec(GateForm, DicomForm, ReviewForm):
         return self
 
 
-class RecalibrateSpec(ListingForm, ReviewForm):
+class RecalibrateSpec(LabelledForm, ReviewForm):
     """Choose calibration and threshold of a bundle anew, on labelled images of one site."""
 
     model: Annotated[
@@ -286,18 +290,14 @@ class RecalibrateSpec(ListingForm, ReviewForm):
         Calibrated,
         flag("Probability calibration on the images; none: the bundle's own stays.", MODEL),
     ] = "platt"
-    seed: Annotated[Seed, flag("Random seed for folds and confidence intervals.", SCORING)] = 0
-    max_rejected_fraction: MaxRejected = 0.05
-    patient_key_file: PatientKeyFile = None
-    limits: DecodeLimits = DecodeLimits()
-    overwrite: Overwrite = False
 
-    def scoring(self) -> ScoreSpec:
-        """Returns the scoring of the images, which the recalibration rests on."""
-        own = {"model", "out", "threshold", *ReviewForm.model_fields}
-        shared = set(ScoreSpec.model_fields) & set(type(self).model_fields) - own
-        given = {name: getattr(self, name) for name in shared}
-        return ScoreSpec(input=(self.data,), model=(self.model,), **given)
+
+def scoring_of(spec: RecalibrateSpec | ModelsCompareSpec, model: str) -> ScoreSpec:
+    """Returns the scoring of labelled images, on which a recalibration or a comparison rests."""
+    own = {"model", "out", "threshold", *ReviewForm.model_fields}
+    shared = set(ScoreSpec.model_fields) & set(type(spec).model_fields) - own
+    given = {name: getattr(spec, name) for name in shared}
+    return ScoreSpec(input=(spec.data,), model=(model,), **given)
 
 
 class IngestSpec(DicomForm):
@@ -395,4 +395,5 @@ SPECS: dict[str, type[Form]] = {
     "score": ScoreSpec,
     "recalibrate": RecalibrateSpec,
     "quantize": QuantizeSpec,
+    "models-compare": ModelsCompareSpec,
 }

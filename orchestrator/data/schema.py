@@ -107,6 +107,22 @@ REJECTED = pa.schema(
     ]
 )
 
+# One row per image that a shadow has scored: its own result, and the live model's beside it.
+SHADOW = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("root", pa.int16()),
+        ("path", pa.string()),
+        ("label", pa.int8()),
+        ("logit", pa.float32()),
+        ("probability", pa.float32()),  # calibrated, of PNEUMONIA
+        ("threshold", pa.float64()),
+        ("predicted", pa.int8()),
+        ("live_probability", pa.float32()),
+        ("live_predicted", pa.int8()),
+    ]
+)
+
 # One row per file that an earlier run has scored under another name, or before it was scored in
 # another state. `root` and `path` are this run's; `run` is the folder of the earlier one and
 # `run_row` the row there. Runs of earlier versions have a row of each file that was known, `code`

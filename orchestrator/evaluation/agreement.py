@@ -13,7 +13,7 @@ from orchestrator.evaluation.bootstrap import (
     percentile_bounds,
 )
 from orchestrator.evaluation.figures import Interval
-from orchestrator.evaluation.metrics import LEVEL
+from orchestrator.evaluation.metrics import LEVEL, bounded
 
 _NO_KAPPA = "undefined: both readers give one and the same class to every image"
 
@@ -70,6 +70,42 @@ def measure_agreement(
     drawn = draw_counts(len(cells), num_resamples, len(first), seed)
     bounds = percentile_bounds(np.concatenate([_kappa(c @ cells) for c in drawn]), LEVEL)
     return Agreement(len(first), agreed, Interval(float(value), *(bounds or (None, None))))
+
+
+def rate_difference(
+    first: npt.NDArray[np.int8],
+    second: npt.NDArray[np.int8],
+    groups: IntArray,
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Returns the share called PNEUMONIA by the second reader minus that by the first.
+
+    The interval is a percentile one, patients drawn whole. Where no call differs it is exact over
+    the patients.
+
+    Args:
+        first: int8 [N], 0 or 1, N >= 1.
+        second: int8 [N], of the other reader.
+        groups: int64 [N], numbers of patients from 0 without gaps.
+        num_resamples: of the interval.
+        seed: of the resamples.
+
+    Reference:
+        Clopper and Pearson, Biometrika 26, 1934 (the exact bound).
+    """
+    change = second.astype(np.float64) - first
+    patients = np.stack([np.bincount(groups), np.bincount(groups, change)], axis=1)
+    num_patients, value = len(patients), float(change.mean())
+    if not change.any():
+        reach = 1 - ((1 - LEVEL) / 2) ** (1 / num_patients)
+        return Interval(value, -reach, reach, f"exact bound over {num_patients:,} patients")
+    # Patients of equal counts are alike: how many of each kind a resample has is multinomial.
+    kinds, counts = np.unique(patients, axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(num_patients, counts / num_patients, num_resamples) @ kinds
+    return bounded(value, percentile_bounds(drawn[:, 1] / drawn[:, 0], LEVEL))
 
 
 def _kappa(cells: FloatArray) -> FloatArray:

@@ -115,6 +115,17 @@ class GroupCodes:
         return self.roots[number] if number < len(self.roots) else f"input {number + 1}"
 
 
+def find_groups(rows: pa.Table) -> list[Dimension]:
+    """Returns the dimensions in which some images differ; see `GroupCodes`.
+
+    Args:
+        rows: as `GroupCodes.add` takes them.
+    """
+    codes = GroupCodes()
+    codes.add(rows)
+    return codes.dimensions()
+
+
 def _site_of(row: dict[str, Any]) -> str | None:
     """The first folder below the root that names neither a class nor a split."""
     folders = row["path"].split("/")[:-1]

@@ -16,6 +16,7 @@ from orchestrator.evaluation.bootstrap import FloatArray, IntArray, cluster_rows
 from orchestrator.evaluation.drift import holm
 from orchestrator.evaluation.groups import DIMENSIONS, Dimension
 from orchestrator.evaluation.metrics import evaluate
+from orchestrator.evaluation.paired_tests import Mask, share_below
 
 TESTED = ("sensitivity", "specificity", "auroc")
 # A figure that rests on fewer patients (images where no patient is known) of the class it is about
@@ -24,8 +25,6 @@ MIN_PATIENTS = 20
 LEVEL = 0.05
 _MOST_ROWS = 4_000_000  # of all resamples of a group: intervals of large groups take fewer
 _RESAMPLES = (200, 1000)
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,7 @@ def measure_subgroups(
         cluster_rows(patients, labels.size),
     )
     shown, tests = [], []
-    for dimension in dimensions:
-        if _names_classes(dimension, labels) or _names_patients(dimension, rows.clusters):
-            continue
+    for dimension in drop_telling(dimensions, labels, rows.clusters):
         known = dimension.codes > 0
         groups = []
         for number, name in enumerate(dimension.groups, 1):
@@ -136,6 +133,23 @@ def measure_subgroups(
     }
 
 
+def drop_telling(
+    dimensions: Sequence[Dimension], labels: npt.NDArray[np.int8], clusters: IntArray
+) -> list[Dimension]:
+    """Returns the dimensions whose groups are not named by the class or by the patient.
+
+    Args:
+        dimensions: groups of N images.
+        labels: int8 [N].
+        clusters: int64 [N], from `cluster_rows`.
+    """
+    return [
+        dimension
+        for dimension in dimensions
+        if not (_names_classes(dimension, labels) or _names_patients(dimension, clusters))
+    ]
+
+
 def _names_patients(dimension: Dimension, clusters: npt.NDArray[np.int64]) -> bool:
     """Whether folders hold one patient each: they are no sites, and their names are patients'."""
     if dimension.name != "site_folder":
@@ -166,7 +180,7 @@ def _compare(metric: str, rows: _Rows, group: Mask, rest: Mask) -> dict[str, Any
         measure = _auroc if metric == "auroc" else _rate
         value, rest_value, spread = measure(rows, group, rest, kinds[-1])
         if not is_small:
-            p = _chance(value - rest_value, spread, min(units, others))
+            p = chance_of_lower(value - rest_value, spread, min(units, others))
     return {
         "rest": rest_value,
         "units": units,
@@ -202,8 +216,8 @@ def _auroc(rows: _Rows, group: Mask, rest: Mask, kind: bool) -> tuple[float, flo
     for sign, chosen in ((1, group), (-1, rest)):
         places = [np.flatnonzero(chosen & (rows.is_positive == kind)) for kind in (False, True)]
         negative, positive = (rows.probabilities[each] for each in places)
-        above = _share_below(positive, negative)  # of each positive image
-        below = 1 - _share_below(negative, positive)
+        above = share_below(positive, negative)  # of each positive image
+        below = 1 - share_below(negative, positive)
         value = float(above.mean())
         terms[places[1]] = sign * (above - value) / positive.size
         terms[places[0]] = sign * (below - value) / negative.size
@@ -211,15 +225,14 @@ def _auroc(rows: _Rows, group: Mask, rest: Mask, kind: bool) -> tuple[float, flo
     return values[0], values[1], float(np.sqrt(np.sum(np.bincount(rows.clusters, terms) ** 2)))
 
 
-def _share_below(values: FloatArray, others: FloatArray) -> FloatArray:
-    """Returns for each value the share of the others that lie below it; equals count half."""
-    ordered = np.sort(others)
-    lower = np.searchsorted(ordered, values) + np.searchsorted(ordered, values, "right")
-    return lower / (2 * ordered.size)
+def chance_of_lower(difference: float, spread: float, num_units: int) -> float:
+    """Returns the one-sided p of a difference this low.
 
-
-def _chance(difference: float, spread: float, num_units: int) -> float:
-    """Returns the one-sided p of a difference this low."""
+    Args:
+        difference: of two figures.
+        spread: its standard error.
+        num_units: patients that it rests on.
+    """
     if spread == 0:
         return 0.0 if difference < 0 else 1.0
     return float(stdtr(num_units - 1, difference / spread))

@@ -66,7 +66,7 @@ class Tally:
         probabilities = predictions.column("probability").to_numpy().astype(np.float32)
         self._labels.append(labels)
         self._probabilities.append(probabilities)
-        self._patients.append(_patient_numbers(predictions.column("patient_id")))
+        self._patients.append(patient_numbers(predictions.column("patient_id")))
         if (labels != UNLABELLED).any():
             self.groups.add(predictions.filter(pa.array(labels != UNLABELLED)))
         self._add_images(predictions.column("path"), labels, probabilities)
@@ -152,10 +152,13 @@ class Tally:
             self.images[name] = merged[:MAX_IMAGES_SHOWN]
 
 
-def _patient_numbers(patients: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Returns a 64-bit hash of each patient id, 0 where unknown.
+def patient_numbers(patients: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Returns a 64-bit hash of each patient id, int64 [N], 0 where unknown.
 
     Among a million patients two share a number with a chance of 3 in 100 million.
+
+    Args:
+        patients: strings [N], null where unknown.
     """
     encoded = pa.concat_arrays([*patients.chunks, pa.array([], pa.string())]).dictionary_encode()
     hashes = np.array([_number(text) for text in encoded.dictionary.to_pylist()] + [0], np.int64)

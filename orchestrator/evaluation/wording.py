@@ -25,6 +25,7 @@ METRIC_TITLES = {
     "brier": "Brier score",
 }
 _SYNONYMS = {"recall": "sensitivity", "precision": "ppv"}
+BALANCED_TITLE = "Balanced accuracy"  # the mean of sensitivity and specificity
 NO_FIGURE = "–"
 _RULES = {
     "youden": "highest sensitivity + specificity (Youden's index) on {images}",
@@ -39,6 +40,16 @@ _RULES = {
 def metric_title(name: str) -> str:
     """Returns the title of a metric, one of `metrics.METRIC_NAMES`."""
     return METRIC_TITLES[_SYNONYMS.get(name, name)]
+
+
+def lower_title(name: str) -> str:
+    """Returns the title of a metric as it stands within a sentence.
+
+    Args:
+        name: one of `metrics.METRIC_NAMES`, or `balanced_accuracy`.
+    """
+    title = BALANCED_TITLE if name == "balanced_accuracy" else metric_title(name)
+    return title if title.isupper() else title[0].lower() + title[1:]
 
 
 def format_figure(value: float | None) -> str:
@@ -179,6 +190,32 @@ def name_drifted(drift: Mapping[str, Any]) -> str:
             where = "" if group["kind"] == "all" else f" ({group['kind']} {group['name']})"
             parts.append(", ".join(names) + where)
     return "; ".join(parts)
+
+
+def name_shadow(shadow: Mapping[str, Any]) -> str:
+    """Returns the version of a shadow, the name that the user gave it where it has none."""
+    version: str = (shadow["model"] or {}).get("version") or shadow["name"]
+    return version
+
+
+def describe_shadow(shadow: Mapping[str, Any]) -> str:
+    """Returns in one line what came of a shadow.
+
+    Args:
+        shadow: as a report has it.
+    """
+    name, parts = name_shadow(shadow), []
+    calls, num_images = shadow["calls"], shadow["num_images"]
+    if shadow["fault"] and not num_images:
+        return f"{name} scores nothing: {shadow['fault']}"
+    if num_images:
+        differ = calls["shadow_only"] + calls["live_only"]
+        parts.append(
+            f"calls {differ:,} of {num_images:,} images differently: {calls['shadow_only']:,} "
+            f"PNEUMONIA and {calls['live_only']:,} NORMAL"
+        )
+    parts += [f"{count:,} not scored ({why})" for why, count in shadow["not_scored"].items()]
+    return f"{name} {'; '.join(parts) or 'has no image to score'}"
 
 
 def describe_rule(rule: str, images: str = "validation images") -> str:

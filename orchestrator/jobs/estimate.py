@@ -29,6 +29,7 @@ MIB = 2**20
 _SHARD_ROW, _SHARD_FILE = 260, 3000
 _PREDICTION_ROW, _PREDICTION_FILE = 190, 4000
 _MANIFEST_ROW = 116
+_SHADOW_ROW = 80
 _INGESTED_ROW = 300  # besides the pixels
 
 # A process: its packages, its weights twice (as read and as compiled), and for every pixel of a
@@ -145,6 +146,34 @@ def estimate_scoring(
             f"{rows:,} files x {_SHARD_ROW} B and {shards:,} shards x {_SHARD_FILE} B",
         ),
         _engine_memory(weights, spec.batch_size, info.size_px, found, session),
+    ]
+
+
+def estimate_shadow(
+    found: InputFacts, spec: Any, info: BundleInfo, session: Session | None
+) -> list[Estimate]:
+    """Returns what a shadow takes besides the live model.
+
+    Args:
+        found: the input.
+        spec: a `ScoreSpec`.
+        info: the shadow's bundle.
+        session: the workers, for their number and threads.
+    """
+    weights = info.files[IR_WEIGHTS_FILE].size_bytes
+    memory = _engine_memory(weights, spec.batch_size, info.size_px, found, session)
+    return [
+        Estimate(
+            "disk of the shadow's table, kept",
+            found.num_files * _SHADOW_ROW,
+            f"{found.num_files:,} files x {_SHADOW_ROW} B",
+        ),
+        Estimate(
+            "memory of a worker, for the shadow",
+            memory.num_bytes,
+            f"{memory.basis}; each image is computed twice, and decoded twice where the live model "
+            f"takes another size than {info.size_px} px",
+        ),
     ]
 
 

@@ -16,11 +16,18 @@ from orchestrator.cluster.address import find_address
 from orchestrator.cluster.session import query_nodes
 from orchestrator.config.job import Job, check_scheduled
 from orchestrator.config.load import build_spec, load_job
-from orchestrator.config.specs import SPECS, RecalibrateSpec, ScoreSpec
+from orchestrator.config.replacement import ModelsCompareSpec
+from orchestrator.config.specs import SPECS, RecalibrateSpec, ScoreSpec, scoring_of
 from orchestrator.config.workers import Session, count_cpus, count_nodes, plan_workers
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
-from orchestrator.jobs.estimate import Estimate, InputFacts, estimate_scoring, estimate_training
+from orchestrator.jobs.estimate import (
+    Estimate,
+    InputFacts,
+    estimate_scoring,
+    estimate_shadow,
+    estimate_training,
+)
 from orchestrator.jobs.to_score import ToScore, count_to_score
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_names, check_size, check_weights
@@ -227,10 +234,23 @@ def _count(plan: JobPlan, spec: ScoreSpec, infos: list[BundleInfo]) -> None:
         plan.notes.append(f"what is new could not be counted: {error}")
 
 
+def _add_shadow(plan: JobPlan, spec: ScoreSpec) -> None:
+    """Adds what the shadow takes; one that cannot be used costs nothing, and that is a note."""
+    try:
+        shadow = open_model(str(spec.shadow)).info
+    except OrchestratorError as error:
+        plan.notes.append(f"the shadow would score nothing: {error}")
+        return
+    if plan.found is not None:
+        plan.predicted += estimate_shadow(plan.found, spec, shadow, plan.session)
+
+
 def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
     """Lists the input and estimates; what cannot be seen from here is a note."""
     if isinstance(spec, RecalibrateSpec):
-        spec = spec.scoring()
+        spec = scoring_of(spec, spec.model)
+    elif isinstance(spec, ModelsCompareSpec):  # of one model after the other
+        spec = scoring_of(spec, spec.candidate)
     scores = isinstance(spec, ScoreSpec)
     sources = spec.input if scores else [spec.data]
     try:
@@ -239,6 +259,8 @@ def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
             named = spec.model or (str(newest_bundle(Path("models"))),)
             models = [open_model(name) for name in named]
             plan.predicted = estimate_scoring(plan.found, spec, models[0].info, plan.session)
+            if spec.shadow is not None:
+                _add_shadow(plan, spec)
             if spec.only_new:
                 _count(plan, spec, [model.info for model in models])
         elif plan.job is not None and plan.job.kind in _TRAINS:

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from orchestrator.config.job import Job
 from orchestrator.config.load import build_spec, dump_job
@@ -87,17 +86,19 @@ def fix_model(job: Job) -> Job:
     An alias is replaced by its version, and a scoring job without a model takes the newest one.
     Where there is none the run itself says so.
     """
-    named = job.args.get("model")
+    fixed = dict(job.args)
     try:
-        if named is None and job.kind == "score":
-            fixed: Any = str(newest_bundle(Path("models")))
-        elif isinstance(named, str):
-            fixed = pin_model(named)
-        else:
-            fixed = [pin_model(text) for text in named or ()]
+        if fixed.get("model") is None and job.kind == "score":
+            fixed["model"] = str(newest_bundle(Path("models")))
+        for name in ("model", "live", "candidate"):
+            named = fixed.get(name) or []
+            if isinstance(named, str):
+                fixed[name] = pin_model(named)
+            elif named:
+                fixed[name] = [pin_model(text) for text in named]
     except OrchestratorError:
         return job
-    return job.model_copy(update={"args": {**job.args, "model": fixed}}) if fixed else job
+    return job.model_copy(update={"args": fixed})
 
 
 def new_run_key(name: str) -> str:

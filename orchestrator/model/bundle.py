@@ -3,6 +3,7 @@
     model.keras      the network, images to probability
     openvino.xml     what scores: images to logit, for CPU workers, with openvino.bin
     README.md        the model card
+    card.json        the same for programs, in the fields of Hugging Face's model cards
     golden.json      a few images that are no patient's, and the logits that they gave
     scope.json       what its training images were like, to mark others by; not in older bundles
     openvino_int8.*  the same network in int8, with golden_int8.json; where `quantize` made it
@@ -29,6 +30,7 @@ from orchestrator.evaluation.figures import Calibration, Interval, Threshold
 from orchestrator.evaluation.review_rule import ReviewRule
 from orchestrator.evaluation.wording import INTENDED_USE
 from orchestrator.model.bundle_folder import INFO_FILE
+from orchestrator.model.evidence import Ancestor, TrainingEvidence
 from orchestrator.model.keras_file import check_keras_file, load_keras_file
 from orchestrator.runs.atomic import digest, sha256_file
 
@@ -42,6 +44,7 @@ MODEL_FILE = "model.keras"
 IR_FILE = "openvino.xml"
 IR_WEIGHTS_FILE = "openvino.bin"
 CARD_FILE = "README.md"
+CARD_DATA_FILE = "card.json"
 SCOPE_FILE = "scope.json"
 GOLDEN_FILE = "golden.json"  # see `golden.py`; bundles of earlier versions have none
 INT8_FILE = "openvino_int8.xml"
@@ -160,6 +163,10 @@ class BundleInfo(_Form):
     parent: Sha256 | None = None  # of the bundle that was recalibrated or quantised
     recalibration: Recalibration | None = None
     int8: Quantized | None = None
+    evidence: TrainingEvidence | None = (
+        None  # of the training; bundles of earlier versions have none
+    )
+    ancestors: tuple[Ancestor, ...] = ()  # the trained bundle first; empty for one that was trained
     files: dict[str, FileEntry] = {}
     _stored: dict[str, Any] | None = None  # all of `bundle.json`, where it was read
 

@@ -3,6 +3,7 @@
 Its network is a trained one, or that of another bundle.
 """
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     import keras
 from orchestrator.errors import BundleError
 from orchestrator.model.bundle import (
+    CARD_DATA_FILE,
     CARD_FILE,
     GOLDEN_FILE,
     INT8_FILES,
     IR_FILE,
     MODEL_FILE,
     REQUIRED_FILES,
+    SCOPE_FILE,
     BundleInfo,
     FileEntry,
     check_name,
@@ -92,7 +95,9 @@ def copy_bundle(
         BundleError: the parent's network is no longer that of `info`, or a name is not a plain one.
         ClusterError: the file system refused a write.
     """
-    texts = _begin(folder, info, extra)
+    scope = parent / SCOPE_FILE
+    stored = scope.read_text(encoding="utf-8") if SCOPE_FILE in info.files else None
+    texts = _begin(folder, info, extra, stored)
     # The parent's int8 network has the parent's operating point.
     copied = {name: parent / name for name in info.files if name not in {*texts, *INT8_FILES}}
     for name, path in {**copied, **added}.items():
@@ -103,11 +108,17 @@ def copy_bundle(
     return _finish(folder, info, texts, {**copied, **added})
 
 
-def _begin(folder: Path, info: BundleInfo, extra: Mapping[str, str] | None) -> dict[str, str]:
+def _begin(
+    folder: Path, info: BundleInfo, extra: Mapping[str, str] | None, scope: str | None = None
+) -> dict[str, str]:
     """Makes the folder no bundle until it is finished; returns its text files."""
     from orchestrator.model.card import render_card
+    from orchestrator.model.card_data import render_card_data
 
-    texts = {CARD_FILE: render_card(info), **(extra or {})}
+    scope = (extra or {}).get(SCOPE_FILE, scope)
+    about = (info, None if scope is None else json.loads(scope))
+    texts = {CARD_FILE: render_card(*about), CARD_DATA_FILE: render_card_data(*about)}
+    texts |= extra or {}
     for name in texts:
         check_name(folder, name)
     with write_errors(folder):

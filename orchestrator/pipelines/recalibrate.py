@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.config.specs import RecalibrateSpec, Resources
+from orchestrator.config.specs import RecalibrateSpec, Resources, scoring_of
 from orchestrator.data.decode.images import DECODER_VERSION
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.listing.options import ListingOptions
@@ -39,6 +39,7 @@ from orchestrator.evaluation.selective import accepts, choose_rule
 from orchestrator.model.bundle import BundleInfo, Metrics, Recalibration
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.bundle_writer import copy_bundle
+from orchestrator.model.evidence import Ancestor
 from orchestrator.pipelines.prepare.ingest import fingerprint
 from orchestrator.pipelines.score.score import score
 from orchestrator.progress import Reporter
@@ -118,7 +119,7 @@ def _score(spec: RecalibrateSpec, resources: Resources, run: RunDir, reporter: R
     """Scores the images in a run of its own, unless that is done."""
     if run.scored.success.exists():
         return
-    scoring = spec.scoring()
+    scoring = scoring_of(spec, spec.model)
     manifest, _ = open_manifest(Path(spec.data), scoring.shard_rows, ListingOptions.of(spec))
     table = manifest.table  # before hours are spent on images without labels
     usable = pc.and_(pc.is_valid(table["label"]), pc.is_null(table["code"]))
@@ -200,6 +201,7 @@ def _release(
             "metrics": {"recalibration": measured},
             "parent": info.sha256,
             "int8": None,  # its operating point is not of this site
+            "ancestors": (*info.ancestors, _as_ancestor(info)),
             "recalibration": Recalibration(
                 num_images=measured.num_images,
                 num_patients=measured.num_patients,
@@ -213,6 +215,17 @@ def _release(
         }
     )
     copy_bundle(parent, out, released, extra={"report.html": page})
+
+
+def _as_ancestor(info: BundleInfo) -> Ancestor:
+    """What the bundles that are made of one keep of it."""
+    last = info.recalibration
+    return Ancestor(
+        sha256=info.sha256,
+        date=last.date if last else info.created,
+        num_images=last.num_images if last else None,
+        threshold=info.threshold,
+    )
 
 
 def _evaluate_held_out(

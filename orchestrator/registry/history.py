@@ -6,6 +6,8 @@
 What an alias names is what its last row says, so that the alias and its history cannot disagree. A
 row is one file that appears whole under the next number, while the registry is held: several who
 change it at once take turns.
+
+Over 300 lines, since all that is written to a registry is written here.
 """
 
 import getpass
@@ -13,12 +15,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +30,9 @@ from orchestrator.data.listing.addresses import open_folder
 from orchestrator.errors import BundleError, DataError, ImageError, SpecError, describe_newer
 from orchestrator.model.bundle import Sha256, load_info
 from orchestrator.model.bundle_folder import INFO_FILE
+from orchestrator.registry.proof import Proof, check_proof, keep_proof
 from orchestrator.runs.atomic import atomic_folder, write_text
+from orchestrator.runs.identity import NOTHING
 from orchestrator.runs.lock import hold
 from orchestrator.runs.machine import this_machine
 from orchestrator.runs.wait import Wait
@@ -56,6 +60,8 @@ class HistoryRow(BaseModel):
     before: Annotated[str | None, Field(alias="from")] = None  # NAME@VERSION that the alias named
     version: Annotated[str, Field(alias="to", pattern=f"^{NAME}@[1-9][0-9]*$")]
     sha256: Sha256  # of `version`
+    report: Proof | None = None  # the comparison by which it was promoted
+    forced: bool = False  # promoted whatever a comparison says, or without one
 
 
 @dataclass(frozen=True)
@@ -180,8 +186,19 @@ def add_version(
         return _append(registry, row)
 
 
-def promote(place: Path, name: str, alias: str, why: str, say: Callable[[str], None]) -> HistoryRow:
+def promote(
+    place: Path,
+    name: str,
+    alias: str,
+    why: str,
+    say: Callable[[str], None],
+    *,
+    report: Path | None = None,
+    force: bool = False,
+) -> HistoryRow:
     """Has an alias name a version.
+
+    Where the alias names another content, a comparison of the two must say `promote`.
 
     Args:
         place: folder of the registry.
@@ -189,20 +206,35 @@ def promote(place: Path, name: str, alias: str, why: str, say: Callable[[str], N
         alias: one of `ALIASES`.
         why: for the history.
         say: told of a wait for another process.
+        report: run folder of the comparison.
+        force: whatever a comparison says, or without one.
 
     Returns:
         The row, in the history.
 
     Raises:
-        SpecError: no such version, or the alias names it already.
+        SpecError: no such version, the alias names it already, or the comparison does not do.
         BundleError: the version is damaged.
         ClusterError: the file system refused a write, or the wait was too long.
     """
     with _changing(place, say) as registry:
-        found = registry.find(name)
-        if registry.aliases.get(alias) == found.version:
+        found, live = registry.find(name), registry.aliases.get(alias)
+        if live == found.version:
             raise SpecError(f"{alias} names {found.version} already; nothing was changed")
-        return _move(registry, "promote", alias, found.version, why)
+        content = registry.versions[live].sha256 if live else None
+        proof = None
+        if report is not None:
+            proof = check_proof(report, content, found.sha256, force=force)
+            keep_proof(registry.place, report, proof)
+        elif content not in (None, found.sha256) and not force:
+            raise SpecError(
+                f"{alias} names {live}; compare {found.version} with it first: `orchestrator models"
+                f" compare {place}:{live} {place}:{found.version} LABELLED`, and name that run by "
+                "--report; or --force"
+            )
+        return _move(
+            registry, "promote", alias, found.version, why, {"report": proof, "forced": force}
+        )
 
 
 def roll_back(place: Path, alias: str, why: str, say: Callable[[str], None]) -> HistoryRow:
@@ -231,13 +263,20 @@ def _changing(place: Path, say: Callable[[str], None]) -> Iterator[Registry]:
         yield load_registry(str(place))
 
 
-def _move(registry: Registry, action: str, alias: str, version: str, why: str) -> HistoryRow:
+def _move(
+    registry: Registry,
+    action: str,
+    alias: str,
+    version: str,
+    why: str,
+    by: Mapping[str, Any] = NOTHING,
+) -> HistoryRow:
     sha256 = registry.versions[version].sha256
     if load_info(stored := version_folder(registry.place, sha256)).sha256 != sha256:
         raise BundleError(f"{stored} holds another bundle; restore it from a backup")
     row = _make_row(action, why, version, sha256)
     before = registry.aliases.get(alias)
-    return _append(registry, row.model_copy(update={"alias": alias, "before": before}))
+    return _append(registry, row.model_copy(update={"alias": alias, "before": before, **by}))
 
 
 def _make_row(action: str, why: str, version: str, sha256: str) -> HistoryRow:

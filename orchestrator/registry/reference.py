@@ -142,7 +142,10 @@ def diff_models(first: BundleInfo, second: BundleInfo) -> dict[str, tuple[Any, A
         first: of one bundle.
         second: of the other one.
     """
-    before, after = (dict(_flatten(info.model_dump(mode="json"))) for info in (first, second))
+    measured = {"evidence": {"subgroups", "shifts"}}  # long lists, of other images each
+    before, after = (
+        dict(_flatten(info.model_dump(mode="json", exclude=measured))) for info in (first, second)
+    )
     names = dict.fromkeys([*before, *after])
     pairs = {name: (before.get(name), after.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

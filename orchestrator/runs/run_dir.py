@@ -173,6 +173,16 @@ class RunDir:
         return self.path / "predictions"
 
     @property
+    def shadow(self) -> Path:
+        """One row per image that the shadow has scored, Parquet."""
+        return self.path / "shadow.parquet"
+
+    @property
+    def shadow_attempts(self) -> Path:
+        """Shards that workers have begun with the shadow, until the run is finished."""
+        return self.path / "_shadow"
+
+    @property
     def heatmaps(self) -> Path:
         """Pictures of heat maps of scoring, PNG, one file an image."""
         return self.path / "heatmaps"

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
 from orchestrator.errors import OrchestratorError, SpecError
-from tests.registry.bundles import make_bundle
+from tests.registry.bundles import make_bundle, make_comparison
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +40,13 @@ def test_from_a_bundle_to_production_and_back() -> None:
         "production is now lite@1\n"
     )
     run("promote", "lite@2", "--to", "staging", "--reason", "to be tried")
-    moved = as_json("promote", "staging", "--to", "production", "--reason", "better")
+    to_production = ("promote", "staging", "--to", "production", "--reason", "better")
+    with pytest.raises(SpecError, match=r"compare lite@2 with it first: `orchestrator models comp"):
+        run(*to_production)
+    make_comparison(Path("compared"), Path("models/lite"), Path("models/other"))
+    moved = as_json(*to_production, "--report", "compared")
     assert (moved["from"], moved["to"], moved["why"]) == ("lite@1", "lite@2", "better")
+    assert (moved["report"]["verdict"], moved["forced"]) == ("promote", False)
     assert as_json("list")["aliases"] == {"production": "lite@2", "staging": "lite@2"}
     assert "lite@2   production, staging" in run("list")
     shown = as_json("show", "production")
@@ -56,6 +61,7 @@ def test_from_a_bundle_to_production_and_back() -> None:
         ("rollback", "lite@2", "lite@1"),
     ]
     assert len(run("history").splitlines()) == 1 + 6
+    assert re.search(r"lite@1 +lite@2 +promote +better", run("history", "production"))
     again = as_json("add", "models:lite@2", "--name", "site-b", "--reason", "c")
     assert (again["to"], again["sha256"]) == ("site-b@1", moved["sha256"])
     inspected = CliRunner().invoke(app, ["inspect", "models:production", "--json"])

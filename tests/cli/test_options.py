@@ -1,10 +1,12 @@
 """Flags are fields: none missing, none besides, each with its default; what is given wins."""
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +14,13 @@ import typer
 from typer.testing import CliRunner
 
 from orchestrator.cli import app as cli
-from orchestrator.cli.kinds import KINDS
+from orchestrator.cli.kinds import KINDS, command_of
 from orchestrator.cli.options import SpecCommand
 from orchestrator.config.fields import Span
 from orchestrator.config.forms import DecodeLimits
 from orchestrator.config.specs import SPECS, IngestSpec, Resources, TrainSpec
 from orchestrator.errors import SpecError
+from orchestrator.model.reproduce import reproduce
 from orchestrator.runs.life_cycle import open_run
 
 TOP: Any = typer.main.get_command(cli.app)
@@ -54,15 +57,34 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     return call
 
 
+def find_command(kind: str) -> Any:
+    """The command of a kind, which may be in a group of commands."""
+    found = TOP
+    for word in command_of(kind).split():
+        found = found.commands[word]
+    return found
+
+
+def show_help(kind: str, columns: int) -> str:
+    words = [*command_of(kind).split(), "--help"]
+    return CliRunner().invoke(cli.app, words, env={"COLUMNS": str(columns)}).output
+
+
 def shown(kind: str) -> dict[str, str]:
     """The rows of a help page by their flag."""
-    page = CliRunner().invoke(cli.app, [kind, "--help"], env={"COLUMNS": "250"}).output
+    page = show_help(kind, 250)
     found = (re.match(r"│ (--[a-z-]+)(.*)│$", line) for line in page.splitlines())
     return {row[1]: row[2] for row in found if row}
 
 
 def test_every_kind_has_a_command_and_every_command_of_a_spec_a_kind() -> None:
-    made = {name for name, command in TOP.commands.items() if isinstance(command, SpecCommand)}
+    groups = {"": TOP, "models-": TOP.commands["models"]}
+    made = {
+        prefix + name
+        for prefix, group in groups.items()
+        for name, command in group.commands.items()
+        if isinstance(command, SpecCommand)
+    }
     assert made == set(KINDS)
     assert set(KINDS) - set(SPECS) == {"ingest"}
     assert all(KINDS[kind].spec is SPECS[kind] for kind in SPECS)
@@ -77,7 +99,7 @@ def test_flags_are_the_fields_of_the_spec(kind: str) -> None:
     fields -= {"limits"} | spec.UNUSED
     fields -= {"gpus_per_worker"} if kind in ("ingest", "quantize") else set()
     common = {"as_json"} | ({"config", "resume"} if kind in SPECS else set())
-    params = {param.name: param for param in TOP.commands[kind].params}
+    params = {param.name: param for param in find_command(kind).params}
     assert set(params) == fields | common
     for name in fields:
         flag = f"--{name.replace('_', '-')}"
@@ -113,7 +135,7 @@ def test_every_option_shows_its_default_and_its_choices_or_range(kind: str) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_flag_is_cut_short_on_a_narrow_terminal(kind: str) -> None:
-    page = CliRunner().invoke(cli.app, [kind, "--help"], env={"COLUMNS": "80"}).output
+    page = show_help(kind, 80)
     assert max(map(len, page.splitlines())) == 80
     assert "…" not in page
     assert not re.search(r"│ +[^<│]*> ", page)  # a type that is folded
@@ -161,6 +183,37 @@ def test_a_flag_that_is_not_given_leaves_the_job_files_value(ask: Ask) -> None:
     assert (given.spec.epochs, given.spec.merge_val) == (100, True)
     assert (given.spec.limits.max_frames, given.spec.limits.max_bytes) == (2, 9)
     assert given.resources == Resources(workers=1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {
+            "backbone": "tiny",
+            "views": 2,
+            "merge_val": True,
+            "lr": 0.00125,
+            "alpha": 0.3,
+            "class_map": ["a, b=NORMAL", "COVID=none"],
+            "limits": {"max_frames": 3},
+            "population": "children, 'one' site",
+            "accept_error": 0.02,
+            "calibration": "none",
+            "finetune": "top:3",
+        },
+    ],
+)
+def test_the_command_in_a_model_card_asks_for_the_same_training(
+    fields: dict[str, Any], ask: Ask
+) -> None:
+    spec = TrainSpec(data="DATA", **fields)
+    stored = spec.model_dump(mode="json", exclude={"out", "overwrite", "data"})
+    info: Any = SimpleNamespace(recalibration=None, training=stored)
+    program, *words = shlex.split(reproduce(info))
+    assert program == "orchestrator"
+    asked = ask(*words).spec
+    assert asked == spec.model_copy(update={"data": str(Path("DATA").absolute())})
 
 
 def test_without_flags_the_spec_has_its_own_defaults(ask: Ask) -> None:
@@ -256,17 +309,18 @@ def test_a_run_is_continued_by_its_own_command_and_refused_by_others(kind: str, 
     data = str(Path.cwd())
     required = {"input": [data]} if kind == "score" else {"data": data}
     required |= {"model": data} if kind in ("recalibrate", "quantize") else {}
+    required |= {"live": data, "candidate": data} if kind == "models-compare" else {}
     spec = SPECS[kind].model_validate(required | {"seed": 5})
     folder = leave_unfinished(kind, spec)
-    asked = ask(kind, "--resume", f"runs/{kind}", "--workers", "1")
+    asked = ask(*command_of(kind).split(), "--resume", f"runs/{kind}", "--workers", "1")
     assert asked.spec == spec.model_copy(update={"out": str(folder)})
     assert (asked.resources.workers, asked.run_folder) == (1, folder)
     for other in set(SPECS) - {kind}:
         with pytest.raises(SpecError, match=f"is a run of {kind}; continue it with `orchestrator"):
-            ask(other, "--resume", f"runs/{kind}")
+            ask(*command_of(other).split(), "--resume", f"runs/{kind}")
     for besides in ([data], ["-c", f"runs/{kind}/spec.yaml"]):
         with pytest.raises(SpecError, match="leave out -c and the data"):
-            ask(kind, *besides, "--resume", f"runs/{kind}")
+            ask(*command_of(kind).split(), *besides, "--resume", f"runs/{kind}")
 
 
 def test_an_ingest_is_continued_by_the_same_command(ask: Ask) -> None:

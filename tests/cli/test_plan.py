@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from orchestrator.cli.app import app
 from orchestrator.errors import SpecError
 from tests.conftest import ROOT
+from tests.registry.bundles import make_bundle
 
 
 @pytest.fixture
@@ -256,3 +257,23 @@ def test_plan_says_what_would_run_on_what(folder: Path, phantoms: Path) -> None:
     assert "3 tries of at most 6 h; due 0 2 * * * Asia/Shanghai" in shown
     assert "160 files" in shown
     assert "160 files x (150 x 150 + 300) B" in shown
+
+
+def test_a_shadow_costs_disk_and_memory_and_one_that_is_not_there_a_note(folder: Path) -> None:
+    (folder / "in").mkdir()
+    (folder / "in" / "a.png").write_bytes(b"x")
+    for name, seed in (("live", 1), ("next", 2)):
+        make_bundle(folder / name, seed=seed)
+    args = {"input": str(folder / "in"), "model": str(folder / "live")}
+    write_job(folder, "a", "score", args)
+    write_job(folder, "b", "score", args | {"shadow": str(folder / "next")})
+    write_job(folder, "c", "score", args | {"shadow": f"{folder}/models:staging"})
+    alone, both, without = planned()["jobs"]
+    assert set(amounts(both)) - set(amounts(alone)) == {
+        "disk of the shadow's table, kept",
+        "memory of a worker, for the shadow",
+    }
+    assert amounts(both)["disk of the shadow's table, kept"] > 0
+    assert amounts(without) == amounts(alone) and not without["problems"]
+    (note,) = without["notes"]
+    assert note.startswith("the shadow would score nothing: ")

@@ -45,6 +45,8 @@ def test_report_draws_the_last_nights_and_writes_metrics_of_the_newest(tmp_path:
         stored = stored_report(10 * day, rejected, drifted=day == 4)
         if day == 1:  # as an earlier version has it
             stored = {"counts": stored["counts"]}
+        if day == 4:
+            stored["shadow"] = stored_shadow()
         write_json(make_run(root / f"r{day}", day, {"a": 0.9}).report_json, stored)
     metrics = tmp_path / "orchestrator.prom"
     done = CliRunner().invoke(
@@ -55,12 +57,18 @@ def test_report_draws_the_last_nights_and_writes_metrics_of_the_newest(tmp_path:
     assert [name in page for name in ("r1", "r2", "r3", "r4")] == [False, True, True, True]
     assert page.index("r4") < page.index("r2")
     assert "damaged" in page and "mean grey level" in page
+    said = (
+        "lite@3 calls 5 of 30 images differently: 4 PNEUMONIA and 1 NORMAL; 9 not scored (a fault)"
+    )
+    assert said in page
     lines = dict(line.rsplit(" ", 1) for line in metrics.read_text().splitlines() if line[0] != "#")
     label = f'root="{root}"'
     assert lines[f"orchestrator_images_scored{{{label}}}"] == "39"
     assert lines[f'orchestrator_files_rejected{{{label},code="damaged"}}'] == "1"
     assert lines[f"orchestrator_images_out_of_scope{{{label}}}"] == "2"
     assert lines[f"orchestrator_drifted{{{label}}}"] == "1"
+    assert lines[f"orchestrator_images_shadow_differs{{{label}}}"] == "5"
+    assert lines[f"orchestrator_images_shadow_missing{{{label}}}"] == "9"
     assert "orchestrator_images_to_review" not in metrics.read_text()  # no rule, no figure
     assert float(lines[f"orchestrator_ended_timestamp_seconds{{{label}}}"]) > 1.7e9
     whole = CliRunner().invoke(app, ["runs", "report", str(root), "--out", str(tmp_path / "all")])
@@ -94,3 +102,21 @@ def stored_report(found: int, rejected: int, drifted: bool) -> dict[str, Any]:
             "groups": [{"kind": "all", "name": "", "images": found, "figures": figures}],
         },
     }
+
+
+def stored_shadow() -> dict[str, Any]:
+    return {
+        "name": "/shared/models:staging",
+        "model": {"version": "lite@3"},
+        "fault": None,
+        "num_images": 30,
+        "not_scored": {"a fault": 9},
+        "calls": {"both_normal": 20, "shadow_only": 4, "live_only": 1, "both": 5},
+    }
+
+
+def test_nights_without_a_shadow_have_no_column_of_it(tmp_path: Path) -> None:
+    write_json(make_run(tmp_path / "r1", 1, {"a": 0.9}).report_json, stored_report(9, 0, False))
+    done = CliRunner().invoke(app, ["runs", "report", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "Shadow" not in (tmp_path / "report.html").read_text()

@@ -155,3 +155,6 @@ def test_all_tries_take_the_version_that_was_live(tmp_path: Path) -> None:
     job = fix_model(build_job(model=[f"{place}:production", "/m"]))
     assert job.args["model"] == [f"{place}:lite@2", "/m"]
     assert fix_model(build_job(model=f"{place}:staging")).args["model"] == f"{place}:staging"
+    named = {"live": f"{place}:production", "candidate": f"{place}:lite@3", "data": "/held-out"}
+    pair = Job.model_validate({"name": "weekly", "kind": "models-compare", "args": named})
+    assert fix_model(pair).args == named | {"live": f"{place}:lite@2"}

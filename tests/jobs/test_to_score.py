@@ -78,14 +78,14 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_promotion_costs_what_the_plan_has_said(rule: str, archive: Archive) -> None:
     assert archive.planned(rule)["to_score"] == {"now": 1, "after_promotion": RULES[rule]}
-    promote(archive.place, "lite@3", "production", "why", quiet)
+    promote(archive.place, "lite@3", "production", "why", quiet, force=True)
     assert archive.planned(rule)["to_score"]["now"] == RULES[rule]
     assert archive.scored(rule) == RULES[rule]
 
 
 def test_what_pruned_runs_of_another_model_have_scored_is_kept(archive: Archive) -> None:
     assert len(prune_runs(archive.root, 1, Recorder(), lambda *_: None)) == 3
-    promote(archive.place, "lite@3", "production", "why", quiet)
+    promote(archive.place, "lite@3", "production", "why", quiet, force=True)
     assert archive.planned("keep")["to_score"]["now"] == 1
     assert archive.planned("rescore-window 30d")["to_score"]["now"] == 3
     assert archive.scored("keep") == 1

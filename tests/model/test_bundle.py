@@ -76,6 +76,7 @@ def test_round_trip(network: keras.Model, written: Path) -> None:
         "openvino.xml",
         "openvino.bin",
         "README.md",
+        "card.json",
         "golden.json",
         "report.html",
     }
@@ -127,8 +128,8 @@ def test_model_card_states_what_a_reader_needs(written: Path) -> None:
     assert "Not a diagnostic device" in card
     assert "0.900 [0.850–0.940]" in card
     assert "undefined: no image was called NORMAL" in card
-    assert "0.4321 (chosen by: youden)" in card
-    assert "| train | 30 | 90 | 120 |" in card
+    assert "0.4321 (chosen by: youden, highest sensitivity" in card
+    assert "| train | 30 | 90 | 120 | 75.0% |" in card
     assert "10 images of 7 patients" in card
 
 
@@ -146,7 +147,10 @@ assert not found, found
 
 @pytest.mark.parametrize(
     "name",
-    ["model.keras", "openvino.xml", "openvino.bin", "README.md", "golden.json", "report.html"],
+    [
+        *("model.keras", "openvino.xml", "openvino.bin", "README.md"),
+        *("card.json", "golden.json", "report.html"),
+    ],
 )
 def test_one_changed_byte_is_found(copied: Path, name: str) -> None:
     path = copied / name

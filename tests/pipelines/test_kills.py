@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "tune": ("--backbone", "tiny", *SHORT, "--trials", "2", "--views", "1"),
     "score": (),  # in one process, without a cluster
     "recalibrate": (),
+    "models compare": (),  # of a model with itself: two scoring runs in one
     "ingest": ("--image-size", "32", "--workers", "1"),
 }
 
@@ -32,8 +33,8 @@ def words(command: str, data: Path, out: Path, model: Path) -> list[object]:
     """The command line; `ingest` names its folder by place."""
     place = [out] if command == "ingest" else ["--out", out]
     extra = ["--model", model] if command == "score" else []
-    first = [model] if command == "recalibrate" else []
-    return [command, *first, data, *place, *extra, *COMMANDS[command]]
+    first = {"recalibrate": [model], "models compare": [model, model]}.get(command, [])
+    return [*command.split(), *first, data, *place, *extra, *COMMANDS[command]]
 
 
 def tables(command: str, out: Path) -> dict[str, Any]:

@@ -62,6 +62,9 @@ def test_the_network_stays_and_the_operating_point_is_new(
     before, after = load_info(trained.bundle), done.info
     assert {name: after.files[name] for name in NETWORK} == {n: before.files[n] for n in NETWORK}
     assert after.parent == before.sha256
+    (trained_one,) = after.ancestors
+    assert trained_one.sha256 == before.sha256
+    assert (trained_one.date, trained_one.threshold) == (before.created, before.threshold)
     assert after.sha256 != before.sha256
     assert (after.threshold.value, after.threshold.rule) == (done.report["threshold"], RULE)
     assert after.calibration != before.calibration
@@ -118,6 +121,10 @@ def test_page_and_card_say_what_was_done_and_name_no_file(
     assert "Warning:" in page
     assert "A floor of 0.970 needs PNEUMONIA images of 99 different patients" in page
     assert f"the network is that of the bundle `{done.info.parent}`" in card
+    assert f"- `{done.info.parent}`: trained on {done.info.created}" in card
+    own = json.loads((done.bundle / "card.json").read_text())["orchestrator"]
+    assert (own["parent"], own["ancestors"][0]["sha256"]) == (done.info.parent,) * 2
+    assert own["threshold"]["value"] == done.report["threshold"]
     assert "curve and threshold were chosen on 160 labelled images" in card
     for text in (page, card, (done.bundle / "bundle.json").read_text()):
         assert str(phantoms) not in text

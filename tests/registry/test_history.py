@@ -23,7 +23,8 @@ from orchestrator.registry.history import (
     version_folder,
 )
 from orchestrator.runs import lock
-from tests.registry.bundles import make_bundle
+from orchestrator.runs.atomic import sha256_file
+from tests.registry.bundles import make_bundle, make_comparison
 from tests.runs.dying import Killed, killed_at
 from tests.runs.power import put, recorded
 
@@ -39,8 +40,14 @@ def make_registry(folder: Path) -> Path:
         make_bundle(folder / f"bundle-{seed}", seed=seed)
         add_version(place, folder / f"bundle-{seed}", "lite", "trained", quiet)
     promote(place, "lite@1", "production", "the first", quiet)
-    promote(place, "lite@2", "production", "better", quiet)
+    make_comparison(folder / "compared", folder / "bundle-2", folder / "bundle-3")
+    promote(place, "lite@2", "production", "better", quiet, force=True)
     return place
+
+
+def promote_better(place: Path) -> HistoryRow:
+    report = place.parent / "compared"
+    return promote(place, "lite@3", "production", "why", quiet, report=report)
 
 
 def add_again(place: Path) -> HistoryRow:
@@ -54,7 +61,7 @@ def no_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], HistoryRow]] = {
-    "promote": lambda place: promote(place, "lite@3", "production", "why", quiet),
+    "promote": promote_better,
     "rollback": lambda place: roll_back(place, "production", "why", quiet),
     "add": add_again,
 }
@@ -69,6 +76,11 @@ def check_whole(place: Path, allowed: set[str]) -> None:
     moves = [row for row in registry.rows if row.alias == "production"]
     assert moves[-1].version == live
     assert [row.before for row in moves] == [None, *(row.version for row in moves[:-1])]
+    for row in registry.rows:
+        if row.report is not None:
+            kept = place / "registry/reports" / row.report.sha256
+            assert sha256_file(kept / "report.json") == kept.name
+            assert (kept / "report.html").exists()
     for name, row in registry.versions.items():
         assert load_info(version_folder(str(place), row.sha256)).sha256 == row.sha256, name
 
@@ -120,7 +132,7 @@ def test_several_who_promote_at_once_take_turns(
         gate.wait()
         for _ in range(3):
             with contextlib.suppress(SpecError):  # it is live already, by another one
-                promote(place, f"lite@{number % 3 + 1}", "production", f"by {number}", quiet)
+                promote(place, f"lite@{number % 3 + 1}", "production", "", quiet, force=True)
 
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(work, range(6)))  # raises what one of them has raised
@@ -157,12 +169,12 @@ def test_a_user_without_a_name_is_a_number(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_rollback_goes_back_step_by_step_and_not_in_a_circle(tmp_path: Path) -> None:
     place = make_registry(tmp_path)
-    promote(place, "lite@3", "production", "why", quiet)
+    promote(place, "lite@3", "production", "why", quiet, force=True)
     assert roll_back(place, "production", "why", quiet).version == "lite@2"
     assert roll_back(place, "production", "why", quiet).version == "lite@1"
     with pytest.raises(SpecError, match="production has no version before lite@1; promote another"):
         roll_back(place, "production", "why", quiet)
-    promote(place, "lite@3", "production", "why", quiet)
+    promote(place, "lite@3", "production", "why", quiet, force=True)
     assert roll_back(place, "production", "why", quiet).version == "lite@1"
 
 
@@ -186,7 +198,7 @@ def test_what_cannot_be_live_is_refused(tmp_path: Path) -> None:
     (stored / "openvino.bin").chmod(0o644)
     (stored / "openvino.bin").write_text("another")
     with pytest.raises(BundleError, match=r"openvino.bin differs from what bundle.json records"):
-        promote(place, "lite@3", "production", "why", quiet)
+        promote_better(place)
     check_whole_rows = [row.version for row in load_registry(str(place)).rows]
     assert check_whole_rows[-1] == "lite@2"
 

@@ -43,7 +43,7 @@ def test_a_bundle_that_is_named_itself_is_no_version(place: Path, tmp_path: Path
 
 def test_a_pinned_name_stays_what_it_was(place: Path) -> None:
     pinned = pin_model("models:production")
-    promote(place, "lite@3", "production", "why", quiet)
+    promote(place, "lite@3", "production", "why", quiet, force=True)
     assert pinned == "models:lite@2"
     assert open_model(pinned).version == "lite@2"
     assert pin_model("bundle-1") == "bundle-1"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.evaluation.report.page import render
-from orchestrator.evaluation.wording import INTENDED_USE, name_drifted
+from orchestrator.evaluation.wording import INTENDED_USE, describe_shadow, name_drifted
 
 # Of the newest run, in the text form of Prometheus: name, help.
 _METRICS = {
@@ -18,6 +18,8 @@ _METRICS = {
     "images_out_of_scope": "Images unlike those that the model was trained on.",
     "images_called_pneumonia": "Images called PNEUMONIA.",
     "images_to_review": "Images left to a person.",
+    "images_shadow_differs": "Images that the shadow calls otherwise than the live model.",
+    "images_shadow_missing": "Images scored by the live model and not by the shadow.",
     "drifted": "1 where images or probabilities drifted from those of the training, else 0.",
     "ended_timestamp_seconds": "When it ended, Unix time.",
 }
@@ -31,8 +33,8 @@ def build_nights(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         run, ended, ended_s, found, scored, known, rejected, rejected_by_code, pneumonia (images
-        called so), and out_of_scope, review (images) and drift (in words, empty without any), which
-        are None where the report does not say.
+        called so), and out_of_scope, review, shadow_differs, shadow_missing (images), shadow and
+        drift (in words, drift empty without any), which are None where the report does not say.
     """
     return [_night(run) for run in runs]
 
@@ -40,7 +42,7 @@ def build_nights(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _night(run: Mapping[str, Any]) -> dict[str, Any]:
     report = run["report"]
     counts, drift = report["counts"], report.get("drift")
-    scope, review = report.get("scope"), report.get("review")
+    scope, review, shadow = (report.get(name) for name in ("scope", "review", "shadow"))
     return {
         **{name: run[name] for name in ("run", "ended", "ended_s")},
         **{name: counts[name] for name in ("found", "scored", "rejected", "rejected_by_code")},
@@ -49,6 +51,11 @@ def _night(run: Mapping[str, Any]) -> dict[str, Any]:
         "out_of_scope": scope["out_of_scope"] if scope and scope["judged"] else None,
         "review": review["counts"]["review"] if review and review.get("counts") else None,
         "drift": name_drifted(drift) if drift else None,
+        "shadow": describe_shadow(shadow) if shadow else None,
+        "shadow_differs": sum(shadow["calls"][f"{one}_only"] for one in ("live", "shadow"))
+        if shadow
+        else None,
+        "shadow_missing": sum(shadow["not_scored"].values()) if shadow else None,
     }
 
 
@@ -59,14 +66,13 @@ def render_nights(nights: Sequence[Mapping[str, Any]], folder: str) -> str:
         nights: from `build_nights`, the oldest first.
         folder: of the runs, as text.
     """
-    codes = sorted({code for night in nights for code in night["rejected_by_code"]})
     return render(
         "nights.html.j2",
         report={"intended_use": INTENDED_USE},
         nights=nights[::-1],
         folder=folder,
-        codes=codes,
         total={name: sum(night[name] for night in nights) for name in ("scored", "rejected")},
+        shadowed=any(night["shadow"] for night in nights),
         drifted=sum(bool(night["drift"]) for night in nights),
     )
 
@@ -85,6 +91,8 @@ def render_metrics(night: Mapping[str, Any], folder: str) -> str:
         "images_out_of_scope": night["out_of_scope"],
         "images_called_pneumonia": night["pneumonia"],
         "images_to_review": night["review"],
+        "images_shadow_differs": night["shadow_differs"],
+        "images_shadow_missing": night["shadow_missing"],
         "drifted": None if night["drift"] is None else int(bool(night["drift"])),
         "ended_timestamp_seconds": night["ended_s"],
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.evaluation.metrics import Confusion
@@ -102,6 +102,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["figure"] = format_figure
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["share"] = _share
+    environment.filters["breakable"] = lambda word: escape(word).replace("_", Markup("_<wbr>"))
     return environment
 
 

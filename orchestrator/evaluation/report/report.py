@@ -26,11 +26,12 @@ from orchestrator.evaluation.report.page import (
 )
 from orchestrator.evaluation.report.review import build_review, view_review
 from orchestrator.evaluation.report.scope import drift_view, scope_view
+from orchestrator.evaluation.report.shadow import view_shadow
 from orchestrator.evaluation.report.subgroups import view_subgroups
 from orchestrator.evaluation.review_rule import ReviewRule
 from orchestrator.evaluation.subgroups import measure_subgroups
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, UNLABELLED, Tally
-from orchestrator.evaluation.wording import INTENDED_USE, NO_FIGURE, describe_rule
+from orchestrator.evaluation.wording import INTENDED_USE, describe_rule
 
 
 def build_report(
@@ -181,6 +182,7 @@ def render_html(report: Mapping[str, Any], tally: Tally, thumbnails: Sequence[st
         scope=scope_view(report),
         drift=drift_view(report),
         review=view_review(report["review"]) if report["review"] else None,
+        shadow=view_shadow(report),
         grey_rules=_explained(report["decoding"]["grey_rules"], GREY_RULES),
         decode_notes=_explained(report["decoding"]["notes"], DECODE_NOTES),
         model_facts=list_facts(
@@ -253,7 +255,7 @@ def _image_lists(tally: Tally) -> dict[str, Any]:
         lists[name] = [
             {
                 "path": image["path"],
-                "label": CLASS_NAMES[image["label"]] if image["label"] != UNLABELLED else NO_FIGURE,
+                "label": CLASS_NAMES[image["label"]] if image["label"] != UNLABELLED else None,
                 "called": CLASS_NAMES[image["called"]],
                 "probability": image["probability"],
             }

@@ -5,7 +5,13 @@ from typing import Any
 
 from orchestrator.evaluation.groups import DIMENSIONS
 from orchestrator.evaluation.subgroups import TESTED
-from orchestrator.evaluation.wording import NO_FIGURE, format_figure, format_range, metric_title
+from orchestrator.evaluation.wording import (
+    NO_FIGURE,
+    format_figure,
+    format_range,
+    lower_title,
+    metric_title,
+)
 
 
 def view_subgroups(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -43,7 +49,7 @@ def _answer(found: Mapping[str, Any]) -> str:
         )
     group = (
         f"{DIMENSIONS[worst['dimension']]}: {worst['group']}, with "
-        f"{_lower_first(metric_title(worst['metric']))} {format_figure(worst['value'])} against "
+        f"{lower_title(worst['metric'])} {format_figure(worst['value'])} against "
         f"{format_figure(worst['rest'])} of the other images"
     )
     chance = f"corrected p {format_figure(worst['p_adjusted'])}"
@@ -62,15 +68,14 @@ def _answer(found: Mapping[str, Any]) -> str:
     return f"Served worst is {group} ({chance}).{others}"
 
 
-def _lower_first(title: str) -> str:
-    return title if title.isupper() else title[0].lower() + title[1:]
-
-
 def _method_line(method: Mapping[str, Any]) -> str:
-    return (
+    tests = (
         "Each group is compared with all other images of its table, by one-sided tests clustered by"
         f" patient; “worse” is a p under {method['level']:g} after {method['correction']}’s "
-        f"correction for {method['num_tests']} tests. Intervals are 95% percentile bootstraps "
+        f"correction for {method['num_tests']} tests. "
+    )
+    return (tests if method["num_tests"] else "") + (
+        "Intervals are 95% percentile bootstraps "
         "clustered by patient, each for itself: they are not corrected. Grey figures marked “few” "
         f"rest on fewer than {method['min_patients']} patients of the class they are about (images,"
         " where no patient is known), in the group or outside it, and are not tested."

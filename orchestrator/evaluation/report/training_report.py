@@ -19,7 +19,14 @@ from orchestrator.evaluation.report.page import (
     render,
 )
 from orchestrator.evaluation.report.review import view_review
-from orchestrator.evaluation.wording import INTENDED_USE, describe_rule
+from orchestrator.evaluation.report.subgroups import view_subgroups
+from orchestrator.evaluation.subgroups import TESTED
+from orchestrator.evaluation.wording import (
+    INTENDED_USE,
+    describe_rule,
+    format_range,
+    metric_title,
+)
 
 _SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
 _FINDINGS = {
@@ -134,6 +141,8 @@ def render_training_html(
         recipe_facts=list_facts(report["recipe"]),
         run_facts=list_facts(report["run"]),
         review=view_review(report["review"]) if "review" in report else None,
+        subgroups=view_subgroups(report.get("subgroups")),
+        shifts=_shifts(report.get("shifts")),
     )
 
 
@@ -149,6 +158,26 @@ def _section(
         "view": view,
         "histogram": Markup(svg),
         "num_images": report[name]["num_images"],
+    }
+
+
+def _shifts(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The table of shifted copies; None where none were measured."""
+    if not found or not found["metrics"]:
+        return None
+    return {
+        "num_images": found["num_images"],
+        "titles": [metric_title(metric) for metric in TESTED],
+        "rows": [
+            {
+                "name": name,
+                "figures": [
+                    {"value": figures[metric]["value"], "range": format_range(figures[metric])}
+                    for metric in TESTED
+                ],
+            }
+            for name, figures in found["metrics"].items()
+        ],
     }
 
 

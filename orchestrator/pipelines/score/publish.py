@@ -49,6 +49,7 @@ def publish(run: RunDir, address: str) -> None:
     hidden = ("_", ".")
     files = sorted(n for n in names if not any(part.startswith(hidden) for part in n.parts))
     ours = {run.predictions.name, run.heatmaps.name, *(path.name for path in files), run.known.name}
+    ours.add(run.shadow.name)
     try:
         folder.remove(run.success.name.encode())
         for found in _list(address):

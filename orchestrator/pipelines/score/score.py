@@ -44,6 +44,8 @@ from orchestrator.pipelines.score.incremental import (
     record_terms,
 )
 from orchestrator.pipelines.score.publish import check_free, publish
+from orchestrator.pipelines.score.shadow import Shadow, open_shadow, plan_shadow
+from orchestrator.pipelines.score.shadow_scorer import ShadowTask
 from orchestrator.pipelines.score.stage import ScoreStage, shard_schema
 from orchestrator.progress import Reporter
 from orchestrator.runs.identity import holds_unfinished
@@ -154,6 +156,10 @@ def _score(
     key = load_patient_key(spec.patient_key_file)
     naming = FileNaming(key if spec.hash_paths else None)
     record_terms(spec, run, members.hashes)
+    shadow = open_shadow(spec, run, members, ingested)
+    if shadow is not None and (shadow.fault or opened.resumed):
+        state = f"scores nothing: {shadow.fault}" if shadow.fault else "goes on with the run"
+        reporter.say(f"the shadow {shadow.name} {state}")
     listed = ingested.files.manifest if ingested else None
     work = place_manifest(spec, run, members.hashes, listed, naming, reporter)
     if opened.resumed:
@@ -170,7 +176,7 @@ def _score(
         work.index,
         spec.keep_uids,
     )
-    _score_run(spec, resources, run, work, source, members, naming, reporter)
+    _score_run(spec, resources, run, work, source, members, shadow, naming, reporter)
     if spec.out is not None:
         publish(run, spec.out)
 
@@ -232,6 +238,7 @@ def _score_run(
     work: Work,
     source: Source,
     members: Members,
+    shadow: Shadow | None,
     naming: FileNaming,
     reporter: Reporter,
 ) -> None:
@@ -242,23 +249,30 @@ def _score_run(
         forget_hashed_patients(run.shards, source.num_shards)
     commit_listed(work, run, shard_schema(len(members.bundles), spec.kept_columns), naming)
     owner = run.load_uuid()
+    task = plan_shadow(shadow, source, members.size_px, run)
     if all(has_part(part_path(run.shards, shard), owner) for shard in range(source.num_shards)):
         reporter.say("no image is left to score")
     elif here := _fit_here(spec, resources, source):
         reporter.say("scoring in this process: one shard holds all; --workers starts a cluster")
-        _score_shards(spec, run, source, work, members, here, run_shards_here, naming, reporter)
+        _score_shards(
+            spec, run, source, work, members, task, here, run_shards_here, naming, reporter
+        )
     else:
+        # A death that ended the command itself was the cluster's; in this process it may be its.
+        shutil.rmtree(run.shadow_attempts, ignore_errors=True)
         # What is on an address is read from everywhere; a folder must be seen by every node.
         roots = source.roots if isinstance(source, FileSource) else ()
         inputs = [os.fsdecode(root) for root in roots] or spec.input
         reads = [Path(place) for place in inputs if "://" not in place] + [*members.bundles]
         reads += [work.index.folder] if work.index else []
         with open_session(resources, reads=reads, writes=[run.path]) as session:
-            _score_shards(spec, run, source, work, members, session, run_shards, naming, reporter)
+            _score_shards(
+                spec, run, source, work, members, task, session, run_shards, naming, reporter
+            )
     # Mostly imported already, by `_import_ahead`.
     from orchestrator.pipelines.score.tables import finish_tables, write_final_manifest
 
-    finish_tables(spec, run, work, source, members, naming, reporter)
+    finish_tables(spec, run, work, source, members, shadow, naming, reporter)
     if naming.hashes or spec.kept_columns:
         write_final_manifest(work.manifest, run, naming, spec.kept_columns)
 
@@ -275,6 +289,7 @@ def _score_shards(
     source: Source,
     work: Work,
     members: Members,
+    shadow: ShadowTask | None,
     session: Session,
     run_all: Callable[..., None],
     naming: FileNaming,
@@ -295,8 +310,10 @@ def _score_shards(
             spec.kept_columns,
             spec.out_of_scope == "reject",
             members.reviewers,
+            shadow,
         )
 
+    sizes_px = [members.size_px] + ([shadow.size_px] if shadow else [])
     # While the workers start, imports cost no time.
     threading.Thread(target=_import_ahead, args=(work.manifest,), daemon=True).start()
     reporter.begin("scoring", work.manifest.num_rows, "images")
@@ -307,7 +324,7 @@ def _score_shards(
         run.load_uuid(),
         session,
         reporter,
-        shard_limit_s(max(work.manifest.shard_rows), members.size_px),
+        sum(shard_limit_s(max(work.manifest.shard_rows), size_px) for size_px in sizes_px),
     )
     reporter.end()
 

@@ -21,6 +21,12 @@ from orchestrator.model.bundle import load_scope
 from orchestrator.model.engine.load import load_engine
 from orchestrator.model.golden import check_engine
 from orchestrator.pipelines.score.gate import describe_marks, look_at, name_device, reject_marked
+from orchestrator.pipelines.score.shadow_scorer import (
+    FIELDS,
+    ShadowScorer,
+    ShadowTask,
+    engine_loader,
+)
 
 # Columns of a shard's file beside those of the predictions, while the run lasts.
 _MORE = (
@@ -32,6 +38,7 @@ _MORE = (
     pa.field("figures", pa.list_(pa.float32())),
     pa.field("device", pa.string()),
     pa.field("file_format", pa.string()),
+    *FIELDS,
 )
 
 
@@ -62,6 +69,7 @@ class ScoreStage:
         dicom_columns: what the tables keep of DICOM headers.
         rejects: whether an image out of scope is rejected; it is scored and marked otherwise.
         reviewers: of each model, what decides whether a person is to look; none without a rule.
+        shadow: a model that scores the images besides, if any.
     """
 
     source: Source
@@ -77,6 +85,7 @@ class ScoreStage:
     dicom_columns: tuple[str, ...] = ()
     rejects: bool = False
     reviewers: tuple[Reviewer, ...] = ()
+    shadow: ShadowTask | None = None
 
     def __post_init__(self) -> None:
         self._reader = self.source.open_reader(self.num_threads)
@@ -98,6 +107,10 @@ class ScoreStage:
             engine.check_classifier()
             check_engine(bundle, engine)
         self._batch_size = min(engine.batch_size for engine in self._engines)
+        terms = (self.engine, self.num_threads, self.precision, self.batch_size)
+        self._shadow = self.shadow and ShadowScorer(
+            self.shadow, engine_loader(*terms), self.num_threads
+        )
         self._most_computing = 2 * max(engine.num_streams for engine in self._engines)
 
     def expect(self, following: int | None) -> None:
@@ -107,14 +120,20 @@ class ScoreStage:
     def close(self) -> None:
         """Ends the decoding processes, and a call that waits for them."""
         self._reader.close()
+        if self._shadow:
+            self._shadow.close()
 
     def __call__(self, shard: int) -> pa.Table:
         """Returns every row of the shard, in order; probability is null where it was rejected."""
         rows: list[dict[str, Any]] = []
         batch: list[tuple[dict[str, Any], Any]] = []
         computing: deque[_Batch] = deque()
+        if self._shadow:
+            self._shadow.begin(shard, self._following)
         for row, image in self._reader.decode_shard(shard, self._following):
             rows.append(self.naming.apply(row))
+            if self._shadow:
+                self._shadow.add(rows[-1], image)
             if image is None:
                 continue
             batch.append((rows[-1], image))
@@ -127,6 +146,8 @@ class ScoreStage:
             computing.append(self._submit(batch))
         while computing:
             self._store(computing.popleft())
+        if self._shadow:
+            self._shadow.end()
         return pa.Table.from_pylist(rows, shard_schema(len(self.bundles), self.dicom_columns))
 
     def _submit(self, batch: list[tuple[dict[str, Any], Any]]) -> _Batch:

@@ -30,6 +30,7 @@ from orchestrator.pipelines.score.drift import RunDrift
 from orchestrator.pipelines.score.ensemble import Members
 from orchestrator.pipelines.score.heatmaps import Heatmaps, draw_heatmaps
 from orchestrator.pipelines.score.incremental import Work
+from orchestrator.pipelines.score.shadow import RunShadow, Shadow
 from orchestrator.pipelines.score.stage import shard_schema
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json, write_text
@@ -42,6 +43,7 @@ def finish_tables(
     work: Work,
     source: Source,
     members: Members,
+    shadow: Shadow | None,
     naming: FileNaming,
     reporter: Reporter,
 ) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def finish_tables(
         work: every file found.
         source: where the pixels came from.
         members: the models.
+        shadow: the model that scored the images besides, if any.
         naming: how the tables name files; the shards do so already.
         reporter: receives every heat map.
 
@@ -71,11 +74,12 @@ def finish_tables(
     roots = [] if naming.hashes else [schema.escape_path(root) for root in work.manifest.roots]
     tally = Tally(members.threshold.value, GroupCodes(roots))
     scopes, drift = ScopeCounts(), RunDrift(members)
+    shadowed = RunShadow(shadow, run, members.threshold.value)
     before: Counter[tuple[int, str, str | None]] = Counter()  # root, how it matched, code there
     rejections = Rejections()
     known_table = known_writer(run.known) if spec.only_new else nullcontext(lambda row: None)
     writer = open_writer(run.rejected, rejected_rows)
-    with writer as add_rejected, known_table as add_known:
+    with writer as add_rejected, known_table as add_known, shadowed.open_table() as add_shadow:
         for left_out in work.left_out:
             before[left_out["root"], "file", left_out["code"]] += left_out["files"]
             if left_out["code"] is not None:
@@ -98,6 +102,7 @@ def finish_tables(
                 before[row["root"], "content", None] += 1
                 add_known(_known_by_content(row))
             tally.add(scored, bad)
+            add_shadow(scored)
             scopes.add(scored, table.filter(rejected))
             drift.add(table.filter(pc.invert(known)))
         if not work.manifest.num_shards:  # readers of a data set want one file at least
@@ -109,6 +114,7 @@ def finish_tables(
     gate = {
         "scope": scopes.as_report(members.populations, roots),
         "drift": drift.as_report(roots),
+        **shadowed.as_report(spec.seed),
     }
     report = _write_report(
         spec, run, tally, found, before, work.manifest.notes, members, heatmaps, gate

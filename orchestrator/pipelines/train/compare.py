@@ -2,13 +2,10 @@
 
 Each model is an ordinary training run under the comparison's folder: `runs/NAME` and its bundle
 `models/NAME`. A run that is finished is not repeated, and the images are decoded once for all.
-
-Over 300 lines, since it times the features too.
 """
 
 import json
 import shutil
-import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +27,7 @@ from orchestrator.evaluation.report.ensemble import build_ensemble
 from orchestrator.model.backbones import canonical_names
 from orchestrator.pipelines.prepare.features import compute_features
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
+from orchestrator.pipelines.timed import Timed, load_costs
 from orchestrator.pipelines.train.check import check_run_folder, check_spec, check_workers
 from orchestrator.pipelines.train.evaluated import load_evaluated
 from orchestrator.pipelines.train.train import train
@@ -207,12 +205,12 @@ def _compute_features(
     """Computes the features of one backbone and stores what they cost."""
     dataset, splits, uuid = prepared.dataset, prepared.split.to_pylist(), run.load_uuid()
     done = [s for s in range(dataset.num_shards) if has_part(part_path(out, s), uuid)]
-    timed = _Timed(reporter, len(done))
+    timed = Timed(reporter, len(done))
     compute_features(spec, dataset, splits, out, uuid, session, timed)
     if timed.num_new_shards == 0:
         return
     rate = timed.images_per_s
-    costs = _load_costs(run)
+    costs = load_costs(run)
     costs[spec.backbone] = {
         "images_per_s": rate,
         "features_s": timed.num_images / rate if rate else timed.seconds,
@@ -220,17 +218,9 @@ def _compute_features(
     write_json(run.costs, costs)
 
 
-def _load_costs(run: RunDir) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(run.costs.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return found
-
-
 def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session) -> None:
     """Builds the report from the finished runs and writes it."""
-    costs = _load_costs(run)
+    costs = load_costs(run)
     unknown = {"images_per_s": None, "features_s": None}
     contenders = []
     for case in cases:
@@ -266,52 +256,3 @@ def _report(spec: CompareSpec, cases: list[Case], run: RunDir, session: Session)
     found = build_comparison(contenders, recipe=recipe, run=facts, seed=spec.seed)
     write_json(run.report_json, found)
     write_text(run.report_html, render_comparison_html(found, contenders))
-
-
-class _Timed:
-    """Passes everything on, and times the shards as they are committed.
-
-    Args:
-        reporter: receives everything.
-        num_done: shards that were there before.
-    """
-
-    def __init__(self, reporter: Reporter, num_done: int) -> None:
-        self._reporter = reporter
-        self._skip = num_done
-        self._times: list[float] = []
-        self._counts: list[int] = []
-        self.seconds = 0.0
-        self._began = 0.0
-        self.say = reporter.say
-
-    def begin(self, label: str, total: int, unit: str) -> None:
-        self._began = time.perf_counter()
-        self._reporter.begin(label, total, unit)
-
-    def advance(self, count: int) -> None:
-        self._times.append(time.perf_counter())
-        self._counts.append(count)
-        self._reporter.advance(count)
-
-    def end(self) -> None:
-        self.seconds = time.perf_counter() - self._began
-        self._reporter.end()
-
-    @property
-    def num_new_shards(self) -> int:
-        """Shards that were committed meanwhile."""
-        return len(self._times) - self._skip if self._times else 0
-
-    @property
-    def num_images(self) -> int:
-        """Images of all shards, those that were there before included."""
-        return sum(self._counts)
-
-    @property
-    def images_per_s(self) -> float | None:
-        """Images a second from the first new shard's end to the last's; None for one shard."""
-        times, counts = self._times[self._skip :], self._counts[self._skip :]
-        if len(times) < 2 or times[-1] == times[0]:
-            return None
-        return sum(counts[1:]) / (times[-1] - times[0])

@@ -20,6 +20,7 @@ from orchestrator.data.shifts import SHIFTS
 from orchestrator.data.source import IngestedSource
 from orchestrator.data.store import ImageStore, Rows, StoredImages
 from orchestrator.model.slices import batch_counts
+from orchestrator.pipelines.train.evidence import count_shifted
 from orchestrator.pipelines.train.head_loop import epoch_reporter
 from orchestrator.pipelines.train.release import Trained, load_parts, release
 from orchestrator.pipelines.train.task import ReleaseTask, TrainingTask
@@ -75,6 +76,7 @@ def train_network(
     rows = sum(len(of) for of in task.scope.rows.values()) + len(live.parts["test"])
     copies = len(SHIFTS) if task.training.spec.threshold.endswith(SHIFTED) else 0
     total = rows + len(live.parts["val"]) * (1 + copies)
+    total += count_shifted(live.parts["test"] if len(live.parts["test"]) else live.parts["val"])
     told = _Told(RunDir(task.training.run), best_epoch, total)
     return release(task, live.parts, trained_network(live, told), history, best_epoch)
 

@@ -26,6 +26,12 @@ from orchestrator.model import bundle
 from orchestrator.model.bundle_writer import write_bundle
 from orchestrator.model.strip import MAX_VIEWS, draw_strip
 from orchestrator.pipelines.train.evaluated import write_evaluated
+from orchestrator.pipelines.train.evidence import (
+    gather_evidence,
+    hide_folders,
+    measure_groups,
+    measure_shifts,
+)
 from orchestrator.pipelines.train.review import review_splits
 from orchestrator.pipelines.train.scope import describe_scope
 from orchestrator.pipelines.train.task import ReleaseTask
@@ -127,6 +133,16 @@ def release(
         recipe=spec.model_dump(mode="json", exclude={"out", "overwrite"}),
         run={"run_id": run.path.name, "started_at": run.load_status().get("running_at")},
     )
+    report |= measure_groups(task, parts, probabilities, threshold.value)
+    judged = "test" if "test" in logits else "val"
+    report["shifts"] = measure_shifts(
+        parts[judged],
+        logits[judged],
+        trained.shifted_logits,
+        calibration,
+        threshold.value,
+        spec.seed,
+    )
     rule = None
     if spec.review_target is not None:
         rule, report["review"] = review_splits(
@@ -165,6 +181,7 @@ def release(
         ),
         training=_without_paths(report)["recipe"],
         seed=spec.seed,
+        evidence=gather_evidence(task, report),
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
     )
     write_bundle(
@@ -209,4 +226,9 @@ def _without_paths(report: dict[str, Any]) -> dict[str, Any]:
     audit = {key: value for key, value in report["audit"].items() if key not in named}
     recipe = {key: value for key, value in report["recipe"].items() if "file" not in key}
     recipe.pop("data")
-    return {**report, "audit": audit, "recipe": recipe}
+    return {
+        **report,
+        "audit": audit,
+        "recipe": recipe,
+        "subgroups": hide_folders(report["subgroups"]),
+    }

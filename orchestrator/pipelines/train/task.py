@@ -1,6 +1,6 @@
 """What the driver hands to the workers of a training; pickled."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.config.specs import TrainSpec
+from orchestrator.evaluation.groups import Dimension
 from orchestrator.model.strip import Samples
 from orchestrator.pipelines.train.scope import ScopeSample
 
@@ -44,6 +45,8 @@ class ReleaseTask:
         scope: images that the bundle's reference is made of.
         samples: images for the report's strip; None where training sees no augmented view.
         cohorts: int64 [validation rows], for a threshold rule that has to hold in each of them.
+        layout: where the split comes from.
+        groups: of the rows of `val` and of `test`, to be measured apart.
     """
 
     training: TrainingTask
@@ -54,3 +57,5 @@ class ReleaseTask:
     scope: ScopeSample
     samples: Samples | None
     cohorts: npt.NDArray[np.int64] | None = None
+    layout: str = ""
+    groups: dict[str, list[Dimension]] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from orchestrator.data.cohorts import number_cohorts
 from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.source import IngestedSource
 from orchestrator.errors import counted
+from orchestrator.evaluation.groups import find_groups
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.network import focal_alpha
 from orchestrator.model.strip import pick_samples
@@ -151,6 +152,8 @@ def _train(
         scope=sample_scope(dataset, rows, names, spec.seed),
         samples=pick_samples(dataset, rows, names, spec.seed) if _augments(spec) else None,
         cohorts=cohorts,
+        layout=prepared.layout,
+        groups={name: find_groups(rows.filter(pc.equal(names, name))) for name in ("val", "test")},
     )
     run.evaluating.unlink(missing_ok=True)
     told = EpochLines(run, reporter, tracking.epoch)

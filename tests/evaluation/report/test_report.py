@@ -14,6 +14,7 @@ from orchestrator.evaluation.report.page import list_facts
 from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.tally import MAX_REJECTED_SHOWN, Tally
 from orchestrator.evaluation.wording import describe_rule
+from tests.evaluation.report.make_page import make_page
 
 MODEL = {"backbone": "EfficientNetB5", "sha256": "ab" * 32, "weights": None}
 RUN = {"run_id": "score-1", "versions": {"numpy": "2.4", "keras": "3.15"}}
@@ -66,8 +67,8 @@ def report_and_page(scored, bad, threshold=0.5):
     )
     assert report == json.loads(json.dumps(report, allow_nan=False))
     page = render_html(report, tally)
-    visible = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page)))
-    return report, page, visible
+    shown = re.sub(r"<[^>]*>", " ", page.replace("<wbr>", ""))
+    return report, page, html.unescape(re.sub(r"\s+", " ", shown))
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,54 @@ def test_labelled_run():
     ):
         assert text in visible, text
     assert page.count("<svg") >= 5
+
+
+def test_the_answer_comes_first_then_what_needs_a_person():
+    _, page = make_page()
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [
+        "Accepted, or left to a person",
+        "Was the model made for these images?",
+        "Images worth a second look",
+        "Metrics",
+        "At the threshold, and at every other",
+        "Probabilities",
+        "Who is served worse",
+        "Drift from the training images",
+        "Where the model looked",
+        "Rejected files",
+        "How stored values became grey",
+        "How this was made",
+    ]
+    first = page.partition("<h2>")[0]
+    assert re.findall(r'class="name">(?:<a[^>]*>)?([^<]*)', first) == [
+        "Files found",
+        "Scored",
+        "Ignored",
+        "Called PNEUMONIA",
+        "Patients",
+        "Sensitivity (recall)",
+        "Specificity",
+        "Accuracy",
+        "AUROC",
+        "Left to a person",
+        "Out of scope",
+        "Rejected",
+        "Drift",
+    ]
+    links = re.findall(r'href="#([^"]+)"', first)
+    assert links == ["review", "scope", "rejected", "drift"]
+    assert all(f'<section id="{link}">' in page for link in links)
+
+
+def test_every_table_is_in_a_named_group_and_every_picture_says_what_it_is():
+    _, page = make_page()
+    named = r'<div class="[a-z]+ scroll" tabindex="0" role="group" aria-label="[^"]+">'
+    assert len(re.findall(named, page)) == page.count('scroll"') > 10
+    tables = re.findall(rf"{named}\s*(?:<h3>[^<]*</h3>\s*)?<table", page)
+    assert len(tables) == page.count("<table")
+    assert "<th></th>" not in page
+    assert page.count("<img") == len(re.findall(r'<img [^>]*alt="[^"]+"', page)) == 6
+    assert page.count("<svg") == len(re.findall(r'<svg [^>]*aria-label="[^"]+"', page))
 
 
 def test_rows_are_counted_by_grey_rule_and_note():

@@ -1,18 +1,29 @@
-"""The worklist and the report in a real browser: Playwright's Python package with Chromium."""
+"""The worklist and the reports in a real browser: Playwright's Python package with Chromium."""
 
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.evaluation.report.comparison import render_comparison_html
+from orchestrator.evaluation.report.nights import build_nights, render_nights
+from orchestrator.evaluation.report.rate_report import render_rate_html
 from orchestrator.pipelines.review.corrections import import_corrections
 from orchestrator.pipelines.review.worklist import write_worklist
 from orchestrator.runs.run_dir import RunDir
 from tests.conftest import ROOT, Recorder
+from tests.evaluation.report import (
+    test_comparison,
+    test_overlays,
+    test_training_report,
+    test_tuning,
+)
+from tests.evaluation.report.make_page import make_page
 from tests.pipelines.review.make_run import make_run
 
 pytestmark = pytest.mark.slow
@@ -80,7 +91,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     folder = tmp_path_factory.mktemp("review")
-    made = make_run(folder / "run", folder / "in", page=True)
+    made = make_run(folder / "run", folder / "in")
     write_worklist(made.path, 20, Recorder())
     return made
 
@@ -148,13 +159,56 @@ def test_a_formula_in_a_name_is_no_formula_in_the_export(browser: Any, tmp_path:
     watched.context.close()
 
 
+def draw_nights() -> str:
+    nights = [
+        {
+            "run": f"score-20261126-18071{day}-eafd91",
+            "ended": f"2026-11-0{day}T18:07:15+00:00",
+            "ended_s": 0.0,
+            "report": make_page()[0] | ({"drift": None, "scope": None} if day == 2 else {}),
+        }
+        for day in range(1, 4)
+    ]
+    return render_nights(build_nights(nights), "/data/predictions/of-a-rather-long-name/of-runs")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "report": lambda: make_page()[1],
+    "training": lambda: test_training_report.build()[1],
+    "comparison": lambda: render_comparison_html(
+        test_comparison.build(test_comparison.MODELS), test_comparison.MODELS
+    ),
+    "tuning": lambda: test_tuning.page({"value": 0.1, "low": 0.05, "high": 0.2, "num_seeds": 3}),
+    "rate": lambda: render_rate_html(
+        test_overlays.SEARCH | {"recipe": {"backbone": "tiny"}, "run": {"run_id": "find-lr-1"}}
+    ),
+    "nights": draw_nights,
+}
+
+
+@pytest.fixture(scope="module")
+def page_of(run: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("pages")
+
+    def find(name: str) -> Path:
+        path = folder / f"{name}.html"
+        if name == "worklist":
+            return run.worklist
+        if not path.exists():
+            path.write_text(PAGES[name]())
+        return path
+
+    return find
+
+
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["worklist", "report_html"])
-def test_axe_finds_nothing_serious(browser: Any, run: RunDir, name: str, width: int) -> None:
+@pytest.mark.parametrize("name", ["worklist", *PAGES])
+def test_axe_finds_nothing_serious(
+    browser: Any, page_of: Callable[[str], Path], name: str, width: int
+) -> None:
     if not AXE.is_file():
         pytest.skip("axe-core is not installed: npm install --no-save axe-core")
-    path: Path = getattr(run, name)
-    watched = Watched(browser, path, width)
+    watched = Watched(browser, page_of(name), width)
     watched.check()
     watched.page.evaluate(AXE.read_text())
     found = watched.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
@@ -164,4 +218,29 @@ def test_axe_finds_nothing_serious(browser: Any, run: RunDir, name: str, width: 
         if rule["impact"] in _GRAVE
     ]
     assert grave == []
+    watched.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_table_or_picture_is_cut_off_in_print(
+    browser: Any, page_of: Callable[[str], Path], name: str
+) -> None:
+    watched = Watched(browser, page_of(name), 695)  # A4 less its margins, 96 px an inch
+    watched.page.emulate_media(media="print")
+    wide = "[...document.querySelectorAll('.panel')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+    assert watched.page.evaluate(f"{wide}.map(e => e.innerText.slice(0, 60))") == []
+    watched.context.close()
+
+
+def test_a_table_wider_than_a_phone_is_scrolled_by_keyboard(
+    browser: Any, page_of: Callable[[str], Path]
+) -> None:
+    watched = Watched(browser, page_of("report"), 390)
+    group = watched.page.get_by_role("group", name="Figures and their drift")
+    group.focus()
+    assert group.evaluate("e => e.scrollWidth > e.clientWidth && e.scrollLeft === 0")
+    watched.page.keyboard.press("ArrowRight")
+    deadline = time.monotonic() + 10
+    while not group.evaluate("e => e.scrollLeft"):  # it moves smoothly
+        assert time.monotonic() < deadline
     watched.context.close()

@@ -1,5 +1,6 @@
 """Kills workers, decoders, raylets and the command itself at seeded random points."""
 
+import json
 import os
 import random
 import shutil
@@ -124,15 +125,28 @@ def check_final_names(run: Path) -> None:
 
 def check_equal(run: Path, undisturbed: Path) -> None:
     assert (run / "_SUCCESS").exists()
+    if (undisturbed / "shadow.parquet").exists():
+        check_shadow(run, undisturbed)
     for table in ("predictions", "rejected.parquet"):
         assert pq.read_table(run / table).equals(pq.read_table(undisturbed / table))
     assert names_under(run) == names_under(undisturbed)
 
 
+def check_shadow(run: Path, undisturbed: Path) -> None:
+    """Rows are as without kills, and missing only where workers have died of a shard twice."""
+    found, expected = (
+        pq.read_table(of / "shadow.parquet").to_pylist() for of in (run, undisturbed)
+    )
+    assert all(row in expected for row in found)
+    missing = json.loads((run / "report.json").read_text())["shadow"]["not_scored"]
+    assert len(found) + sum(missing.values()) == len(expected) == NUM_IMAGES
+    assert set(missing) <= {"workers died 2 times while it scored a shard"}
+
+
 def names_under(run: Path) -> set[Path]:
     """What a run keeps; its working folders go after `_SUCCESS` is there, or stay with a kill."""
     names = {path.relative_to(run) for path in run.rglob("*")}
-    return {name for name in names if name.parts[0] not in ("_shards", "_listing")}
+    return {name for name in names if name.parts[0] not in ("_shards", "_listing", "_shadow")}
 
 
 def weather(
@@ -162,3 +176,24 @@ def test_ten_kills_of_anything_change_nothing(
 ) -> None:
     kinds = [WORKER] * 4 + ["driver"] * 3 + [DECODER] * 2 + [RAYLET]
     weather(seed, 10, kinds, trained.bundle, images, tmp_path / "run", undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_kills_leave_the_shadow_and_the_live_model_as_they_are(
+    trained: SimpleNamespace, images: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    shadow = tmp_path / "shadow"
+    shutil.copytree(trained.bundle, shadow)
+    described = json.loads((shadow / "bundle.json").read_text())
+    calibration = {"slope": 0.5, "intercept": 1.0}
+    (shadow / "bundle.json").write_text(json.dumps(described | {"calibration": calibration}))
+    words: list[object] = ["score", images, "--model", trained.bundle, "--shadow", shadow]
+    words += ["--shard-rows", SHARD_ROWS, "--out"]
+    calm = tmp_path / "calm"
+    assert start(*words, calm).wait(timeout=250) == 0
+    for table in ("predictions", "rejected.parquet"):
+        assert pq.read_table(calm / table).equals(pq.read_table(undisturbed / table))
+    storm = Storm(1, [*words, tmp_path / "run"], tmp_path / "run")
+    storm.rage(6, [WORKER, WORKER, "driver"])
+    check_equal(tmp_path / "run", calm)

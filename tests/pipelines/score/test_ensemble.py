@@ -41,7 +41,7 @@ def test_a_night_ends_with_the_model_that_it_began_with(
         used.append((members.models[0].version, opened.resumed))
         write_json(opened.run.report_json, {})
         if len(used) == 1:
-            promote(place, "lite@3", "production", "in the middle of the night", quiet)
+            promote(place, "lite@3", "production", "in the night", quiet, force=True)
             raise ClusterError("the node is gone")
 
     monkeypatch.setattr(scoring, "_score", work)

@@ -14,11 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pydicom import uid
+from typer.testing import CliRunner
 
+from orchestrator.cli.app import app
 from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.data.decode.rules import GREY_RULES
 from orchestrator.data.manifest import load_manifest
 from orchestrator.data.schema import CLASS_NAMES, unescape_path
+from orchestrator.pipelines.review.corrections import import_corrections
+from orchestrator.pipelines.review.worklist import write_worklist
 from orchestrator.pipelines.score.score import score
 from tests.conftest import Recorder
 from tests.data.field.bombs import BOMBS
@@ -242,9 +246,16 @@ def test_no_header_text_reaches_run_logs_or_terminal(
         of_class.mkdir(exist_ok=True)
         (of_class / f"{number:02}.dcm").write_bytes(data)
     recorder = Recorder()
+    runs = tmp_path / "runs"
     # By a worker, whose logs are searched too.
     result = run_score(
-        trained, folder, tmp_path / "run", recorder, Resources(workers=1), dicom_columns=True
+        trained,
+        folder,
+        runs / "run",
+        recorder,
+        Resources(workers=1),
+        dicom_columns=True,
+        heatmaps=3,
     )
     counts = result.report["counts"]
     assert counts["found"] == len(files)
@@ -254,13 +265,25 @@ def test_no_header_text_reaches_run_logs_or_terminal(
         assert row["patient_id"].startswith("hmac:")
         assert row["modality"] == row["view_position"] == row["body_part"] == "OTHER"
         assert row["manufacturer"] is row["device_model"] is row["age_years"] is None
-    assert result.report["subgroups"] is not None
+    for part in ("subgroups", "scope", "drift", "heatmaps"):
+        assert result.report[part], part
+    worklist = write_worklist(result.run, 20, recorder)
+    answers = [f"{row['row']},{row['sha256']},PNEUMONIA,\n" for row in scored]
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text("row,sha256,answer,reviewed_at\n" + "".join(answers))
+    corrected = import_corrections(result.run, corrections)
+    metrics = runs / "orchestrator.prom"
+    drawn = CliRunner().invoke(
+        app, ["runs", "report", str(runs), "--metrics-file", str(metrics)], catch_exceptions=False
+    )
+    made = [worklist.page, corrected.corrections, metrics, runs / "report.html", result.run]
+    assert all(path.exists() for path in made)
     shown = capfd.readouterr()
-    said = "\n".join(recorder.lines) + repr(result) + shown.out + shown.err
-    assert CANARY not in said
+    said = "\n".join(recorder.lines) + repr(result) + repr(corrected) + drawn.output
+    assert CANARY not in said + shown.out + shown.err
     logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
     searched = 0
-    for place in (tmp_path / "run", logs):
+    for place in (runs, logs):
         for path in place.rglob("*"):
             if path.is_file():
                 searched += 1

@@ -153,16 +153,27 @@ def test_a_second_run_gives_the_same_tables_and_a_given_threshold_other_calls(
     assert said in score_summary(again)
 
 
-def test_a_run_without_a_cluster_gives_the_same_tables_and_says_so(
+def test_a_run_without_a_cluster_and_with_a_shadow_gives_the_same_tables_and_says_so(
     scored: Any, trained: SimpleNamespace, phantoms: Path, tmp_path: Path
 ) -> None:
     before = set(descendants(os.getpid()))
     recorder = Recorder()
-    spec = ScoreSpec(input=str(phantoms), model=str(trained.bundle), out=str(tmp_path / "run"))
+    calibration = {"slope": 0.5, "intercept": 1.0}
+    shadow = make_member(trained.bundle, tmp_path / "shadow", calibration=calibration)
+    spec = ScoreSpec(
+        input=str(phantoms),
+        model=str(trained.bundle),
+        out=str(tmp_path / "run"),
+        shadow=str(shadow),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "open_session", lambda *_, **__: pytest.fail("a cluster"))
         result = score(spec, HERE, recorder)
     assert predictions(result.run) == predictions(scored.run)
+    rows = pq.read_table(result.run / "shadow.parquet").to_pylist()
+    assert [row["logit"] for row in rows] == [row["logit"] for row in predictions(scored.run)]
+    for row in rows:
+        assert row["probability"] == pytest.approx(1 / (1 + math.exp(-(0.5 * row["logit"] + 1))))
     said = "scoring in this process: one shard holds all; --workers starts a cluster"
     assert recorder.lines == [said]
     assert recorder.counts == [160]

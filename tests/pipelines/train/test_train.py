@@ -10,6 +10,7 @@ from orchestrator.cluster.session import open_session
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.metrics import evaluate
+from orchestrator.evaluation.wording import METRIC_TITLES, format_figure, format_range
 from orchestrator.model.bundle import load_info
 from orchestrator.pipelines.prepare.images import prepare_images
 from orchestrator.pipelines.train.evaluated import load_evaluated
@@ -67,6 +68,32 @@ def test_metrics_of_bundle_and_report_agree(trained: SimpleNamespace) -> None:
     best = stored["history"][stored["best_epoch"] - 1]
     assert best["val_auroc"] == max(row["val_auroc"] for row in stored["history"])
     assert figures["auroc"].value == pytest.approx(best["val_auroc"], abs=1e-6)
+
+
+def test_the_cards_have_the_reports_figures_and_no_path(trained: SimpleNamespace) -> None:
+    card = (trained.bundle / "README.md").read_text()
+    data = json.loads((trained.bundle / "card.json").read_text())
+    for result in data["model-index"][0]["results"]:
+        stored = trained.report[result["dataset"]["split"]]["metrics"]
+        by_title = {METRIC_TITLES[name]: stored[name] for name in METRIC_TITLES}
+        for metric in result["metrics"]:
+            figure = by_title[metric["name"]]
+            bounds = metric["args"]["low"], metric["args"]["high"]
+            assert (metric["value"], *bounds) == (figure["value"], figure["low"], figure["high"])
+            shown = f"{format_figure(figure['value'])} [{format_range(figure)}]"
+            assert figure["low"] is None or shown in card
+    own = data["orchestrator"]
+    assert own["threshold"]["value"] == trained.report["threshold"]
+    assert own["evidence"]["subgroups"]["method"] == trained.report["subgroups"]["method"]
+    assert own["evidence"]["layout"] == "pool" and trained.report["judged_on"] == "test"
+    assert own["data"]["population"] == "phantoms" and "phantoms" in card
+    for name in ("near_duplicate", "same_patient", "images_without_patient"):
+        assert own["evidence"]["audit"][name] == trained.report["audit"][name]
+    command = own["reproduce"]
+    assert "--backbone tiny" in command and "--review-rate 0.4" in command and command in card
+    names = [row["path"] for row in pq.read_table(trained.run / "splits.parquet").to_pylist()]
+    texts = card + json.dumps(data)
+    assert not any(name in texts for name in [*names, trained.report["recipe"]["data"]])
 
 
 def test_the_bundle_keeps_the_review_rule_and_the_report_what_it_gave(
