@@ -13,6 +13,7 @@ from orchestrator import read_predictions
 from orchestrator.cli.summaries import bundle_summary
 from orchestrator.config.fields import Form, decides_results, flag
 from orchestrator.config.forms import DecodeLimits
+from orchestrator.config.quantize import QuantizeSpec
 from orchestrator.config.replacement import ModelsCompareSpec
 from orchestrator.config.specs import (
     CompareSpec,
@@ -206,6 +207,7 @@ FORMS: dict[type[Form], dict[str, Any]] = {
     ScoreSpec: {"input": ["x", "y"], "limits": {"max_pixels": 9}},
     ModelsCompareSpec: {"live": "a", "candidate": "b", "data": "x"},
     RecalibrateSpec: {"model": "m", "data": "x"},
+    QuantizeSpec: {"model": "m", "data": "x"},
     IngestSpec: {"input": "x", "out": "y"},
 }
 

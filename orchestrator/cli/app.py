@@ -23,6 +23,7 @@ from orchestrator.cli import (
     jobs,
     models,
     plan,
+    quantize,
     recalibrate,
     review,
     runs,
@@ -52,6 +53,7 @@ app.add_typer(score.app)
 app.add_typer(explain.app)
 app.add_typer(review.app)
 app.add_typer(recalibrate.app)
+app.add_typer(quantize.app)
 app.add_typer(ingest.app)
 app.add_typer(inspect.app)
 app.add_typer(models.app, name="models")

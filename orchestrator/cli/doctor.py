@@ -154,7 +154,7 @@ def _model(name: str) -> Check:
     for replay in replays:
         if not replay.ok:
             return Check("model", False, describe_difference(model.folder, replay))
-    shown = ", ".join(f"{replay.engine} {replay.difference:.1e}" for replay in replays)
+    shown = ", ".join(f"{replay} {replay.difference:.1e}" for replay in replays)
     return Check(
         "model",
         True,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.fields import Form
+from orchestrator.config.quantize import QuantizeSpec
 from orchestrator.config.replacement import ModelsCompareSpec
 from orchestrator.config.specs import (
     SPECS,
@@ -78,6 +79,14 @@ def _recalibrate(
     return recalibrate(spec, resources, reporter, run_folder=run)
 
 
+def _quantize(
+    spec: QuantizeSpec, resources: Resources, reporter: Reporter, run: Path | None
+) -> Any:
+    from orchestrator.pipelines.quantize.quantize import quantize
+
+    return quantize(spec, resources, reporter, run_folder=run)
+
+
 def _models_compare(
     spec: ModelsCompareSpec, resources: Resources, reporter: Reporter, run: Path | None
 ) -> Any:
@@ -99,6 +108,7 @@ KINDS: dict[str, RunKind] = {
     "find-lr": RunKind(SPECS["find-lr"], _find_lr),
     "score": RunKind(SPECS["score"], _score),
     "recalibrate": RunKind(SPECS["recalibrate"], _recalibrate),
+    "quantize": RunKind(SPECS["quantize"], _quantize, on_gpus=False),
     "models-compare": RunKind(SPECS["models-compare"], _models_compare),
     "ingest": RunKind(IngestSpec, _ingest, on_gpus=False),  # no kind of job file
 }

@@ -196,12 +196,12 @@ def verify(bundle: Annotated[str, Bundle], as_json: JsonFlag = False) -> None:
         f"sha256 {model.info.sha256}; the network has Keras's own classes alone"
     ]
     lines += [
-        f"{found.engine}: {found.difference:.1e} of the scale from {found.against}, at most "
-        f"{TOLERANCE:.0e}: {'ok' if found.ok else 'FAIL'}"
+        f"{found}: {found.difference:.1e} of the scale from {found.against}, at most "
+        f"{found.tolerance:.0e}: {'ok' if found.ok else 'FAIL'}"
         for found in replays
     ]
     body = {"sha256": model.info.sha256, "version": model.version, "tolerance": TOLERANCE}
-    shown = [{**vars(found), "ok": found.ok} for found in replays]
+    shown = [{**vars(found), "tolerance": found.tolerance, "ok": found.ok} for found in replays]
     finite = [entry | {"difference": _finite(entry["difference"])} for entry in shown]
     print_result(body | {"replays": finite}, lines, as_json=as_json)
     for found in replays:

@@ -17,6 +17,7 @@ from orchestrator.evaluation.review_rule import describe_review
 from orchestrator.evaluation.wording import (
     METRIC_TITLES,
     NO_FIGURE,
+    describe_change,
     describe_rule,
     describe_shadow,
     format_difference,
@@ -160,6 +161,21 @@ def recalibrate_summary(result: Any) -> list[str]:
         *(f"warning: {line}" for line in report["warnings"]),
         f"bundle  {result.bundle}",
         f"report  {result.bundle / 'report.html'}",
+    ]
+
+
+def quantize_summary(result: Any) -> list[str]:
+    """Returns what int8 changes, and the paths of a quantisation.
+
+    Args:
+        result: a `QuantizeResult`.
+    """
+    report = result.report
+    return [
+        f"int8       {report['described']}; {report['speed']:.2f} x the speed of f32",
+        f"threshold  {report['after']['threshold']:.4f} in int8 ({report['threshold_rule']}); "
+        f"{report['before']['threshold']:.4f} in f32",
+        f"bundle     {result.bundle}",
     ]
 
 
@@ -318,7 +334,11 @@ def bundle_summary(folder: Path | str, info: Any) -> list[str]:
         rows.append(("review", describe_review(info.review)))
     if (recalibrated := info.recalibration) is not None:
         rows.append(("recalibrated", f"{recalibrated.date}, {recalibrated.num_images:,} images"))
+    if info.parent is not None:
         rows.append(("parent", str(info.parent)))
+    if (int8 := info.int8) is not None:
+        change = describe_change(int8.auroc_change, int8.calls_changed, int8.num_images)
+        rows.append(("int8", f"{change}; {int8.speed:.2f} x f32 with {int8.arithmetic}"))
     parts = text_table(str(folder), ("", ""), rows)
     for split, figures in info.metrics.items():
         metrics = {name: figure.as_dict() for name, figure in figures.metrics.items()}

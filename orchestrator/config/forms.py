@@ -58,6 +58,16 @@ ShadowModel = Annotated[
 ]
 
 
+InferencePrecision = Annotated[
+    Literal["f32", "bf16", "f16", "int8", "auto"],
+    flag(
+        "Inference precision; int8: a quantised model, auto: int8 if the model passed on such a "
+        "CPU, otherwise f32.",
+        SCORING,
+    ),
+]
+
+
 class DecodeLimits(Form):
     """Limits on one input file, None for the decoder's own (`orchestrator.data.limits.Limits`).
 

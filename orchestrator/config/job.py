@@ -15,7 +15,9 @@ from orchestrator.errors import SpecError
 DEFAULT_TIMEOUT = timedelta(hours=24)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
-Kind = Literal["train", "tune", "compare", "find-lr", "score", "recalibrate", "models-compare"]
+Kind = Literal[
+    "train", "tune", "compare", "find-lr", "score", "recalibrate", "quantize", "models-compare"
+]
 
 
 class Schedule(Form):

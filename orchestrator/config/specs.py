@@ -49,12 +49,14 @@ from orchestrator.config.forms import (
     DecodeLimits,
     GateForm,
     Heatmaps,
+    InferencePrecision,
     LabelledForm,
     RecipeForm,
     ShadowModel,
     TrainingForm,
 )
 from orchestrator.config.listing import OnNewModel
+from orchestrator.config.quantize import QuantizeSpec
 from orchestrator.config.replacement import ModelsCompareSpec
 from orchestrator.config.review import ReviewForm
 from orchestrator.config.threshold import COHORTS, SHIFTED, GivenThreshold, PlainThresholdRule
@@ -240,9 +242,7 @@ class ScoreSpec(GateForm, DicomForm, ReviewForm):
         Literal["auto", "openvino", "keras"],
         flag("Inference engine; auto: OpenVINO on CPUs, Keras on GPUs.", SCORING),
     ] = "auto"
-    precision: Annotated[Literal["f32", "bf16", "f16"], flag("Inference precision.", SCORING)] = (
-        "f32"
-    )
+    precision: InferencePrecision = "f32"
     threshold: GivenThreshold = None
     heatmaps: Heatmaps = 0
     shadow: ShadowModel = None
@@ -394,5 +394,6 @@ SPECS: dict[str, type[Form]] = {
     "find-lr": FindLrSpec,
     "score": ScoreSpec,
     "recalibrate": RecalibrateSpec,
+    "quantize": QuantizeSpec,
     "models-compare": ModelsCompareSpec,
 }

@@ -4,11 +4,13 @@ What the rules are and how a curve is fitted is in `calibration.py`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.config.threshold import COHORTS, SHIFTED
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.errors import DataError
 from orchestrator.evaluation.bootstrap import (
@@ -94,6 +96,37 @@ def choose_point(
     """
     calibration = kept or fit_calibration(logits, labels)
     return OperatingPoint(calibration, choose_threshold(labels, calibration.apply(logits), rule))
+
+
+def choose_validated(
+    labels: npt.NDArray[np.int8],
+    probabilities: npt.NDArray[np.float32],
+    rule: str,
+    shifted: Callable[[], npt.NDArray[np.float32]] | None = None,
+    cohorts: IntArray | None = None,
+) -> Threshold:
+    """Chooses the threshold on validation images, their shifted copies or each of their cohorts.
+
+    Args:
+        labels: int8 [N], 0 NORMAL, 1 PNEUMONIA, both present.
+        probabilities: float32 [N], calibrated.
+        rule: any that `train` takes.
+        shifted: gives the calibrated probabilities of each of the shifted copies, float32
+            [shifts, N], where the rule asks for them; None where there are no images.
+        cohorts: int64 [N], where the rule asks for them.
+
+    Raises:
+        DataError: as `choose_threshold`.
+    """
+    if rule.endswith(COHORTS):
+        plain = rule.removesuffix(COHORTS)
+        return Threshold(choose_threshold(labels, probabilities, plain, cohorts).value, rule)
+    if not rule.endswith(SHIFTED) or shifted is None:
+        return choose_threshold(labels, probabilities, rule)
+    copies = shifted()
+    pooled = np.concatenate([probabilities, copies.ravel()])
+    each = np.tile(labels, 1 + len(copies))
+    return Threshold(choose_threshold(each, pooled, rule.removesuffix(SHIFTED)).value, rule)
 
 
 def cross_validate(

@@ -1,9 +1,12 @@
 """How figures are named and written: the same on every page, in every table and model card."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.threshold import COHORTS, SHIFTED
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation.figures import Interval
 
 INTENDED_USE = (
     "Research use only. Not a diagnostic device: its output must not guide the care of a patient."
@@ -95,6 +98,30 @@ def format_difference_range(interval: Mapping[str, Any]) -> str:
     if interval["low"] is None:
         return ""
     return f"{format_difference(interval['low'])} to {format_difference(interval['high'])}"
+
+
+def describe_change(auroc: "Interval", calls: "Interval", num_images: int) -> str:
+    """Returns in words what an int8 network changes on labelled images, with intervals.
+
+    Args:
+        auroc: change of the AUROC.
+        calls: share of the images that are called differently.
+        num_images: how many there are.
+    """
+    shown = [
+        "undefined" if each.value is None else f"{each.value:{form}}" + bounds
+        for each, form, bounds in (
+            (auroc, "+.4f", _bounds(auroc, "+.4f")),
+            (calls, ".2%", _bounds(calls, ".2%")),
+        )
+    ]
+    return f"AUROC {shown[0]}, calls changed {shown[1]} on {num_images:,} images"
+
+
+def _bounds(interval: "Interval", form: str) -> str:
+    if interval.low is None or interval.high is None:
+        return ""
+    return f" [{interval.low:{form}} to {interval.high:{form}}]"
 
 
 def excludes_zero(interval: Mapping[str, Any]) -> bool:

@@ -31,7 +31,9 @@ from orchestrator.jobs.estimate import (
 from orchestrator.jobs.to_score import ToScore, count_to_score
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_names, check_size, check_weights
+from orchestrator.model.bundle import BundleInfo
 from orchestrator.model.bundle_folder import newest_bundle
+from orchestrator.model.engine.load import choose_engine, choose_precision
 from orchestrator.registry.reference import open_model
 
 THIS_MACHINE = "this machine"
@@ -218,14 +220,16 @@ def backbones_of(spec: Any) -> list[str]:
     return canonical_names(getattr(spec, "backbones", None) or [spec.backbone])
 
 
-def _count(plan: JobPlan, spec: ScoreSpec, hashes: list[str]) -> None:
+def _count(plan: JobPlan, spec: ScoreSpec, infos: list[BundleInfo]) -> None:
     """Counts what is new to the earlier runs; where one is at work that is a note."""
-    gpus = plan.session.gpus_per_worker if plan.session else 0
-    engine = ("keras" if gpus else "openvino") if spec.engine == "auto" else spec.engine
+    gpus = bool(plan.session and plan.session.gpus_per_worker)
+    engine = choose_engine(spec.engine, spec.precision, gpus=gpus)
+    precision = choose_precision(spec.precision, engine, infos)
+    spec = spec.model_copy(update={"engine": engine, "precision": precision})
     num_files = plan.found.num_files if plan.found else 0
     notes: Any = SimpleNamespace(say=plan.notes.append)
     try:
-        plan.to_score = count_to_score(spec, engine, hashes, num_files, notes)
+        plan.to_score = count_to_score(spec, [info.sha256 for info in infos], num_files, notes)
     except OrchestratorError as error:
         plan.notes.append(f"what is new could not be counted: {error}")
 
@@ -258,8 +262,8 @@ def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
             if spec.shadow is not None:
                 _add_shadow(plan, spec)
             if spec.only_new:
-                _count(plan, spec, [model.info.sha256 for model in models])
-        else:
+                _count(plan, spec, [model.info for model in models])
+        elif plan.job is not None and plan.job.kind in _TRAINS:
             plan.predicted = estimate_training(plan.found, spec, backbones_of(spec), plan.session)
     except OrchestratorError as error:
         seen = here or all("://" in source or Path(source).exists() for source in sources)

@@ -27,15 +27,14 @@ class ToScore:
 
 
 def count_to_score(
-    spec: ScoreSpec, engine: str, models: list[str], num_files: int, reporter: Reporter
+    spec: ScoreSpec, models: list[str], num_files: int, reporter: Reporter
 ) -> ToScore:
     """Lists the input and looks every file up in the index of the earlier runs.
 
     The index is brought up to date for it, as the next run would do.
 
     Args:
-        spec: of the job, with `only_new`.
-        engine: that would score.
+        spec: of the job, with `only_new`, and with the engine and precision that would score.
         models: SHA-256 of each bundle.
         num_files: files in the input.
         reporter: told where the index is made.
@@ -48,7 +47,6 @@ def count_to_score(
     if not root.is_dir():
         return ToScore(num_files, num_files)
     options = ListingOptions.of(spec)
-    spec = spec.model_copy(update={"engine": engine})
 
     def count(models: list[str]) -> int:
         known = find_earlier(spec, scoring_terms(spec, models), reporter).open(spec)

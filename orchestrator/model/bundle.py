@@ -6,10 +6,13 @@
     card.json        the same for programs, in the fields of Hugging Face's model cards
     golden.json      a few images that are no patient's, and the logits that they gave
     scope.json       what its training images were like, to mark others by; not in older bundles
+    openvino_int8.*  the same network in int8, with golden_int8.json; where `quantize` made it
     bundle.json      what it is, and the SHA-256 of every other file; written last
 
 A folder without `bundle.json` is not a bundle, so a half-written one is never used. Reading the
 metadata needs no Keras; only `.keras` files are ever loaded, with Keras's safe mode on.
+
+Over 300 lines: all that a bundle says of itself.
 """
 
 import json
@@ -44,6 +47,10 @@ CARD_FILE = "README.md"
 CARD_DATA_FILE = "card.json"
 SCOPE_FILE = "scope.json"
 GOLDEN_FILE = "golden.json"  # see `golden.py`; bundles of earlier versions have none
+INT8_FILE = "openvino_int8.xml"
+INT8_WEIGHTS_FILE = "openvino_int8.bin"
+GOLDEN_INT8_FILE = "golden_int8.json"
+INT8_FILES = (INT8_FILE, INT8_WEIGHTS_FILE, GOLDEN_INT8_FILE)
 REQUIRED_FILES = (MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE, CARD_FILE)
 
 _LISTABLE = frozenset({".keras", ".xml", ".bin", ".md", ".json", ".html", ".svg", ".yaml"})
@@ -94,6 +101,40 @@ class Recalibration(_Form):
     fingerprint: str
 
 
+class Quantized(_Form):
+    """A bundle's int8 network: its own operating point, and the gate that it has passed.
+
+    Args:
+        date: ISO 8601, UTC.
+        arithmetic: of the CPU that the gate was passed on, as `int8_arithmetic` names it.
+        layers_f32: regular expressions; layers whose name has a match were left in float32.
+        num_calibration: images by which the ranges of values were found.
+        threshold: chosen anew, by the rule of the bundle's own.
+        calibration: fitted anew.
+        review: chosen anew.
+        num_images: labelled ones of the gate, none of them among those above.
+        num_patients: whose images these are, where known.
+        auroc_change: of int8 less that of float32.
+        calls_changed: share of these images that int8 and float32 call differently.
+        speed: images/s of int8 over those of float32, on that CPU.
+        versions: library -> version.
+    """
+
+    date: str
+    arithmetic: str
+    layers_f32: tuple[str, ...]
+    num_calibration: Annotated[int, Field(ge=1)]
+    threshold: Threshold
+    calibration: Calibration
+    review: ReviewRule | None = None
+    num_images: Annotated[int, Field(ge=1)]
+    num_patients: Annotated[int, Field(ge=0)] | None = None
+    auroc_change: Interval
+    calls_changed: Interval
+    speed: Annotated[float, Field(gt=0)]
+    versions: dict[str, str]
+
+
 class BundleInfo(_Form):
     """All of `bundle.json`.
 
@@ -119,8 +160,9 @@ class BundleInfo(_Form):
     seed: int
     versions: dict[str, str]  # library -> version
     intended_use: str = INTENDED_USE
-    parent: Sha256 | None = None  # of the bundle that this one is a recalibration of
+    parent: Sha256 | None = None  # of the bundle that was recalibrated or quantised
     recalibration: Recalibration | None = None
+    int8: Quantized | None = None
     evidence: TrainingEvidence | None = (
         None  # of the training; bundles of earlier versions have none
     )
@@ -135,6 +177,22 @@ class BundleInfo(_Form):
         Over what is stored, so that a field that a later version adds changes no bundle.
         """
         return digest(self.model_dump(mode="json") if self._stored is None else self._stored)
+
+    def at(self, precision: str) -> "BundleInfo":
+        """Returns the same bundle with the operating point of a precision.
+
+        Raises:
+            BundleError: it holds no int8 network.
+        """
+        if precision != "int8":
+            return self
+        if self.int8 is None:
+            raise BundleError(
+                f"the bundle {self.sha256[:12]} holds no int8 network; make one that does with "
+                "`orchestrator quantize BUNDLE DATA`, or leave --precision int8 out"
+            )
+        own = ("threshold", "calibration", "review")
+        return self.model_copy(update={name: getattr(self.int8, name) for name in own})
 
 
 def load_info(folder: Path) -> BundleInfo:
@@ -157,7 +215,8 @@ def load_info(folder: Path) -> BundleInfo:
             f"{folder} {kind}; expected a bundle, the folder that `orchestrator train` writes"
         )
     info = _read_info(folder / INFO_FILE)
-    missing = [name for name in REQUIRED_FILES if name not in info.files]
+    required = (*REQUIRED_FILES, *(INT8_FILES if info.int8 else ()))
+    missing = [name for name in required if name not in info.files]
     if missing:
         raise BundleError(f"{folder / INFO_FILE} does not list {missing[0]}; write it again")
     for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names, of any bytes

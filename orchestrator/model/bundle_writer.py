@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from orchestrator.runs.atomic import atomic_path, sha256_file, write_errors, write_text
@@ -19,8 +20,8 @@ from orchestrator.model.bundle import (
     CARD_DATA_FILE,
     CARD_FILE,
     GOLDEN_FILE,
+    INT8_FILES,
     IR_FILE,
-    IR_WEIGHTS_FILE,
     MODEL_FILE,
     REQUIRED_FILES,
     SCOPE_FILE,
@@ -56,7 +57,8 @@ def write_bundle(
         ClusterError: the file system refused a write.
     """
     from orchestrator.model.engine.export import export_ir
-    from orchestrator.model.golden import render_golden
+    from orchestrator.model.engine.keras import keras_engine
+    from orchestrator.model.golden import NUM_IMAGES, render_golden
     from orchestrator.model.views import scoring_model
 
     texts = _begin(folder, info, extra)
@@ -65,11 +67,17 @@ def write_bundle(
         type(network)(network.input, network.output, name=network.name).save(temporary)
     scoring = scoring_model(network, info.test_time_views)
     export_ir(scoring, folder / IR_FILE, num_threads)
-    return _finish(folder, info, texts | {GOLDEN_FILE: render_golden(scoring)})
+    engine = keras_engine(scoring, batch_size=NUM_IMAGES)
+    return _finish(folder, info, texts | {GOLDEN_FILE: render_golden(engine)})
 
 
 def copy_bundle(
-    parent: Path, folder: Path, info: BundleInfo, *, extra: Mapping[str, str] | None = None
+    parent: Path,
+    folder: Path,
+    info: BundleInfo,
+    *,
+    extra: Mapping[str, str] | None = None,
+    added: Mapping[str, Path] = MappingProxyType({}),
 ) -> BundleInfo:
     """Writes a bundle with the network of another one, as `write_bundle` does.
 
@@ -78,6 +86,7 @@ def copy_bundle(
         folder: as for `write_bundle`.
         info: the metadata, with the parent's `files`.
         extra: as for `write_bundle`.
+        added: further files, plain name -> where it is now.
 
     Returns:
         The metadata as written.
@@ -89,14 +98,14 @@ def copy_bundle(
     scope = parent / SCOPE_FILE
     stored = scope.read_text(encoding="utf-8") if SCOPE_FILE in info.files else None
     texts = _begin(folder, info, extra, stored)
-    copied = [MODEL_FILE, IR_FILE, IR_WEIGHTS_FILE]
-    copied += [name for name in (GOLDEN_FILE, SCOPE_FILE) if name in info.files]
-    for name in copied:
+    # The parent's int8 network has the parent's operating point.
+    copied = {name: parent / name for name in info.files if name not in {*texts, *INT8_FILES}}
+    for name, path in {**copied, **added}.items():
         with atomic_path(folder / name) as temporary:
-            shutil.copyfile(parent / name, temporary)
-        if sha256_file(folder / name) != info.files[name].sha256:
-            raise BundleError(f"{parent / name} was changed meanwhile; copy the bundle again")
-    return _finish(folder, info, texts, copied)
+            shutil.copyfile(path, temporary)
+        if name in copied and sha256_file(folder / name) != info.files[name].sha256:
+            raise BundleError(f"{path} was changed meanwhile; copy the bundle again")
+    return _finish(folder, info, texts, {**copied, **added})
 
 
 def _begin(

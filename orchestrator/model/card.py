@@ -11,6 +11,7 @@ from orchestrator.evaluation.review_rule import describe_review
 from orchestrator.evaluation.subgroups import TESTED
 from orchestrator.evaluation.wording import (
     METRIC_TITLES,
+    describe_change,
     describe_rule,
     format_figure,
     format_range,
@@ -20,7 +21,7 @@ from orchestrator.model.reproduce import reproduce
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.figures import Interval
-    from orchestrator.model.bundle import BundleInfo
+    from orchestrator.model.bundle import BundleInfo, Quantized
 
 _LAYOUTS = {
     "train+test": "The test images are those of the input's own test folder. Its train folder was "
@@ -59,6 +60,7 @@ def render_card(info: "BundleInfo", scope: Mapping[str, Any] | None = None) -> s
         "## Operating point": _operating_point(info),
         "## Calibration": _calibration(info),
         "## Left to a person": describe_review(info.review) if info.review else "",
+        "## In int8": _int8(info.int8) if info.int8 else "",
         "## Training data": _counts(info),
         "## How it did": _metrics(info),
         "## Groups and cohorts": _groups(info),
@@ -147,6 +149,18 @@ def _chosen_on(info: "BundleInfo") -> str:
             if bounds
             else ""
         )
+    )
+
+
+def _int8(found: "Quantized") -> str:
+    """The operating point in int8, and what it changes."""
+    change = describe_change(found.auroc_change, found.calls_changed, found.num_images)
+    return (
+        f"`openvino_int8.xml` is the same network in int8, made on {found.date}. With `--precision "
+        f"int8` the threshold is {found.threshold.value:.4f}, and probability = "
+        f"sigmoid({found.calibration.slope:.4f} x logit + {found.calibration.intercept:.4f}). "
+        f"Against float32: {change} (95% intervals); {found.speed:.2f} times the images a second, "
+        f"on a CPU with {found.arithmetic}."
     )
 
 

@@ -1,32 +1,30 @@
 """Golden images: what a bundle gave for them when it was written, to be computed again anywhere.
 
 `golden.json` of a bundle holds two phantoms and two images of noise, never a patient's, with the
-logits that Keras gave for them. They are drawn small and enlarged to the model's size by repeating
-pixels, so that every machine has the same ones. A bundle of an earlier version has no such file:
-its engines are held against each other.
+logits that Keras gave for them, and `golden_int8.json` with those of its int8 network. They are
+drawn small and enlarged to the model's size by repeating pixels, so that every machine has the same
+ones. A bundle of an earlier version has no such file: its engines are held against each other.
 """
 
 import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orchestrator.data.phantoms import draw_phantoms
 from orchestrator.errors import BundleError
-from orchestrator.model.bundle import GOLDEN_FILE, BundleInfo
-from orchestrator.model.engine.base import Array, Engine, EngineName
-from orchestrator.model.engine.keras import keras_engine
+from orchestrator.model.bundle import GOLDEN_FILE, GOLDEN_INT8_FILE, BundleInfo
+from orchestrator.model.engine.base import Array, Engine, EngineName, Precision
 from orchestrator.model.engine.load import load_engine
 
-if TYPE_CHECKING:
-    import keras
-
 # Largest accepted difference as a share of the logits' scale: float32 on another processor adds in
-# another order, and another network is thousands of times farther off.
+# another order, and another network is thousands of times farther off. In int8 such a difference
+# may round a value to the next step, and others after it.
 TOLERANCE = 1e-4
+INT8_TOLERANCE = 0.02
+NUM_IMAGES = 4
 _SIDE_PX = 64  # at most, as stored
 
 
@@ -36,29 +34,38 @@ class Replay:
 
     Args:
         engine: `openvino` or `keras`.
+        precision: `f32` or `int8`.
         difference: the largest |logit - golden logit| over their scale, the largest magnitude or 1.
         against: what the logits were held against, in words.
     """
 
     engine: EngineName
+    precision: Precision
     difference: float
     against: str
 
     @property
+    def tolerance(self) -> float:
+        """The largest accepted difference."""
+        return INT8_TOLERANCE if self.precision == "int8" else TOLERANCE
+
+    @property
     def ok(self) -> bool:
-        """Whether the difference is within `TOLERANCE`; NaN is not."""
-        return self.difference <= TOLERANCE
+        """Whether the difference is within the tolerance; NaN is not."""
+        return self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        return self.engine if self.precision == "f32" else f"{self.engine} in {self.precision}"
 
 
-def render_golden(model: "keras.Model") -> str:
-    """Returns what a bundle's `golden.json` is to hold.
+def render_golden(engine: Engine) -> str:
+    """Returns what `golden.json` of a bundle, or `golden_int8.json`, is to hold.
 
     Args:
-        model: images [None, S, S, 1] -> logit [None, 1], a model of `scoring_model`.
+        engine: of its network; a batch of `NUM_IMAGES` is enough.
     """
-    size_px = int(model.input_shape[1])
-    small = _draw(min(size_px, _SIDE_PX))
-    logits = keras_engine(model, batch_size=len(small)).logits(_enlarge(small, size_px))
+    small = _draw(min(engine.size_px, _SIDE_PX))
+    logits = engine.logits(_enlarge(small, engine.size_px))
     stored = {
         "side_px": small.shape[1],
         "pixels": base64.b64encode(small.tobytes()).decode(),
@@ -78,7 +85,7 @@ def replay_bundle(folder: Path, info: BundleInfo) -> list[Replay]:
         BundleError: the golden images cannot be read, or an engine cannot load the bundle.
     """
     if GOLDEN_FILE in info.files:
-        images, expected = _load(folder, info.size_px)
+        images, expected = _load(folder / GOLDEN_FILE, info.size_px)
         against = "the golden outputs"
     else:
         images, expected = _enlarge(_draw(min(info.size_px, _SIDE_PX)), info.size_px), None
@@ -88,14 +95,21 @@ def replay_bundle(folder: Path, info: BundleInfo) -> list[Replay]:
     for name in names:
         logits = load_engine(folder, name, batch_size=len(images)).logits(images)
         expected = logits if expected is None else expected
-        found.append(Replay(name, _difference(logits, expected), against))
+        found.append(Replay(name, "f32", _difference(logits, expected), against))
+    if info.int8 is not None:
+        images, expected = _load(folder / GOLDEN_INT8_FILE, info.size_px)
+        logits = load_engine(folder, "openvino", None, "int8", batch_size=len(images)).logits(
+            images
+        )
+        difference = _difference(logits, expected)
+        found.append(Replay("openvino", "int8", difference, "the golden outputs"))
     return found
 
 
 def check_engine(folder: Path, engine: Engine) -> None:
     """Computes as many golden images as one batch takes with an engine that is about to score.
 
-    That costs one batch. In a lower precision than float32 outputs may differ: none is computed.
+    That costs one batch. In bf16 and f16 outputs may differ: none is computed.
 
     Args:
         folder: the bundle, verified; one of an earlier version passes.
@@ -104,22 +118,31 @@ def check_engine(folder: Path, engine: Engine) -> None:
     Raises:
         BundleError: the outputs differ from those when the bundle was written.
     """
-    if engine.precision != "f32" or not (folder / GOLDEN_FILE).exists():
+    path = folder / (GOLDEN_INT8_FILE if engine.precision == "int8" else GOLDEN_FILE)
+    if engine.precision not in ("f32", "int8") or not path.exists():
         return
-    images, expected = _load(folder, engine.size_px)
+    images, expected = _load(path, engine.size_px)
     count = min(len(images), engine.batch_size)
     difference = _difference(engine.logits(images[:count]), expected[:count])
-    if not difference <= TOLERANCE:
-        raise BundleError(describe_difference(folder, Replay(engine.name, difference, "")))
+    replay = Replay(engine.name, engine.precision, difference, "")
+    if not replay.ok:
+        raise BundleError(describe_difference(folder, replay))
 
 
 def describe_difference(folder: Path, replay: Replay) -> str:
     """Returns the message about a bundle that does not give here what it gave when written."""
-    return (
-        f"{folder} gives other outputs with {replay.engine} here than when it was written, by "
-        f"{replay.difference:.1e} of their scale, expected at most {TOLERANCE:.0e}: its network "
-        "was replaced, or this machine computes wrongly. Copy the bundle again from where it was "
-        "trained; if it still fails, do not use its scores from this machine"
+    what = (
+        f"{folder} gives other outputs with {replay} here than when it was written, by "
+        f"{replay.difference:.1e} of their scale, expected at most {replay.tolerance:.0e}: "
+    )
+    if replay.precision == "int8":
+        return what + (
+            "its network was replaced, or this CPU multiplies bytes otherwise than the one it was "
+            "quantised on. Score with --precision f32 here"
+        )
+    return what + (
+        "its network was replaced, or this machine computes wrongly. Copy the bundle again from "
+        "where it was trained; if it still fails, do not use its scores from this machine"
     )
 
 
@@ -135,18 +158,16 @@ def _enlarge(images: Array, size_px: int) -> Array:
     return images[:, places[:, np.newaxis], places]
 
 
-def _load(folder: Path, size_px: int) -> tuple[Array, Array]:
+def _load(path: Path, size_px: int) -> tuple[Array, Array]:
     """The golden images, uint8 [N, size_px, size_px], and their logits, float32 [N]."""
     try:
-        stored = json.loads((folder / GOLDEN_FILE).read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
         side_px = int(stored["side_px"])
         logits = np.array(stored["logits"], np.float32)
         pixels = np.frombuffer(base64.b64decode(stored["pixels"]), np.uint8)
         return _enlarge(pixels.reshape(len(logits), side_px, side_px), size_px), logits
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleError(
-            f"{folder / GOLDEN_FILE} cannot be read; copy the bundle again"
-        ) from error
+        raise BundleError(f"{path} cannot be read; copy the bundle again") from error
 
 
 def _difference(logits: Array, expected: Array) -> float:

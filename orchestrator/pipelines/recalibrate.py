@@ -200,6 +200,7 @@ def _release(
             "review": rule,
             "metrics": {"recalibration": measured},
             "parent": info.sha256,
+            "int8": None,  # its operating point is not of this site
             "ancestors": (*info.ancestors, _as_ancestor(info)),
             "recalibration": Recalibration(
                 num_images=measured.num_images,

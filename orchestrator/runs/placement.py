@@ -31,13 +31,13 @@ def place_run(job: Job, key: str) -> tuple[Job, Path]:
 def place_out(job: Job, key: str) -> tuple[Job, Path]:
     """Returns the job with an absolute `out`, its own or a new one named `key`, and the run folder.
 
-    The `out` of a training or a recalibration is its bundle and its run folder lies elsewhere; for
-    all others they are the same.
+    The `out` of what makes a bundle is the bundle and its run folder lies elsewhere; for all others
+    they are the same.
     """
     root = Path(job.args.get("out_root") or "runs").absolute()
     given = job.args.get("out")
     out: str | Path
-    if job.kind in ("train", "recalibrate"):
+    if job.kind in ("train", "recalibrate", "quantize"):
         out, run = Path(given or Path("models", key)).absolute(), root / key
     elif given is not None and is_address(given):
         out, run = given, work_folder(given, root)  # a store gets the tables of a finished run

@@ -50,6 +50,7 @@ def call(
         (["score", ".", "--threshold", "1.5"], 2, "threshold='1.5': Input should be less than or"),
         (["recalibrate", "nowhere"], 2, "data is required"),
         (["recalibrate", "nowhere", "x"], 4, "nowhere does not exist; expected a bundle"),
+        (["quantize", "m"], 2, "data is required"),
         (["recalibrate", "m", "x", "--threshold", "f1-shifted"], 2, "in training alone; give f1"),
         (["find-lr", "nowhere", "--backbone", "vgg20"], 2, "unknown backbone 'vgg20'"),
         (["compare", "nowhere", "--limit", "3"], 2, "limit='3': Input should be greater than"),

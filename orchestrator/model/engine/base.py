@@ -9,21 +9,17 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import SpecError
 
-if TYPE_CHECKING:
-    pass
-
-
 EngineName = Literal["openvino", "keras"]
 
 
-Precision = Literal["f32", "bf16", "f16"]
+Precision = Literal["f32", "bf16", "f16", "int8"]
 
 
 Array = npt.NDArray[Any]
@@ -57,7 +53,7 @@ class Engine:
 
     Attributes:
         name: `openvino` or `keras`.
-        precision: of the arithmetic inside the network: `f32`, `bf16` or `f16`.
+        precision: of the arithmetic inside the network.
         size_px: height and width of the images it takes, px.
         batch_size: images a call of the network.
         num_outputs: numbers an image gives: 1 for a classifier's logit, D for a backbone.
@@ -176,7 +172,8 @@ def resolve_engine(engine: str) -> EngineName:
 
 
 def _check_precision(precision: str) -> Precision:
-    for known in _KERAS_POLICIES:
-        if precision == known:
-            return known
-    raise SpecError(f"unknown precision {precision!r}; expected {', '.join(_KERAS_POLICIES)}")
+    known: tuple[Precision, ...] = get_args(Precision)
+    for name in known:
+        if precision == name:
+            return name
+    raise SpecError(f"unknown precision {precision!r}; expected {', '.join(known)}")

@@ -6,12 +6,54 @@ so that an image's result does not depend on the images it shares a batch with. 
 for OpenVINO is in `export.py`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orchestrator.errors import BundleError
-from orchestrator.model.engine.base import BACKBONE_FILE, Engine, resolve_engine
+from orchestrator.errors import BundleError, SpecError
+from orchestrator.model.engine.base import BACKBONE_FILE, Engine, EngineName, resolve_engine
 from orchestrator.model.engine.keras import _limit_tensorflow_threads, keras_engine
-from orchestrator.model.engine.openvino import openvino_engine
+from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
+
+if TYPE_CHECKING:
+    from orchestrator.model.bundle import BundleInfo
+
+
+def choose_engine(engine: str, precision: str, *, gpus: bool) -> EngineName:
+    """Returns the engine of a whole run.
+
+    Args:
+        engine: `openvino`, `keras`, or `auto`: Keras on GPUs, except in int8.
+        precision: as `score` takes it.
+        gpus: whether workers are given GPUs.
+
+    Raises:
+        SpecError: an unknown engine, or int8 with Keras.
+    """
+    if engine == "keras" and precision == "int8":
+        raise SpecError("Keras does not compute in int8; leave out --engine, or --precision int8")
+    if engine == "auto":
+        return "keras" if gpus and precision != "int8" else "openvino"
+    return resolve_engine(engine)
+
+
+def choose_precision(precision: str, engine: str, infos: Sequence["BundleInfo"]) -> str:
+    """Returns the precision of a whole run: for `auto` int8 where that has been shown to do.
+
+    The gate was passed, and the speed measured, on a CPU that multiplies bytes in one way. On
+    another kind results may differ.
+
+    Args:
+        precision: as `score` takes it.
+        engine: that scores.
+        infos: of the run's bundles.
+    """
+    if precision != "auto":
+        return precision
+    here = int8_arithmetic()
+    found = [info.int8 for info in infos]
+    pays = all(each is not None and each.arithmetic == here and each.speed > 1 for each in found)
+    return "int8" if pays and engine == "openvino" else "f32"
 
 
 def load_engine(
@@ -32,7 +74,8 @@ def load_engine(
             process may use, else OpenVINO.
         num_threads: CPU threads to use, >= 1; None for as many as this process may run on.
             TensorFlow keeps to it only where it has not started in this process yet.
-        precision: `f32`, `bf16` or `f16`; on a CPU without such instructions f32 is faster.
+        precision: `f32`; `bf16` or `f16`, without whose instructions a CPU is faster in f32; or
+            `int8`, with OpenVINO, of a bundle that holds a quantised network.
         batch_size: images a call of the network, >= 1; None for the engine's own.
         sha256: of the bundle that is meant; None for whichever is there.
         with_features: whether a bundle's pooled features follow its logit.
@@ -77,10 +120,12 @@ def _load(
 
     is_backbone = (folder / BACKBONE_FILE).exists()
     if resolve_engine(engine) == "openvino":
+        ir = folder / Path(BACKBONE_FILE).with_suffix(".xml")
         if not is_backbone:
-            bundle.load_info(folder)
-        ir = folder / (BACKBONE_FILE if is_backbone else bundle.IR_FILE)
-        ir = ir.with_suffix(".xml")
+            bundle.load_info(folder).at(precision)
+            ir = folder / (bundle.INT8_FILE if precision == "int8" else bundle.IR_FILE)
+        elif precision == "int8":
+            raise SpecError(f"{folder} holds a backbone, of which there is no int8 network")
         return openvino_engine(ir, num_threads, precision, batch_size, with_features=with_features)
 
     from orchestrator.model.keras_file import load_keras_file

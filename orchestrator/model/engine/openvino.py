@@ -3,18 +3,13 @@
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from orchestrator.config.workers import count_cpus
 from orchestrator.errors import BundleError, SpecError
-from orchestrator.model.keras_file import last_line
-from orchestrator.model.network import HEAD_LAYERS
-
-if TYPE_CHECKING:
-    pass
 from orchestrator.model.engine.base import (
     Array,
     Engine,
@@ -22,6 +17,8 @@ from orchestrator.model.engine.base import (
     _check_precision,
     default_batch_size,
 )
+from orchestrator.model.keras_file import last_line
+from orchestrator.model.network import HEAD_LAYERS
 
 # Where a CPU has AMX, OpenVINO prefers oneDNN's batch-reduce kernels, though AMX computes no
 # float32. The older ones, on channels in blocks of 16, compute an EfficientNet or a ResNet 5 to 8%
@@ -83,7 +80,7 @@ def openvino_engine(
     except (RuntimeError, ElementTree.ParseError) as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    if used != checked:
+    if used != settings["INFERENCE_PRECISION_HINT"]:
         raise SpecError(
             f"asked for precision {checked}; OpenVINO computes in {used} on this CPU: give "
             f"--precision {used} or f32, or use machines that compute in {checked}"
@@ -174,11 +171,27 @@ def _convolution_kernels(compiled: Any) -> set[str]:
     }
 
 
+def int8_arithmetic() -> str | None:
+    """Returns how this CPU multiplies bytes: `vnni`, `avx2`, or None where float32 is as fast.
+
+    With VNNI, AMX included, sums of products are exact. Without it pairs of products are added in
+    16 bits, where they may saturate: a network may give other logits there.
+    """
+    flags = _cpu_flags()
+    if flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        return "vnni"
+    return "avx2" if "avx2" in flags else None
+
+
 def _has_amx() -> bool:
+    return "amx_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> set[str]:
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+        return set(Path("/proc/cpuinfo").read_text().partition("flags")[2].split("\n")[0].split())
     except OSError:
-        return False
+        return set()
 
 
 def _openvino_config(num_threads: int | None, precision: Precision) -> dict[str, Any]:
@@ -186,7 +199,8 @@ def _openvino_config(num_threads: int | None, precision: Precision) -> dict[str,
     threads = num_threads or count_cpus()
     return {
         # Without the hint a CPU that has bf16 uses it, and results depend on the machine.
-        "INFERENCE_PRECISION_HINT": precision,
+        # In a quantised network it is that of the layers that are not.
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
         # A thread of its own for each batch: threads that share one wait for each other after
         # every layer, and each wait lasts as long as the decoder on the slowest one's core.
         "PERFORMANCE_HINT": "THROUGHPUT",

@@ -1,7 +1,7 @@
 """The models of a scoring run: one bundle, or several whose probabilities are averaged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,15 @@ class Members:
     models: tuple[Model, ...]
     given: float | None = None
     target: ReviewTarget | None = None
+
+    def at(self, precision: str) -> "Members":
+        """Returns the same models, each with its operating point of a precision.
+
+        Raises:
+            BundleError: one holds no int8 network, and that is asked for.
+        """
+        models = (replace(model, info=model.info.at(precision)) for model in self.models)
+        return replace(self, models=tuple(models))
 
     @property
     def names(self) -> tuple[str, ...]:

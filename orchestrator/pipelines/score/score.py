@@ -29,6 +29,7 @@ from orchestrator.data.shard_files import has_part, part_path
 from orchestrator.data.shards import Stage, run_shards_here, shard_limit_s
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
 from orchestrator.errors import DataError, SpecError, counted
+from orchestrator.model.engine.load import choose_engine, choose_precision
 from orchestrator.pipelines.prepare.ingest import (
     decode_limits,
     forget_hashed_patients,
@@ -92,6 +93,7 @@ def score(
     folder, target = _place_run(spec, run_folder)
     models = keep_begun(spec, RunDir(folder))
     members = load_members(models, spec.threshold, spec.review_target)
+    members.at(spec.precision)  # refused at once where it cannot be
     check_inputs(spec.input)
     ingested = open_ingested_input(spec, members.size_px)
     spec = spec.model_copy(update={"model": members.names, "out": target})
@@ -146,8 +148,11 @@ def _score(
     run = opened.run
     if spec.heatmaps:
         load_explainer(members)  # it may be that none can be drawn, which is told at once
-    engine = _find_engine(spec, resources, opened)
-    spec = spec.model_copy(update={"engine": engine})
+    chosen = _find_arithmetic(spec, resources, opened, members)
+    if spec.precision == "auto":
+        reporter.say(f"scoring in {chosen['precision']}")
+    spec = spec.model_copy(update=chosen)
+    members = members.at(spec.precision)
     key = load_patient_key(spec.patient_key_file)
     naming = FileNaming(key if spec.hash_paths else None)
     record_terms(spec, run, members.hashes)
@@ -176,14 +181,19 @@ def _score(
         publish(run, spec.out)
 
 
-def _find_engine(spec: ScoreSpec, resources: Resources, opened: OpenRun) -> str:
-    """Returns the engine that scores the whole run, one that goes on with its own."""
-    terms = opened.run.load_status().get("terms") if opened.resumed else None
-    if spec.engine != "auto":
-        return spec.engine
-    if terms and terms["engine"] != "auto":
-        return str(terms["engine"])
-    return "keras" if gives_gpus(resources) else "openvino"
+def _find_arithmetic(
+    spec: ScoreSpec, resources: Resources, opened: OpenRun, members: Members
+) -> dict[str, str]:
+    """Returns engine and precision that score the whole run, one that goes on with its own."""
+    begun = (opened.run.load_status().get("terms") if opened.resumed else None) or {}
+    asked = {"engine": spec.engine, "precision": spec.precision}
+    asked |= {name: begun.get(name, text) for name, text in asked.items() if text == "auto"}
+    gpus = asked["engine"] == "auto" and gives_gpus(resources)
+    engine = choose_engine(asked["engine"], asked["precision"], gpus=gpus)
+    return {
+        "engine": engine,
+        "precision": choose_precision(asked["precision"], engine, members.infos),
+    }
 
 
 def open_ingested_input(spec: ScoreSpec, size_px: int) -> IngestedSource | None:

@@ -7,21 +7,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 
 from orchestrator.config.specs import TrainSpec
-from orchestrator.config.threshold import COHORTS, SHIFTED
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.data.store import Rows
-from orchestrator.evaluation.calibration import (
-    choose_threshold,
-    fit_calibration,
-)
-from orchestrator.evaluation.figures import Calibration, Threshold
+from orchestrator.evaluation.calibration import fit_calibration
+from orchestrator.evaluation.figures import Calibration
 from orchestrator.evaluation.metrics import evaluate
+from orchestrator.evaluation.operating_point import choose_validated
 from orchestrator.evaluation.report.training_report import (
     build_training_report,
     render_training_html,
@@ -101,7 +97,14 @@ def release(
     if spec.calibration == "platt":
         calibration = fit_calibration(logits["val"], val.labels)
     probabilities = {"val": calibration.apply(logits["val"])}
-    threshold = _choose_threshold(task, val, trained, calibration, probabilities["val"])
+    shifted = trained.shifted_logits
+    threshold = choose_validated(
+        val.labels,
+        probabilities["val"],
+        spec.threshold,
+        None if shifted is None else lambda: calibration.apply(shifted(val)),
+        task.cohorts,
+    )
     if len(parts["test"]):
         logits["test"] = trained.logits(parts["test"])
         probabilities["test"] = calibration.apply(logits["test"])
@@ -194,28 +197,6 @@ def release(
         num_threads=task.training.num_threads,
     )
     return report
-
-
-def _choose_threshold(
-    task: ReleaseTask,
-    val: LabelledRows,
-    trained: Trained,
-    calibration: Calibration,
-    probabilities: Any,
-) -> Threshold:
-    """The operating point on validation images, their shifted copies or each of their cohorts."""
-    rule = task.training.spec.threshold
-    if rule.endswith(COHORTS):
-        plain = rule.removesuffix(COHORTS)
-        return Threshold(
-            choose_threshold(val.labels, probabilities, plain, task.cohorts).value, rule
-        )
-    if not rule.endswith(SHIFTED) or trained.shifted_logits is None:
-        return choose_threshold(val.labels, probabilities, rule)
-    shifted = calibration.apply(trained.shifted_logits(val))
-    pooled = np.concatenate([probabilities, shifted.ravel()])
-    labels = np.tile(val.labels, 1 + len(shifted))
-    return Threshold(choose_threshold(labels, pooled, rule.removesuffix(SHIFTED)).value, rule)
 
 
 def _describe_augmentation(spec: TrainSpec, num_train: int) -> str:

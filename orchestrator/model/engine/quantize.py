@@ -1,0 +1,123 @@
+"""Quantises a bundle's OpenVINO network to int8, with NNCF, which is an extra: `int8`.
+
+Running what is written here needs OpenVINO alone.
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import BundleError, SpecError
+from orchestrator.model.engine.base import Array
+from orchestrator.model.keras_file import last_line
+from orchestrator.model.network import HEAD_LAYERS
+
+# What stays in float32, and what int8 changed where it did not: the root mean square over X-rays
+# that gave no ranges, in standard deviations of the logit. Measured with NNCF 3.4 and OpenVINO
+# 2026.4 on an AMD EPYC with AVX-512 VNNI.
+
+# Names of layers, as regular expressions: the head, whose layers cost nothing, and the mean logit
+# of test-time views, which 256 steps spoil (fine-tuned Lite0, three views: 0.60 with it, 0.07
+# without).
+LAYERS_F32 = (*(f"/{name}" for name in HEAD_LAYERS), "/average")
+# The first convolutions: few channels, each with values of its own range, on which all others
+# build (fine-tuned Lite0, one view: 0.065 with all of them, 0.048 without the first depthwise one,
+# 0.029 without the first five). DenseNet121 hardly changes: 0.048 and 0.042.
+_FIRST_F32 = 3
+# In networks with swish, those of Keras's EfficientNets: depthwise convolutions, since OpenVINO
+# fails to compile most of them in int8 with swish after them, and squeeze-and-excitation (untrained
+# B5 at 150 px: 0.45 and 1.6 times the speed of float32 with it, 0.26 and 2.0 times without).
+_SWISH_TYPES_F32 = ("GroupConvolution", "ReduceMean", "Sigmoid", "Multiply")
+
+
+def check_nncf() -> str:
+    """Returns NNCF's version.
+
+    Raises:
+        SpecError: it is not installed.
+    """
+    try:
+        return importlib.metadata.version("nncf")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise SpecError(
+            "quantising needs NNCF, which is not installed; install the extra: "
+            "pip install 'xray-orchestrator[int8]'"
+        ) from error
+
+
+def quantize_ir(source: Path, target: Path, images: Array) -> None:
+    """Writes the int8 network of an IR.
+
+    Args:
+        source: the `.xml` file of a bundle, its `.bin` beside it.
+        target: the `.xml` file to write, in a folder that is there.
+        images: uint8 [N, S, S], like those that it will score; their values give the ranges.
+
+    Raises:
+        SpecError: NNCF is not installed.
+        BundleError: it cannot quantise this network.
+    """
+    check_nncf()
+    os.environ["NNCF_CI"] = "1"  # or it would send how it is used to Google Analytics
+    import nncf
+    import openvino
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    nncf.set_log_level(logging.ERROR)
+
+    def run(model: Any, **ranges: Any) -> Any:
+        # It draws bars on the standard output, which is the command's own.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return nncf.quantize(
+                model,
+                nncf.Dataset([images[place : place + 1] for place in range(len(images))]),
+                subset_size=len(images),
+                preset=nncf.QuantizationPreset.MIXED,
+                ignored_scope=nncf.IgnoredScope(
+                    names=_layers_f32(model),
+                    patterns=[f".*{name}.*" for name in LAYERS_F32],
+                    validate=False,
+                ),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(**ranges),
+            )
+
+    try:
+        model = openvino.Core().read_model(source)
+        try:
+            # Fine-tuned Lite0, three views: 0.022, and 0.032 by the least and the largest value.
+            histogram = RangeEstimatorParametersSet.HISTOGRAM
+            network = run(model, activations_range_estimator_params=histogram)
+        except ValueError:  # a layer whose values are all the same has no histogram
+            network = run(model)
+    except (RuntimeError, ValueError) as error:
+        raise BundleError(f"NNCF cannot quantise {source}: {last_line(error)}") from error
+    openvino.save_model(network, target, compress_to_fp16=False)
+
+
+def _layers_f32(model: Any) -> list[str]:
+    """Returns the names of the layers that stay in float32 beside those of `LAYERS_F32`."""
+    names: list[str] = []
+    depths: dict[str, int] = {}  # convolutions up to a layer, the most by any way
+    nodes = model.get_ordered_ops()
+    with_swish = any(node.get_type_name() == "Swish" for node in nodes)
+    for node in nodes:
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        sources = [value.get_node().get_friendly_name() for value in node.input_values()]
+        depths[name] = max((depths[source] for source in sources), default=0)
+        if kind in ("Convolution", "GroupConvolution"):
+            depths[name] += 1
+            if depths[name] <= _FIRST_F32 or (with_swish and _is_of_one_pixel(node)):
+                names.append(name)
+        if with_swish and kind in _SWISH_TYPES_F32:
+            names.append(name)
+    return names
+
+
+def _is_of_one_pixel(convolution: Any) -> bool:
+    """Whether it works on pooled values, as those of squeeze-and-excitation do."""
+    height = convolution.input(0).get_partial_shape()[2]
+    return bool(height.is_static and height.get_length() == 1)

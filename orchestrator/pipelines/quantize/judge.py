@@ -1,0 +1,207 @@
+"""The int8 network against its float32 one: by which images, its operating point, the gate.
+
+Ranges of values come from training images. Calibration, threshold and review rule of the int8
+network are chosen on the images that chose the bundle's own, by the same rules.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.config.quantize import QuantizeSpec
+from orchestrator.config.threshold import COHORTS
+from orchestrator.data.cohorts import number_cohorts
+from orchestrator.data.shifts import SHIFTS
+from orchestrator.data.splits import group_rows
+from orchestrator.data.store import ImageStore
+from orchestrator.errors import DataError
+from orchestrator.evaluation.bootstrap import cluster_rows
+from orchestrator.evaluation.calibration import call_labels, fit_calibration
+from orchestrator.evaluation.int8_gate import (
+    Int8Change,
+    measure_change,
+)
+from orchestrator.evaluation.metrics import point_metrics
+from orchestrator.evaluation.operating_point import (
+    OperatingPoint,
+    choose_validated,
+    cross_validate,
+)
+from orchestrator.evaluation.review_rule import ReviewRule
+from orchestrator.evaluation.selective import choose_rule, find_margins
+from orchestrator.model.bundle import (
+    BundleInfo,
+)
+from orchestrator.model.engine.base import Engine
+from orchestrator.pipelines.prepare.images import Prepared, by_split
+from orchestrator.pipelines.prepare.ingest import fingerprint
+from orchestrator.progress import Reporter
+
+_BLOCK = 64  # images that one engine computes before the other one does
+_SAME_LOSS = 1e-3  # of one network on the same images, on whatever CPU
+
+
+@dataclass(frozen=True)
+class QuantizeImages:
+    """The images of a quantisation.
+
+    Attributes:
+        store: where they are.
+        ranges: int64, rows of those by which the ranges of values are found.
+        table: rows by which the operating point is chosen, each with a label.
+        held_out: bool, those of `table` that are in no way part of `ranges`: the gate is theirs.
+        validates: whether they are the validation images of the training; of a recalibrated bundle
+            they are those of the recalibration.
+    """
+
+    store: ImageStore
+    ranges: Any
+    table: pa.Table
+    held_out: Any
+    validates: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of the int8 network."""
+
+    point: OperatingPoint
+    review: ReviewRule | None
+    change: Int8Change
+    speed: float  # images/s of int8 over those of float32
+
+
+def choose_images(spec: QuantizeSpec, info: BundleInfo, prepared: Prepared) -> QuantizeImages:
+    """Divides the images by what they are for.
+
+    Raises:
+        DataError: they are not those that the bundle was made with.
+    """
+    rows, site = prepared.rows, info.recalibration
+    expected = info.data.fingerprint if site is None else site.fingerprint
+    made = "trained" if site is None else "recalibrated"
+    if fingerprint(rows) != expected:
+        raise DataError(
+            f"{spec.data} does not hold the images, with the labels, that the bundle was {made} "
+            "on; name that folder or table, or the data set that was ingested from it"
+        )
+    rng = np.random.default_rng(spec.seed)
+    if site is None:
+        if by_split(prepared.counts) != info.data.counts:
+            raise DataError(
+                f"the images of {spec.data} divide otherwise than when the bundle was trained, "
+                "since patients are known otherwise; give the --patient-key-file of the training, "
+                "or the ingested data set that it had"
+            )
+        ranges = np.flatnonzero(pc.equal(prepared.split, "train").to_numpy(zero_copy_only=False))
+        ranges = np.sort(rng.permutation(ranges)[: spec.images])
+        table = rows.filter(pc.equal(prepared.split, "val"))
+        held_out = np.ones(table.num_rows, bool)
+    else:
+        usable = pc.and_(pc.is_valid(rows["label"]), pc.is_null(rows["code"]))
+        table = rows.filter(usable)
+        groups = group_rows(table)
+        # Whole patients, a fifth of the images at most: the gate needs the others.
+        most = min(spec.images, max(table.num_rows // 5, 1))
+        ranked = np.argsort(rng.permutation(int(groups.max()) + 1)[groups], kind="stable")
+        taken = groups[ranked[:most]]
+        held_out = ~np.isin(groups, taken)
+        ranges = table["row"].to_numpy()[~held_out]
+    return QuantizeImages(ImageStore(prepared.dataset), ranges, table, held_out, site is None)
+
+
+def judge(
+    info: BundleInfo,
+    images: QuantizeImages,
+    engines: tuple[Engine, Engine],
+    seed: int,
+    reporter: Reporter,
+) -> Judged:
+    """Computes the images with both networks, chooses the int8 one's point and compares."""
+    table, rule = images.table, info.threshold.rule
+    numbers, labels = table["row"].to_numpy(), table["label"].to_numpy()
+    patients = np.array(table["patient_id"].to_pylist(), object)
+    reporter.begin("comparing", len(numbers), "images")
+    logits: tuple[list[Any], list[Any]] = ([], [])
+    ratios = []
+    for start in range(0, len(numbers), _BLOCK):
+        block = images.store.take(numbers[start : start + _BLOCK])
+        took = []
+        for engine, found in zip(engines, logits, strict=True):
+            began = time.perf_counter()
+            found.append(engine.logits(block))
+            took.append(time.perf_counter() - began)
+        ratios.append(took[0] / took[1])
+        reporter.advance(len(block))
+    reporter.end()
+    f32, int8 = (np.concatenate(found).astype(np.float64) for found in logits)
+    if images.validates:
+        _check_validation(info, labels, f32)
+
+    def shifted(calibration: Any) -> Any:
+        reporter.begin("comparing shifted copies", len(SHIFTS), "copies")
+        copies = []
+        for shift in SHIFTS.values():
+            blocks = (numbers[start : start + _BLOCK] for start in range(0, len(numbers), _BLOCK))
+            found = [engines[1].logits(shift(images.store.take(block))) for block in blocks]
+            copies.append(calibration.apply(np.concatenate(found)))
+            reporter.advance(1)
+        reporter.end()
+        return np.stack(copies)
+
+    site = info.recalibration
+    fitted = info.training.get("calibration", "platt") if site is None else site.calibration
+    calibration = fit_calibration(int8, labels) if fitted == "platt" else info.calibration
+    threshold = info.threshold
+    if rule != "fixed":
+        threshold = choose_validated(
+            labels,
+            calibration.apply(int8),
+            rule,
+            lambda: shifted(calibration),
+            number_cohorts(table) if rule.endswith(COHORTS) else None,
+        )
+    point = OperatingPoint(calibration, threshold)
+    review = None
+    if info.review is not None:
+        margins = find_margins(int8, calibration, threshold.value)
+        wrong = call_labels(calibration.apply(int8), threshold.value) != labels
+        groups = cluster_rows(patients, len(labels))
+        if site is not None:  # as `recalibrate` does
+            groups = group_rows(table)
+            kept = None if site.calibration == "platt" else calibration
+            held = cross_validate(labels, int8, groups, site.rule, kept, seed=seed)
+            margins, wrong = held.margins, held.calls != labels
+        review = choose_rule(margins, wrong, groups, info.review.target)
+    own = OperatingPoint(info.calibration, info.threshold)
+    held_out = images.held_out
+    change = measure_change(
+        labels[held_out],
+        (f32[held_out], int8[held_out]),
+        (own, point),
+        patients[held_out],
+        seed=seed,
+    )
+    return Judged(point, review, change, statistics.median(ratios))
+
+
+def _check_validation(info: BundleInfo, labels: Any, logits: Any) -> None:
+    """Raises DataError where the validation images are not those of the training.
+
+    Its counts may be equal where patients are known by other ids; the loss is not.
+    """
+    stored = info.metrics.get("validation")
+    probabilities = info.calibration.apply(logits)
+    found = point_metrics(labels, probabilities, info.threshold.value)["log_loss"]
+    then = stored.metrics["log_loss"].value if stored and "log_loss" in stored.metrics else found
+    if found is None or then is None or abs(found - then) > _SAME_LOSS:
+        raise DataError(
+            f"the log loss of the validation images is {found:.4f} and was {then:.4f} when the "
+            "bundle was trained: they are others; give the --patient-key-file of the training, or "
+            "the ingested data set that it had"
+        )

@@ -1,0 +1,108 @@
+"""Networks in int8: made by NNCF where it is installed, run by OpenVINO alone."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+
+from orchestrator.errors import BundleError, SpecError
+from orchestrator.model.backbones import build_backbone
+from orchestrator.model.engine import openvino as engines
+from orchestrator.model.engine.export import export_ir
+from orchestrator.model.engine.keras import keras_engine
+from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
+from orchestrator.model.engine.quantize import quantize_ir
+from orchestrator.model.network import build_network
+from orchestrator.model.views import scoring_model
+from tests.model.engine.int8_by_hand import quantize_by_hand
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (32, 32, 32), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("network") / "model.xml"
+    export_ir(scoring_model(build_network(build_backbone("tiny", "none", 32), 0.2), 1), path, 1)
+    return path
+
+
+def layers(path: Path) -> dict[str, set[str]]:
+    """Kernels of a network's convolutions and dense layers, by the kind of layer."""
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    found: dict[str, set[str]] = {}
+    for node in openvino.Core().compile_model(path, "CPU", settings).get_runtime_model().get_ops():
+        facts = {key: value.astype(str) for key, value in node.get_rt_info().items()}
+        if facts["layerType"] in ("Convolution", "FullyConnected"):
+            found.setdefault(facts["layerType"], set()).add(facts["primitiveType"].split("_")[-1])
+    return found
+
+
+def check_int8(network: Path, quantized: Path, kernels: set[str], num_features: int) -> None:
+    assert layers(quantized) == {"Convolution": kernels, "FullyConnected": {"f32"}}
+    expected = openvino_engine(network, 1, "f32", with_features=True).predict(IMAGES)
+    engine = openvino_engine(quantized, 1, "int8", with_features=True)
+    assert (engine.precision, engine.num_features) == ("int8", num_features)
+    received = engine.predict(IMAGES)
+    # Near, and not the same
+    assert 0 < np.abs(received - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_what_openvino_computes_in_int8(network: Path, tmp_path: Path) -> None:
+    quantize_by_hand(network, tmp_path / "int8.xml", IMAGES)
+    check_int8(network, tmp_path / "int8.xml", {"I8"}, 32)
+
+
+def test_nncf_quantises_all_but_the_first_layers_and_the_head(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nncf", reason="made with the extra int8")
+    network = tmp_path / "model.xml"
+    export_ir(scoring_model(build_network(build_backbone("cnn", "none", 32), 0.2), 1), network, 1)
+    quantize_ir(network, tmp_path / "int8.xml", IMAGES)
+    assert capfd.readouterr().out == ""  # --json prints one object there
+    check_int8(network, tmp_path / "int8.xml", {"f32", "I8"}, 256)
+    (tmp_path / "bad.xml").write_text("<net/>")
+    with pytest.raises(BundleError, match=r"NNCF cannot quantise .*bad\.xml: "):
+        quantize_ir(tmp_path / "bad.xml", tmp_path / "int8.xml", IMAGES)
+
+
+def test_without_nncf_the_extra_is_named(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(SpecError, match=r"needs NNCF, .*: pip install 'xray-orchestrator\[int8\]'"):
+        quantize_ir(network, tmp_path / "int8.xml", IMAGES)
+
+
+def test_keras_has_no_int8() -> None:
+    with pytest.raises(SpecError, match="Keras does not compute in int8; add --engine openvino"):
+        keras_engine(build_backbone("tiny", "none", 32), "int8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("avx2 avx512_vnni", "vnni"),
+        ("avx2 avx_vnni", "vnni"),
+        ("avx2 amx_int8", "vnni"),
+        ("sse4_2 avx avx2", "avx2"),
+        ("sse4_2 avx", None),
+        ("", None),
+    ],
+)
+def test_how_a_cpu_multiplies_bytes(
+    flags: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t: avx512_vnni\n" if flags else ""
+
+    def read_text(path: Path, *given: Any) -> str:
+        return text
+
+    monkeypatch.setattr(engines.Path, "read_text", read_text)
+    assert int8_arithmetic() == expected
