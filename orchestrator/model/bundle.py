@@ -178,6 +178,16 @@ class BundleInfo(_Form):
         """
         return digest(self.model_dump(mode="json") if self._stored is None else self._stored)
 
+    def as_ancestor(self) -> Ancestor:
+        """Returns what the bundles that are made of this one keep of it."""
+        last = self.recalibration
+        return Ancestor(
+            sha256=self.sha256,
+            date=last.date if last else self.created,
+            num_images=last.num_images if last else None,
+            threshold=self.threshold,
+        )
+
     def at(self, precision: str) -> "BundleInfo":
         """Returns the same bundle with the operating point of a precision.
 

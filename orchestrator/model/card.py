@@ -125,6 +125,8 @@ def _lineage(info: "BundleInfo") -> str:
             f"- This bundle: recalibrated on {found.date}, on {found.num_images:,} labelled "
             f"images; threshold {info.threshold.value:.4f} (`{info.threshold.rule}`)"
         )
+    elif info.int8 is not None:
+        lines.append(f"- This bundle: the last one with an int8 network, made on {info.int8.date}")
     listed = "\n".join(lines)
     return (
         f"The network is that of these, the last one being the parent of this bundle:\n\n{listed}"

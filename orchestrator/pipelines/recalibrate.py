@@ -39,7 +39,6 @@ from orchestrator.evaluation.selective import accepts, choose_rule
 from orchestrator.model.bundle import BundleInfo, Metrics, Recalibration
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.bundle_writer import copy_bundle
-from orchestrator.model.evidence import Ancestor
 from orchestrator.pipelines.prepare.ingest import fingerprint
 from orchestrator.pipelines.score.score import score
 from orchestrator.progress import Reporter
@@ -201,7 +200,7 @@ def _release(
             "metrics": {"recalibration": measured},
             "parent": info.sha256,
             "int8": None,  # its operating point is not of this site
-            "ancestors": (*info.ancestors, _as_ancestor(info)),
+            "ancestors": (*info.ancestors, info.as_ancestor()),
             "recalibration": Recalibration(
                 num_images=measured.num_images,
                 num_patients=measured.num_patients,
@@ -215,17 +214,6 @@ def _release(
         }
     )
     copy_bundle(parent, out, released, extra={"report.html": page})
-
-
-def _as_ancestor(info: BundleInfo) -> Ancestor:
-    """What the bundles that are made of one keep of it."""
-    last = info.recalibration
-    return Ancestor(
-        sha256=info.sha256,
-        date=last.date if last else info.created,
-        num_images=last.num_images if last else None,
-        threshold=info.threshold,
-    )
 
 
 def _evaluate_held_out(

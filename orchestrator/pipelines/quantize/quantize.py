@@ -187,6 +187,7 @@ def _release(
     released = info.model_copy(
         update={
             "parent": info.sha256,
+            "ancestors": (*info.ancestors, info.as_ancestor()),
             "int8": Quantized(
                 date=datetime.now(UTC).isoformat(timespec="seconds"),
                 arithmetic=arithmetic,
