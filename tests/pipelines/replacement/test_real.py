@@ -22,7 +22,12 @@ from orchestrator.pipelines.replacement import compare_models as comparing
 from orchestrator.pipelines.train.train import train
 from tests.conftest import Recorder, keep_in_process
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.real_data]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.real_data,
+    pytest.mark.timeout(1800),  # of its fixture, which trains twice
+]
 NUM_TRAIN, NUM_JUDGED = 300, 250  # of each class
 MARGIN = 0.02
 
