@@ -180,11 +180,11 @@ class BundleInfo(_Form):
 
     def as_ancestor(self) -> Ancestor:
         """Returns what the bundles that are made of this one keep of it."""
-        last = self.recalibration
+        last, int8 = self.recalibration, self.int8
         return Ancestor(
             sha256=self.sha256,
-            date=last.date if last else self.created,
-            num_images=last.num_images if last else None,
+            date=int8.date if int8 else last.date if last else self.created,
+            num_images=last.num_images if last and not int8 else None,
             threshold=self.threshold,
         )
 

@@ -113,11 +113,11 @@ def _lineage(info: "BundleInfo") -> str:
         return f"Trained on {info.created}; its network is of no other bundle."
     lines = [
         f"- `{one.sha256}`: "
-        + ("trained" if one.num_images is None else "recalibrated")
+        + ("recalibrated" if one.num_images is not None else "quantised" if number else "trained")
         + f" on {one.date}"
         + ("" if one.num_images is None else f", on {one.num_images:,} labelled images")
         + f"; threshold {one.threshold.value:.4f} (`{one.threshold.rule}`)"
-        for one in info.ancestors
+        for number, one in enumerate(info.ancestors)
     ] or [f"- `{info.parent}`"]
     found = info.recalibration
     if found is not None:
@@ -126,7 +126,7 @@ def _lineage(info: "BundleInfo") -> str:
             f"images; threshold {info.threshold.value:.4f} (`{info.threshold.rule}`)"
         )
     elif info.int8 is not None:
-        lines.append(f"- This bundle: the last one with an int8 network, made on {info.int8.date}")
+        lines.append(f"- This bundle: quantised on {info.int8.date}")
     listed = "\n".join(lines)
     return (
         f"The network is that of these, the last one being the parent of this bundle:\n\n{listed}"

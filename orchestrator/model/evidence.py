@@ -38,8 +38,8 @@ class Ancestor(_Form):
 
     Attributes:
         sha256: of the bundle.
-        date: of its training or recalibration, ISO 8601, UTC.
-        num_images: labelled images of its recalibration; None where it was trained.
+        date: of its training, recalibration or quantisation, ISO 8601, UTC.
+        num_images: labelled images of its recalibration; None where it was trained or quantised.
         threshold: its own.
     """
 
