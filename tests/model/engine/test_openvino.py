@@ -170,7 +170,9 @@ def test_wrong_images(exported: Path) -> None:
 def test_unknown_engine_and_precision(exported: Path) -> None:
     with pytest.raises(SpecError, match="unknown engine 'onnx'; expected auto, openvino or keras"):
         load_engine(exported, "onnx")
-    with pytest.raises(SpecError, match="unknown precision 'int8'; expected f32, bf16, f16"):
+    with pytest.raises(SpecError, match="unknown precision 'int4'; expected f32, bf16, f16"):
+        load_engine(exported, "openvino", 1, "int4")
+    with pytest.raises(SpecError, match="holds a backbone, of which there is no int8 network"):
         load_engine(exported, "openvino", 1, "int8")
 
 
