@@ -82,7 +82,7 @@ def test_images_out_of_scope_are_scored_marked_and_counted(
     assert all(root["counts"][code] for code in PLANTED.values())
     page = (result.run / "report.html").read_text()
     assert "trained on images of: <strong>phantoms</strong>" in page
-    assert all(f">{code}<" in page for code in PLANTED.values())
+    assert all(f">{code}<" in page.replace("<wbr>", "") for code in PLANTED.values())
     said = "\n".join(score_summary(result))
     assert "out of scope" in said and "out_of_scope_aspect" in said and "phantoms" in said
 
