@@ -57,6 +57,7 @@ class World:
         members = SimpleNamespace(
             size_px=64, names=(str(folder / "model"),), bundles=(folder / "model",), hashes=["0"]
         )
+        members.at = lambda precision: members
         patch.setattr(scoring, "load_members", lambda *_: members)
         patch.setattr(ingesting, "_ingest", lambda *given: self.work(given[4]))
         self.text = "first"

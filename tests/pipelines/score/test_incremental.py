@@ -346,7 +346,8 @@ def test_terms_are_recorded_for_later_runs(night: Night) -> None:
 def test_the_engine_is_found_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def engine_of(run: RunDir, *, resumed: bool = False, **fields: Any) -> str:
         spec = ScoreSpec(input="x", **fields)
-        return scoring._find_engine(spec, HERE, scoring.OpenRun(run, resumed, False))
+        opened = scoring.OpenRun(run, resumed, False)
+        return scoring._find_arithmetic(spec, HERE, opened, SimpleNamespace(infos=()))["engine"]
 
     run = RunDir(tmp_path)
     monkeypatch.setattr(scoring, "gives_gpus", lambda _: True)

@@ -46,6 +46,7 @@ _MODEL = SimpleNamespace(
     target=None,
     threshold=Threshold(0.5, "half"),
     facts=lambda: {"backbone": "tiny", "sha256": "0" * 64, "image_size": 64, "weights": "none"},
+    at=lambda precision: _MODEL,
 )
 
 
