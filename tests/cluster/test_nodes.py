@@ -178,6 +178,7 @@ def test_a_node_with_another_version_is_named(part: str, content: str) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_score_goes_on_when_a_node_dies(
     trained: SimpleNamespace, large: Path, nodes: Nodes, orchestrate: Orchestrate, tmp_path: Path
