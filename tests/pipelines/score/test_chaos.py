@@ -161,6 +161,7 @@ def weather(
         check_equal(run, expected)
 
 
+@pytest.mark.slow
 def test_kills_of_workers_and_of_the_command_change_nothing(
     trained: SimpleNamespace, images: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
