@@ -49,7 +49,7 @@ COMPILE := -m piptools compile --quiet --strip-extras --generate-hashes --allow-
 lock: $(TOOLS)
 	$(TOOLS)/bin/python $(PIP) install --quiet pip-tools
 	$(TOOLS)/bin/python $(COMPILE) --extra dev -o requirements.lock pyproject.toml
-	$(TOOLS)/bin/python $(COMPILE) --extra gpu --extra aws --extra lite --extra notify -o requirements-cluster.lock pyproject.toml
+	$(TOOLS)/bin/python $(COMPILE) --extra gpu --extra aws --extra dicom --extra lite --extra notify -o requirements-cluster.lock pyproject.toml
 
 # Every locked package as a wheel, checked against its hash, for machines that reach no index: those of
 # a laptop, and those of cluster nodes. Made with the Python of the machines they are for.
