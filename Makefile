@@ -27,7 +27,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(BIN)/python -m pytest -m slow
 
 # Three machines made of namespaces; needs root and the packages that a skip names.
 test-hosts: setup
