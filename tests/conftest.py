@@ -32,7 +32,7 @@ def needs_ray(module: str) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begins with what needs Ray, which takes longest; gives slow tests an hour, not five minutes."""
+    """Begins with what needs Ray, which takes longest; gives slow tests an hour each."""
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))
