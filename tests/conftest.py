@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -24,11 +25,16 @@ ROOT = Path(__file__).parent.parent  # of the project
 PUBLIC_DATA = ROOT.parent / "shared" / "data"
 
 
+_ASKS_FOR_RAY = re.compile(
+    r"mark\.ray\b|usefixtures\(.*ray_cluster"
+    r"|\b(ray_cluster: None|local_head: |trained: SimpleNamespace)"
+)
+
+
 @functools.cache
 def needs_ray(module: str) -> bool:
     """Whether tests of a module, as a path from the project's folder, need the one Ray."""
-    text = (ROOT / module).read_text()
-    return any(name in text for name in ("ray_cluster", "local_head", "trained"))
+    return bool(_ASKS_FOR_RAY.search((ROOT / module).read_text()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,6 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))
+        if {"ray_cluster", "local_head"} & set(getattr(item, "fixturenames", ())):
+            module = item.nodeid.partition("::")[0]
+            assert needs_ray(module), f"{module} needs Ray, which its text does not show"
     items.sort(key=lambda item: needs_ray(item.nodeid.partition("::")[0]), reverse=True)
 
 
