@@ -6,11 +6,13 @@ public pneumonia images a classifier of twelve radial frequency bands alone reac
 in `augment.py`.
 """
 
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter1d
+from scipy.fft import dctn, idctn
 
 Array = npt.NDArray[Any]
 
@@ -96,22 +98,37 @@ def transforms(draws: Array, size_px: int) -> Array:
 
 
 def _change_detail(x: Array, chosen: Array, place: Array, bands: Array) -> Array:
-    """Splits each image into three bands of detail and a blurred rest; weights the bands again."""
+    """Splits each image into three bands of detail and a blurred rest; weights the bands again.
+
+    A blur with mirrored edges multiplies the coefficients of the cosine transform, so that all of
+    them together are one multiplication there. Image by image, since the order of additions in a
+    transform of several depends on how many there are.
+    """
     t = np.where(chosen < DETAIL_SHARE, DETAIL_LOW + (DETAIL_HIGH - DETAIL_LOW) * place, 0.0)
-    blurred, detail = x, np.zeros_like(x)
-    for band, (share, blur_px) in enumerate(zip(BAND_SHARES, _BLURS_PX, strict=True)):
-        coarser = _blur(blurred, blur_px)
-        gain = np.exp(share * t + LOG_BAND * bands[:, band]).astype(np.float32)
-        detail += gain.reshape(-1, 1, 1) * (blurred - coarser)
-        blurred = coarser
-    return blurred + detail
+    gains = np.exp(np.outer(t, BAND_SHARES) + LOG_BAND * bands).astype(np.float32)
+    *band_shares, rest = _shares(x.shape[1])
+    changed = np.empty_like(x)
+    for index, image in enumerate(x):
+        weights = rest + sum(
+            gain * share for gain, share in zip(gains[index], band_shares, strict=True)
+        )
+        changed[index] = idctn(dctn(image, norm="ortho") * weights, norm="ortho")
+    return changed
 
 
-def _blur(x: Array, sigma_px: float) -> Array:
-    """Gaussian blur of float32 [n, S, S], cut at three standard deviations, edges mirrored."""
-    for axis in (1, 2):
-        x = gaussian_filter1d(x, sigma_px, axis=axis, mode="reflect", truncate=3.0)
-    return x
+@cache
+def _shares(size_px: int) -> tuple[Array, ...]:
+    """Of each coefficient, float32 [S, S], what each band of detail holds, the finest first, and
+    what passes all blurs: Gaussian ones cut at three standard deviations."""
+    passed = [np.ones((size_px, size_px))]
+    for sigma_px in _BLURS_PX:
+        places = np.arange(-int(3 * sigma_px + 0.5), int(3 * sigma_px + 0.5) + 1)
+        kernel = np.exp(-0.5 * (places / sigma_px) ** 2)
+        waves = np.cos(np.pi * np.outer(np.arange(size_px), places) / size_px)
+        factor = waves @ (kernel / kernel.sum())
+        passed.append(passed[-1] * np.outer(factor, factor))
+    bands = [finer - coarser for finer, coarser in pairwise(passed)]
+    return tuple(share.astype(np.float32) for share in (*bands, passed[-1]))
 
 
 def _change_exposure(x: Array, contrast: Array, brightness: Array, gamma: Array) -> Array:

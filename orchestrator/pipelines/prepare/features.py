@@ -5,6 +5,7 @@ The backbone is built and exported once; workers load the export, not the framew
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import atomic_path
 
 FloatArray = npt.NDArray[np.float32]
+_CHUNK = 32  # images of one view
 
 
 @dataclass
@@ -67,13 +69,17 @@ class FeatureStage:
         used = (split != "") & pc.is_null(table.column("code")).to_numpy()
         images = table_images(table)
         parts: list[tuple[Any, int, Any]] = []
-        for view in range(self.views):
-            chosen = used if view == 0 else used & (split == "train")
-            if chosen.any():
-                parts.append(
-                    (rows[chosen], view, self._features(images[chosen], rows[chosen], view))
-                )
-        return _feature_table(parts, self._engine.num_outputs, self.dtype)
+        # As many at a time as there are cores, each from its pixels to its features: one is augmented
+        # while another is in the engine, and no more augmented images wait than that.
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            for view in range(self.views):
+                chosen = np.flatnonzero(used if view == 0 else used & (split == "train"))
+                for start in range(0, len(chosen), _CHUNK):
+                    part = chosen[start : start + _CHUNK]
+                    features = pool.submit(self._features, images[part], rows[part], view)
+                    parts.append((rows[part], view, features))
+            done = [(part, view, features.result()) for part, view, features in parts]
+        return _feature_table(done, self._engine.num_outputs, self.dtype)
 
     def _features(self, images: Any, rows: Any, view: int) -> FloatArray:
         if view:
