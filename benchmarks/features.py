@@ -1,7 +1,8 @@
 """The feature pass of cached training against the bare engine, on the same images.
 
-Both compute four views of each image with the same untrained backbone, in turn and each in a process
-of its own: the engine all of them plain, the pass one plain and three augmented, with its Arrow table. Start-up is left out.
+Both compute four views of each image with the same backbone, in turn and each in a process of its
+own: the engine all of them plain, the pass one plain and three augmented, and its table. Start-up
+is left out.
 
     python -m benchmarks.features
     python -m benchmarks.features --backbone EfficientNetB5 --size 150

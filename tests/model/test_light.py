@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter1d
 
 from orchestrator.errors import SpecError
 from orchestrator.model import light
@@ -71,6 +72,24 @@ def test_detail_is_taken_away_or_raised_and_the_rest_kept() -> None:
     for x in fine.values():
         blocks = [v.astype(float).reshape(6, 16, 6, 16).mean((1, 3)) for v in (x, image[0])]
         np.testing.assert_allclose(*blocks, atol=4)
+
+
+def test_bands_of_detail_are_what_gaussian_blurs_leave() -> None:
+    images = smooth_images(2, 37).astype(np.float32)
+    images += np.random.default_rng(2).normal(0, 20, images.shape).astype(np.float32)
+    blurred = [images]
+    for sigma_px in (1.0, 3**0.5, 12**0.5):
+        kept = {"sigma": sigma_px, "mode": "reflect", "truncate": 3.0}
+        across = gaussian_filter1d(blurred[-1], axis=2, **kept)
+        blurred.append(gaussian_filter1d(across, axis=1, **kept))
+    place, bands = np.array([0.0, 1.0]), np.array([[0.5, -1.0, 1.0], [0.0, 0.3, -0.2]])
+    t = np.array([-1.0, 0.7])
+    gains = np.exp(t[:, None] * (1.0, 0.8, 0.55) + 0.2 * bands)
+    expected = blurred[3] + sum(
+        gains[:, band, None, None] * (blurred[band] - blurred[band + 1]) for band in range(3)
+    )
+    found = light._change_detail(images, np.zeros(2), place, bands)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_unknown_recipe() -> None:

@@ -69,8 +69,8 @@ class FeatureStage:
         used = (split != "") & pc.is_null(table.column("code")).to_numpy()
         images = table_images(table)
         parts: list[tuple[Any, int, Any]] = []
-        # As many at a time as there are cores, each from its pixels to its features: one is augmented
-        # while another is in the engine, and no more augmented images wait than that.
+        # A thread a core, each taking images from their pixels to their features: some are being
+        # augmented while others are in the engine, and few augmented ones wait.
         with ThreadPoolExecutor(self.num_threads) as pool:
             for view in range(self.views):
                 chosen = np.flatnonzero(used if view == 0 else used & (split == "train"))
