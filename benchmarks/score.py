@@ -27,25 +27,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks import score_peers
+from benchmarks.score_peers import BATCH, Timed, make_images
 
 SOURCE = Path(__file__).parent.parent.parent / "shared" / "data" / "fullres"
-BATCH = 32
-Timed = dict[str, float]
-
-
-def make_images(source: Path, folder: Path, count: int) -> None:
-    """Copies X-rays, over and over, into the class folders of a new folder."""
-    files = sorted(source.rglob("*.jpeg"))
-    if not files:
-        sys.exit(f"no X-rays under {source}; name a folder with --source")
-    for index in range(count):
-        path = files[index % len(files)]
-        target = folder / path.parent.name / f"{index:06d}.jpeg"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
 
 
 def make_bundle(folder: Path, backbone: str, size_px: int) -> None:
@@ -115,7 +101,7 @@ def add_int8(model: Path, images: Path) -> None:
         copy_bundle(model, model, info.model_copy(update={"int8": int8}), added=added)
 
 
-def time_product(images: Path, model: Path, size_px: int, precision: str) -> Timed:
+def time_product(images: Path, model: Path, size_px: int, precision: str, out: Path) -> Timed:
     """The product: decode, predict, Parquet, report."""
     from orchestrator.cluster.session import open_session
     from orchestrator.config.specs import Resources, ScoreSpec
@@ -139,7 +125,7 @@ def time_product(images: Path, model: Path, size_px: int, precision: str) -> Tim
             self.last = time.perf_counter()
 
     started = time.perf_counter()
-    with open_session(Resources()), tempfile.TemporaryDirectory() as out:
+    with open_session(Resources()):
         clock = Clock()
         count = sum(1 for _ in images.rglob("*.jpeg"))
         spec = ScoreSpec(
@@ -162,84 +148,7 @@ def time_product(images: Path, model: Path, size_px: int, precision: str) -> Tim
     }
 
 
-def time_keras(images: Path, model: Path, size_px: int, precision: str) -> Timed:
-    """Stock Keras: `image_dataset_from_directory` and `model.predict`."""
-    started = time.perf_counter()
-    import keras
-
-    network = keras.saving.load_model(model / "model.keras", compile=False)
-    files = keras.utils.image_dataset_from_directory(
-        images,
-        labels=None,
-        color_mode="grayscale",
-        image_size=(size_px, size_px),
-        batch_size=BATCH,
-        shuffle=False,
-        verbose=False,
-    )
-
-    class Clock(keras.callbacks.Callback):
-        """Notes when the last batch was done."""
-
-        last = 0.0
-
-        def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.last = time.perf_counter()
-
-    network.predict(files.take(1), verbose=0)
-    loaded = time.perf_counter()
-    clock = Clock()
-    count = len(network.predict(files, verbose=0, callbacks=[clock]))
-    return {
-        "images_per_s": count / (clock.last - loaded),
-        "startup_s": loaded - started,
-        "waited_s": time.perf_counter() - clock.last,
-    }
-
-
-def time_ray_data(images: Path, model: Path, size_px: int, precision: str) -> Timed:
-    """Ray Data's documented pattern: `read_images`, `map_batches` with a class, `write_parquet`."""
-    from orchestrator.cluster.session import open_session
-    from orchestrator.config.specs import Resources
-
-    class Predictor:
-        def __init__(self) -> None:
-            import keras
-
-            self.network = keras.saving.load_model(model / "model.keras", compile=False)
-
-        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-            pixels = batch["image"][..., None]
-            return {
-                "path": batch["path"],
-                "probability": self.network.predict_on_batch(pixels)[:, 0],
-            }
-
-    with open_session(Resources()), tempfile.TemporaryDirectory() as out:
-        import ray
-
-        def run(folder: Path, target: str) -> None:
-            data = ray.data.read_images(
-                str(folder), size=(size_px, size_px), mode="L", include_paths=True
-            )
-            data.map_batches(
-                Predictor, batch_size=BATCH, compute=ray.data.ActorPoolStrategy(size=1)
-            ).write_parquet(target)
-
-        with tempfile.TemporaryDirectory() as few:
-            make_images(images, Path(few), BATCH)
-            started = time.perf_counter()
-            run(Path(few), f"{out}/few")
-            startup = time.perf_counter() - started
-        started = time.perf_counter()
-        run(images, f"{out}/all")
-        seconds = time.perf_counter() - started
-        count = ray.data.read_parquet(f"{out}/all").count()
-    # Its actor loads the model again in each run: that start-up, a batch included, is left out.
-    return {"images_per_s": (count - BATCH) / (seconds - startup), "startup_s": startup}
-
-
-def time_engine(images: Path, model: Path, size_px: int, precision: str) -> Timed:
+def time_engine(images: Path, model: Path, size_px: int, precision: str, out: Path) -> Timed:
     """The engine alone on decoded arrays, and the machine's rate of matrix products."""
     import numpy as np
 
@@ -306,7 +215,7 @@ def measure_peak(precision: str) -> float:
     return 2 * size**3 / best
 
 
-def time_decoder(images: Path, model: Path, size_px: int, precision: str) -> Timed:
+def time_decoder(images: Path, model: Path, size_px: int, precision: str, out: Path) -> Timed:
     """The product's decoding processes alone."""
     from orchestrator.data.decode.decoders import DecoderPool
     from orchestrator.data.decode.images import Limits
@@ -326,34 +235,33 @@ def time_decoder(images: Path, model: Path, size_px: int, precision: str) -> Tim
     return {"images_per_s": len(files) / (ended - loaded), "startup_s": loaded - started}
 
 
-def time_first(images: Path, model: Path, size_px: int, precision: str) -> Timed:
+def time_first(images: Path, model: Path, size_px: int, precision: str, out: Path) -> Timed:
     """The command from a cold start to its first committed prediction, on eight images."""
     main = "from orchestrator.cli.app import main; main()"
-    with tempfile.TemporaryDirectory() as scratch:
-        few, run = Path(scratch, "few"), Path(scratch, "run")
-        make_images(images, few, 8)
-        words = ["score", str(few), "--model", str(model), "--precision", precision, "--out"]
-        started = time.perf_counter()
-        command = subprocess.Popen(
-            [sys.executable, "-c", main, *words, str(run)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not list(run.glob("_shards/part-*")) and command.poll() is None:
-            time.sleep(0.01)
-        first = time.perf_counter() - started
-        if command.wait():
-            sys.exit("the command failed")
-        seconds = time.perf_counter() - started
+    few, run = out / "few", out / "run"
+    make_images(images, few, 8)
+    words = ["score", str(few), "--model", str(model), "--precision", precision, "--out"]
+    started = time.perf_counter()
+    command = subprocess.Popen(
+        [sys.executable, "-c", main, *words, str(run)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list(run.glob("_shards/part-*")) and command.poll() is None:
+        time.sleep(0.01)
+    first = time.perf_counter() - started
+    if command.wait():
+        sys.exit("the command failed")
+    seconds = time.perf_counter() - started
     return {"images_per_s": 8 / seconds, "startup_s": first}
 
 
-PEERS: dict[str, Callable[[Path, Path, int, str], Timed]] = {
+PEERS: dict[str, Callable[[Path, Path, int, str, Path], Timed]] = {
     "product": time_product,
-    "keras": time_keras,
+    "keras": score_peers.time_keras,
     "loop": score_peers.time_loop,
     "ray_data": score_peers.time_ray_data,
-    "ray_data_pattern": time_ray_data,
+    "ray_data_pattern": score_peers.time_ray_data_pattern,
     "engine": time_engine,
     "decoder": time_decoder,
     "first": time_first,
@@ -384,10 +292,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a bundle to use; made otherwise")
     parser.add_argument("--peer", choices=PEERS, help="time this one alone and print JSON")
     parser.add_argument("--folder", type=Path, help="with --peer: the images")
+    parser.add_argument("--out", type=Path, help="with --peer: a folder for what it writes")
     options = parser.parse_args()
     if options.peer:
-        timed = PEERS[options.peer](options.folder, options.model, options.size, options.precision)
-        print(json.dumps(timed))
+        with tempfile.TemporaryDirectory() as scratch:
+            task = (options.folder, options.model, options.size, options.precision)
+            print(json.dumps(PEERS[options.peer](*task, options.out or Path(scratch))))
         return
     with tempfile.TemporaryDirectory() as scratch:
         images, model = Path(scratch, "images"), options.model or Path(scratch, "model")
