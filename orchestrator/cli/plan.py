@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,6 +132,9 @@ def _described(plan: "JobPlan", cost: "Cost | None") -> list[str]:
     for predicted in plan.predicted:
         amount = f"{_size(predicted.num_bytes):>10}"
         lines.append(f"  {amount}  {predicted.what}: {predicted.basis}")
+    if plan.duration is not None:
+        length = describe(timedelta(seconds=plan.duration.seconds))
+        lines.append(f"  about {length}: {plan.duration.basis}")
     if cost is not None:
         month = f", {cost.a_run * cost.num_runs:,.2f} in 30 days" if cost.num_runs else ""
         lines.append(
@@ -177,6 +180,7 @@ def _print_plans(nodes: "Nodes", plans: list["JobPlan"], costs: Sequence["Cost |
                 "found": vars(plan.found) if plan.found else None,
                 "to_score": vars(plan.to_score) if plan.to_score else None,
                 "predicted": [vars(predicted) for predicted in plan.predicted],
+                "duration": vars(plan.duration) if plan.duration else None,
                 "cost": vars(cost) if cost else None,
                 "notes": plan.notes,
                 "problems": plan.problems,

@@ -21,6 +21,7 @@ from orchestrator.config.specs import SPECS, RecalibrateSpec, ScoreSpec, scoring
 from orchestrator.config.workers import Session, count_cpus, count_nodes, plan_workers
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.errors import ClusterError, DataError, OrchestratorError, SpecError
+from orchestrator.jobs.duration import Duration, estimate_duration
 from orchestrator.jobs.estimate import (
     Estimate,
     InputFacts,
@@ -31,10 +32,9 @@ from orchestrator.jobs.estimate import (
 from orchestrator.jobs.to_score import ToScore, count_to_score
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_names, check_size, check_weights
-from orchestrator.model.bundle import BundleInfo
 from orchestrator.model.bundle_folder import newest_bundle
 from orchestrator.model.engine.load import choose_engine, choose_precision
-from orchestrator.registry.reference import open_model
+from orchestrator.registry.reference import Model, open_model
 
 THIS_MACHINE = "this machine"
 _MONTH = 30  # days
@@ -84,6 +84,7 @@ class JobPlan:
         found: its input, where it was looked at.
         to_score: files that are new to it, where it leaves out what earlier runs have scored.
         predicted: what it would take.
+        duration: how long scoring would take; None for other jobs, or where it cannot be known.
         problems: why it could not run; empty where it could.
         exit_code: of the first of these; 0 where there are none.
         notes: what could not be known from here.
@@ -95,6 +96,7 @@ class JobPlan:
     found: InputFacts | None = None
     to_score: ToScore | None = None
     predicted: list[Estimate] = field(default_factory=list)
+    duration: Duration | None = None
     problems: list[str] = field(default_factory=list)
     exit_code: int = 0
     notes: list[str] = field(default_factory=list)
@@ -220,29 +222,46 @@ def backbones_of(spec: Any) -> list[str]:
     return canonical_names(getattr(spec, "backbones", None) or [spec.backbone])
 
 
-def _count(plan: JobPlan, spec: ScoreSpec, infos: list[BundleInfo]) -> None:
-    """Counts what is new to the earlier runs; where one is at work that is a note."""
+def _add_scoring(plan: JobPlan, spec: ScoreSpec, found: InputFacts, models: list[Model]) -> None:
+    """Adds what a scoring job takes, what is new to earlier runs, and how long that lasts.
+
+    Where an earlier run is at work, and where the network cannot be tried here, that is a note.
+    """
+    infos = [model.info for model in models]
+    plan.predicted = estimate_scoring(found, spec, infos[0], plan.session)
+    bundles = [model.folder for model in models]
+    if spec.shadow is not None:
+        bundles += _add_shadow(plan, spec, found)
     gpus = bool(plan.session and plan.session.gpus_per_worker)
     engine = choose_engine(spec.engine, spec.precision, gpus=gpus)
     precision = choose_precision(spec.precision, engine, infos)
     spec = spec.model_copy(update={"engine": engine, "precision": precision})
-    num_files = plan.found.num_files if plan.found else 0
-    notes: Any = SimpleNamespace(say=plan.notes.append)
+    if spec.only_new:
+        notes: Any = SimpleNamespace(say=plan.notes.append)
+        try:
+            plan.to_score = count_to_score(
+                spec, [info.sha256 for info in infos], found.num_files, notes
+            )
+        except OrchestratorError as error:
+            plan.notes.append(f"what is new could not be counted: {error}")
+    if plan.session is None or engine != "openvino":
+        return
+    num_images = plan.to_score.now if plan.to_score else found.num_files
     try:
-        plan.to_score = count_to_score(spec, [info.sha256 for info in infos], num_files, notes)
+        plan.duration = estimate_duration(bundles, spec, precision, found, num_images, plan.session)
     except OrchestratorError as error:
-        plan.notes.append(f"what is new could not be counted: {error}")
+        plan.notes.append(f"how long it takes could not be estimated: {error}")
 
 
-def _add_shadow(plan: JobPlan, spec: ScoreSpec) -> None:
-    """Adds what the shadow takes; one that cannot be used costs nothing, and that is a note."""
+def _add_shadow(plan: JobPlan, spec: ScoreSpec, found: InputFacts) -> list[Path]:
+    """Adds what the shadow takes and returns its bundle; one that cannot be used is a note."""
     try:
-        shadow = open_model(str(spec.shadow)).info
+        shadow = open_model(str(spec.shadow))
     except OrchestratorError as error:
         plan.notes.append(f"the shadow would score nothing: {error}")
-        return
-    if plan.found is not None:
-        plan.predicted += estimate_shadow(plan.found, spec, shadow, plan.session)
+        return []
+    plan.predicted += estimate_shadow(found, spec, shadow.info, plan.session)
+    return [shadow.folder]
 
 
 def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
@@ -257,12 +276,7 @@ def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
         plan.found = InputFacts.of(sources, ListingOptions.of(spec))
         if scores:
             named = spec.model or (str(newest_bundle(Path("models"))),)
-            models = [open_model(name) for name in named]
-            plan.predicted = estimate_scoring(plan.found, spec, models[0].info, plan.session)
-            if spec.shadow is not None:
-                _add_shadow(plan, spec)
-            if spec.only_new:
-                _count(plan, spec, [model.info for model in models])
+            _add_scoring(plan, spec, plan.found, [open_model(name) for name in named])
         elif plan.job is not None and plan.job.kind in _TRAINS:
             plan.predicted = estimate_training(plan.found, spec, backbones_of(spec), plan.session)
     except OrchestratorError as error:
