@@ -28,6 +28,11 @@ def is_address(text: str) -> bool:
     return "://" in text
 
 
+def is_archive(text: str) -> bool:
+    """Returns whether an address is a query to a DICOMweb archive and no folder."""
+    return is_address(text) and text.lower().startswith("dicomweb")
+
+
 def holds_secret(address: str) -> bool:
     """Returns whether an address holds what must not be stored: a password, a key, a token."""
     return any(map(_is_secret, _LINK.split(address)))
@@ -44,7 +49,8 @@ def refuse_secrets(text: str) -> str:
         raise ValueError(
             f"the address {hide_secrets(text)} holds credentials, which would be stored with the "
             "run; put them where the store's own tools look, such as AWS_ACCESS_KEY_ID, "
-            "AZURE_CLIENT_SECRET, MLFLOW_TRACKING_PASSWORD, ~/.aws, ~/.pgpass or a role"
+            "AZURE_CLIENT_SECRET, DICOMWEB_PASSWORD, MLFLOW_TRACKING_PASSWORD, ~/.aws, ~/.netrc, "
+            "~/.pgpass or a role"
         )
     return text
 

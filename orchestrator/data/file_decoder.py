@@ -11,7 +11,7 @@ from orchestrator.config.addresses import is_address
 from orchestrator.data.decode.files import read_file
 from orchestrator.data.decode.images import DecodedImage, Limits, decode
 from orchestrator.data.known.index import KnownIndex, Origin
-from orchestrator.data.listing.addresses import open_folder
+from orchestrator.data.listing.addresses import open_images
 
 Decoded = DecodedImage | Origin
 
@@ -51,7 +51,7 @@ class FileDecoder:
         index, path = file
         root = self.roots[index]
         if is_address(os.fsdecode(root)):
-            return open_folder(root.decode()).read(path, self.limits)
+            return open_images(root.decode()).read(path, self.limits)
         return file
 
     def read(self, file: tuple[int, bytes]) -> bytes:

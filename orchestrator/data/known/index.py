@@ -6,6 +6,7 @@ this module and need not import Arrow.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.config.addresses import is_archive
 from orchestrator.data.known import segments as seg
 from orchestrator.data.known.segments import Numbers, open_segment
 from orchestrator.errors import DataError, describe_newer
@@ -270,7 +272,12 @@ class OpenIndex:
 
 
 def whole_path(root: bytes, path: bytes) -> bytes:
-    """Returns the path by which a file is known, whatever input it is listed under."""
+    """Returns the path by which a file is known, whatever input it is listed under.
+
+    An archive's instance is known whichever query found it.
+    """
+    if is_archive(os.fsdecode(root)):
+        root = root.partition(b"?")[0]
     return root.rstrip(b"/") + b"/" + path
 
 

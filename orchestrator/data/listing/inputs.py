@@ -1,7 +1,7 @@
 """Lists the inputs of a run: folders, files or one table of paths -> rows of the manifest.
 
-Folders are walked in `listing.py`, tables read in `tables.py`, what a path says is in `names.py`,
-rows are sorted in `listed_rows.py`; the manifest they become is `manifest.py`'s.
+Folders are walked in `listing.py`, tables read in `tables.py`, rows are described in `described.py`
+and sorted in `listed_rows.py`; the manifest they become is `manifest.py`'s.
 
 Over 300 lines: every kind of input, told apart in one place.
 """
@@ -10,15 +10,14 @@ Over 300 lines: every kind of input, told apart in one place.
 # ruff: noqa: PTH100, PTH110, PTH112, PTH118, PTH120
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
 
-from orchestrator.config.addresses import is_address
-from orchestrator.data.listing.addresses import check_address, open_folder
+from orchestrator.config.addresses import is_address, is_archive
+from orchestrator.data.listing.addresses import check_address, open_images
+from orchestrator.data.listing.described import describe, folder_reader
 from orchestrator.data.listing.ignored import OTHER_NAMES, Ignoring
 from orchestrator.data.listing.listed_rows import (
     ListedFile,
@@ -31,12 +30,6 @@ from orchestrator.data.listing.listed_rows import (
     store_rows,
 )
 from orchestrator.data.listing.listing import Found, Known, Listing
-from orchestrator.data.listing.names import (
-    FolderFacts,
-    patient_of_folders,
-    patient_of_name,
-    read_folders,
-)
 from orchestrator.data.listing.notes import Notes
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.listing.survey import Survey
@@ -57,8 +50,6 @@ _EXPECTED = (
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 Row = tuple[ListedFile, bytes | None]  # with `Found.same_as`
-# What the folders of a file say: their names' facts, and a patient.
-ReadFolder = Callable[[bytes], tuple[FolderFacts, str | None]]
 
 
 @dataclass(frozen=True)
@@ -158,6 +149,11 @@ def list_inputs(
     if empty and not options.allow_empty:
         shown = ", ".join(map(_shown, empty))
         but = f" ({'; '.join(notes.lines())})" if notes.ignored and not num_rows else ""
+        if all(map(is_archive, map(str, empty))):
+            raise DataError(
+                f"the archive finds no image for {shown}{but}; check the filters (`orchestrator "
+                "score --allow-empty` accepts an empty input)"
+            )
         raise DataError(f"the folder {shown} holds no files{but}; {_EXPECTED}")
     last = database.execute("SELECT coalesce(max(root), 0) FROM listed").fetchone()[0]
     metadata = options.metadata() | notes.metadata()
@@ -173,7 +169,7 @@ def check_inputs(sources: Sequence[str | Path]) -> None:
     """
     for source in sources:
         if is_address(str(source)):
-            check_address(str(source))
+            check_address(str(source), is_input=True)
             continue
         path = os.fsencode(source)
         if not os.path.exists(path):
@@ -206,14 +202,14 @@ def _list_folder(
 ) -> Iterator[Row]:
     """Yields the rows of a folder."""
     address = os.fsdecode(root)
-    listing = open_folder(address) if is_address(address) else Listing(root)
+    listing = open_images(address) if is_address(address) else Listing(root)
     files = survey.tally(listing.walk(ignoring))
     if known is not None:
         files = known.leave_out_found(index, root, files)
-    read_folder = _folder_reader(options)
+    read_folder = folder_reader(options)
     for found in files:
         folder, name = os.path.split(found.path)
-        yield _describe(index, found, name, read_folder(folder), {}, None, scope), found.same_as
+        yield describe(index, found, name, read_folder(folder), {}, None, scope), found.same_as
 
 
 def _known_targets(
@@ -228,13 +224,13 @@ def _known_targets(
 
     Which of a file's names stays is decided among all of them.
     """
-    read_folder = _folder_reader(options)
+    read_folder = folder_reader(options)
     for index, targets in groupby(find_link_targets(database), lambda target: target[0]):
         found = (Found(*target[1:]) for target in targets if ignoring.is_input(target[1]))
         scope = f"input{index}/" if scoped else ""
         for file in known.take_back(index, roots[index], found):
             folder, name = os.path.split(file.path)
-            yield _describe(index, file, name, read_folder(folder), {}, None, scope), None
+            yield describe(index, file, name, read_folder(folder), {}, None, scope), None
 
 
 def _list_files(
@@ -248,14 +244,14 @@ def _list_files(
     if not files:
         return
     listing, everywhere = Listing(roots[index]), Listing(_SYSTEM_ROOT)
-    read_folder = _folder_reader(options)
+    read_folder = folder_reader(options)
     for file in files:
         root = index
         found = listing.look_up(os.path.relpath(file, roots[index]))
         if found.code == "link_outside_root":  # the user named this very link
             root, found = index + 1, everywhere.look_up(file[1:])
         folder, name = os.path.split(os.path.relpath(file, roots[index]))
-        yield _describe(root, found, name, read_folder(folder), {}, None, scope), None
+        yield describe(root, found, name, read_folder(folder), {}, None, scope), None
 
 
 def _list_table(source: Path, options: ListingOptions) -> Inputs:
@@ -266,7 +262,7 @@ def _list_table(source: Path, options: ListingOptions) -> Inputs:
         by_name=table.public is not None and table.public.by_name,
         of_folders=table.public is not None and table.public.of_folders,
     )
-    read_folder = _folder_reader(options)
+    read_folder = folder_reader(options)
     seen = Roots([folder, _SYSTEM_ROOT])
 
     def rows() -> Iterator[Row]:
@@ -275,7 +271,7 @@ def _list_table(source: Path, options: ListingOptions) -> Inputs:
             for root, found in files.find(row.path):
                 directory, name = os.path.split(found.path)
                 facts = read_folder(directory)
-                yield _describe(root, found, name, facts, given, row.line, ""), None
+                yield describe(root, found, name, facts, given, row.line, ""), None
 
     database = store_rows(rows())
     _check_storage(database, seen)
@@ -319,57 +315,6 @@ def _check_any_there(
     raise DataError(
         f"{table.name}: none of the {num_rows:,} files that it names is there; {table.unit} {line} "
         f"names {escape_path(path)}; {files.explain(path)}"
-    )
-
-
-def _folder_reader(options: ListingOptions) -> ReadFolder:
-    """Returns a function that reads folders' names, and remembers the last few thousand."""
-
-    @lru_cache(maxsize=4096)
-    def read(folder: bytes) -> tuple[FolderFacts, str | None]:
-        return read_folders(folder, options.labels), patient_of_folders(folder)
-
-    return read
-
-
-def _describe(
-    root: int,
-    found: Found,
-    name: bytes,
-    of_folder: tuple[FolderFacts, str | None],
-    given: dict[str, Any],
-    line: int | None,
-    scope: str,
-) -> ListedFile:
-    """Returns the row of one file: what a table gave, and for the rest what the path says.
-
-    Args:
-        root: index of the file's root.
-        found: the file.
-        name: of the file, without folders.
-        of_folder: what its folders say.
-        given: values of the columns that the table has.
-        line: line of the table, or None for a listed folder.
-        scope: goes before a patient id that a name tells.
-    """
-    facts, patient_of_folder = of_folder
-    source, patient = "column", given.get("patient_id")
-    if patient is None:
-        source, patient = "filename", patient_of_name(name, facts.scope) or patient_of_folder
-        patient = patient and scope + patient
-    return ListedFile(
-        root,
-        found.path,
-        line,
-        escape_path(found.path),
-        found.size_bytes,
-        found.mtime_ns,
-        given.get("label", facts.label),
-        patient,
-        source if patient is not None else None,
-        given.get("split", facts.split),
-        found.code,
-        found.message,
     )
 
 

@@ -1,0 +1,1 @@
+"""Images in an archive that speaks DICOMweb: queries, credentials, listing and reading."""
