@@ -87,14 +87,26 @@ class Orthanc:
 
     def ask(self, path: str, body: bytes | None = None) -> Any:
         """Returns the answer of its own REST interface, as from JSON; with a body by POST."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body)
+        return json.loads(self.fetch(path, body))
+
+    def fetch(self, path: str, body: bytes | None = None, method: str | None = None) -> bytes:
+        """Returns the bytes of such an answer.
+
+        Args:
+            path: of the resource.
+            body: sent by POST where the method is not named.
+            method: of HTTP.
+        """
+        url = f"http://127.0.0.1:{self.port}{path}"
+        request = urllib.request.Request(url, body, method=method)
         manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         manager.add_password(None, request.full_url, USER, PASSWORD)
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPBasicAuthHandler(manager)
         )
         with opener.open(request, timeout=60) as answer:
-            return json.load(answer)
+            data: bytes = answer.read()
+        return data
 
     def store(self, dicom: bytes) -> str:
         """Stores one DICOM object and returns Orthanc's id of it."""

@@ -99,6 +99,7 @@ MAY_WRITE = {
     "cli/demo.py": "an empty mark of a folder that a demo may replace",
     "cluster/nodes.py": "an empty mark that other nodes look for",
     "data/known/prune.py": "a folder's name on its way out",
+    "data/listing/remote_tables.py": "a temporary copy",
     "jobs/local_head.py": "locks, and Ray's log",
     "jobs/local_head_supervisor.py": "a lock",
     "model/fit.py": "a temporary folder, which Ray Train copies",

@@ -7,6 +7,7 @@ import typer
 from orchestrator.cli.options import run_command
 from orchestrator.cli.output import print_result
 from orchestrator.cli.request import Request
+from orchestrator.config.addresses import is_address
 from orchestrator.errors import DataError
 
 app = typer.Typer()
@@ -18,7 +19,7 @@ def tune(request: Request) -> None:
     from orchestrator.cli.summaries import tune_summary
 
     data = request.spec.data
-    if not Path(data).exists():
+    if not is_address(data) and not Path(data).exists():
         where = f"edit `data` in {request.job_file}" if request.job_file else "check the path"
         raise DataError(
             f"{data} does not exist; name your folder of X-rays with `orchestrator tune FOLDER`, "

@@ -97,7 +97,7 @@ class StoredManifest:
 
 
 def build_manifest(
-    source: Path, shard_rows: int, options: ListingOptions | None = None
+    source: str | Path, shard_rows: int, options: ListingOptions | None = None
 ) -> Manifest:
     """Returns the manifest of a folder or of a table of paths, as `list_inputs` finds it.
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from orchestrator.config.addresses import is_address
 from orchestrator.data import schema
 from orchestrator.data.decode.decoders import DecoderPool
 from orchestrator.data.decode.dicom_facts import DicomFacts
@@ -312,12 +313,13 @@ def load_dataset(files: DatasetFiles) -> IngestedSource:
 
 
 def open_manifest(
-    data: Path, shard_rows: int, options: ListingOptions | None = None
+    data: str | Path, shard_rows: int, options: ListingOptions | None = None
 ) -> tuple[Manifest, IngestedSource | None]:
     """Returns the manifest of any input, and the ingested data set when it is one.
 
     Args:
-        data: a folder, a CSV or Parquet table, or an ingested data set.
+        data: a folder or a CSV or Parquet table, each also behind an address, or an ingested data
+            set.
         shard_rows: rows a shard; an ingested data set keeps its own.
         options: what else the user says of it.
 
@@ -325,6 +327,9 @@ def open_manifest(
         SpecError: options that an ingested data set was not made with.
         DataError: nothing there that can be read.
     """
+    if is_address(str(data)):
+        return build_manifest(data, shard_rows, options), None
+    data = Path(data)
     if not data.exists():
         raise DataError(
             f"{data} does not exist; name a folder of X-rays, a CSV or Parquet table with a `path` "

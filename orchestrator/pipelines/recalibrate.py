@@ -119,7 +119,7 @@ def _score(spec: RecalibrateSpec, resources: Resources, run: RunDir, reporter: R
     if run.scored.success.exists():
         return
     scoring = scoring_of(spec, spec.model)
-    manifest, _ = open_manifest(Path(spec.data), scoring.shard_rows, ListingOptions.of(spec))
+    manifest, _ = open_manifest(spec.data, scoring.shard_rows, ListingOptions.of(spec))
     table = manifest.table  # before hours are spent on images without labels
     usable = pc.and_(pc.is_valid(table["label"]), pc.is_null(table["code"]))
     check_classes(table, usable.to_numpy())

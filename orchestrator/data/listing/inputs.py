@@ -32,6 +32,12 @@ from orchestrator.data.listing.listed_rows import (
 from orchestrator.data.listing.listing import Found, Known, Listing
 from orchestrator.data.listing.notes import Notes
 from orchestrator.data.listing.options import ListingOptions
+from orchestrator.data.listing.remote_tables import (
+    RemoteListing,
+    fetch_table,
+    folder_of,
+    is_remote_table,
+)
 from orchestrator.data.listing.survey import Survey
 from orchestrator.data.listing.table_files import TableFiles
 from orchestrator.data.listing.tables import InputTable, is_table
@@ -93,7 +99,8 @@ def list_inputs(
 
     Args:
         sources: folders, addresses of folders and files that do not hold one another, or one
-            table with columns `path[,label][,patient_id][,split]` or a public data set's.
+            table, which an address may name, with columns `path[,label][,patient_id][,split]` or a
+            public data set's.
         options: what else the user says of them.
         known: leaves files of folders out before they take room on disk; those of a table, those
             that the user names and those of several names stay.
@@ -106,8 +113,12 @@ def list_inputs(
     """
     options = options or ListingOptions()
     check_inputs(sources)
+    if len(sources) == 1 and is_remote_table(str(sources[0])):
+        return _list_remote_table(str(sources[0]), options)
     if len(sources) == 1 and not _is_folder(sources[0]) and is_table(sources[0]):
-        return _list_table(Path(sources[0]), options)
+        table = InputTable(Path(sources[0]), options)
+        folder = os.path.dirname(os.path.abspath(os.fsencode(sources[0])))
+        return _list_table(table, folder, _files_of(table, folder), options)
     if options.table is not None:
         raise SpecError(
             f"table {options.table} says whose columns a table has, and {_shown(sources[0])} is no "
@@ -169,6 +180,8 @@ def check_inputs(sources: Sequence[str | Path]) -> None:
     """
     for source in sources:
         if is_address(str(source)):
+            if is_remote_table(str(source)) and len(sources) > 1:
+                raise DataError(f"{source} is not a folder; expected one table, or folders")
             check_address(str(source), is_input=True)
             continue
         path = os.fsencode(source)
@@ -254,14 +267,27 @@ def _list_files(
         yield describe(root, found, name, read_folder(folder), {}, None, scope), None
 
 
-def _list_table(source: Path, options: ListingOptions) -> Inputs:
-    table = InputTable(source, options)
-    folder = os.path.dirname(os.path.abspath(os.fsencode(source)))
-    files = TableFiles(
+def _list_remote_table(address: str, options: ListingOptions) -> Inputs:
+    folder = folder_of(address)[0]
+    own = os.path.normpath(os.fsencode(folder.partition("?")[0]))  # as paths are normalised
+    with fetch_table(address) as path:
+        table = InputTable(path, options, own)
+        files = _files_of(table, own, RemoteListing(folder))
+        return _list_table(table, os.fsencode(folder), files, options)
+
+
+def _files_of(table: InputTable, folder: bytes, remote: RemoteListing | None = None) -> TableFiles:
+    return TableFiles(
         folder,
         by_name=table.public is not None and table.public.by_name,
         of_folders=table.public is not None and table.public.of_folders,
+        remote=remote,
     )
+
+
+def _list_table(
+    table: InputTable, folder: bytes, files: TableFiles, options: ListingOptions
+) -> Inputs:
     read_folder = folder_reader(options)
     seen = Roots([folder, _SYSTEM_ROOT])
 

@@ -10,7 +10,7 @@ passed over in silence.
 """
 
 # pathlib has no paths of bytes
-# ruff: noqa: PTH115, PTH116, PTH118, PTH120
+# ruff: noqa: PTH115, PTH116, PTH118, PTH120, PTH208
 import errno
 import os
 import stat
@@ -164,6 +164,13 @@ class Listing:
             return self._classify(path, os.lstat(full), full)
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
             return _failed(path, error)
+
+    def names(self, folder: bytes) -> list[bytes]:
+        """Returns the names of a folder's entries, sorted; none where it cannot be listed."""
+        try:
+            return sorted(os.listdir(os.path.join(self._real_root, folder)))
+        except OSError:
+            return []
 
     def _classify(self, path: bytes, info: os.stat_result, full: bytes | None = None) -> Found:
         """Returns the item for a path whose `lstat` is `info`."""

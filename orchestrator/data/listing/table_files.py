@@ -6,7 +6,7 @@ that lies in `data`. A table of a public data set may name a file by its name al
 """
 
 # pathlib has no paths of bytes
-# ruff: noqa: PTH118, PTH119, PTH122, PTH208
+# ruff: noqa: PTH118, PTH119, PTH122
 import os
 import re
 import sqlite3
@@ -15,6 +15,7 @@ from itertools import islice
 
 from orchestrator.data.listing.ignored import Ignoring
 from orchestrator.data.listing.listing import Found, Listing
+from orchestrator.data.listing.remote_tables import RemoteListing
 from orchestrator.data.schema import escape_path
 from orchestrator.errors import DataError
 
@@ -29,15 +30,24 @@ class TableFiles:
 
     Args:
         folder: the table's, absolute.
+        remote: the files below it, where it is behind an address; there are none elsewhere then.
         by_name: a path that leads nowhere may be that of a file in any folder below.
         of_folders: a path may be that of a folder.
     """
 
-    def __init__(self, folder: bytes, *, by_name: bool, of_folders: bool) -> None:
+    def __init__(
+        self,
+        folder: bytes,
+        *,
+        by_name: bool,
+        of_folders: bool,
+        remote: RemoteListing | None = None,
+    ) -> None:
         self._folder = folder
+        self._is_remote = remote is not None
         self._by_name = by_name
         self._of_folders = of_folders
-        self._listings = (Listing(folder), Listing(_SYSTEM_ROOT))
+        self._listings = (remote or Listing(folder), Listing(_SYSTEM_ROOT))
         self._names: sqlite3.Connection | None = None
 
     def find(self, path: bytes) -> Iterator[tuple[int, Found]]:
@@ -82,7 +92,7 @@ class TableFiles:
         return "write paths relative to the table's folder, or absolute ones"
 
     def _look_up(self, path: bytes) -> tuple[int, Found]:
-        root = int(path.startswith(b"/"))
+        root = int(path.startswith(b"/") and not self._is_remote)
         return root, self._listings[root].look_up(path[1:] if root else path)
 
     def _other_ways(self, path: bytes) -> Iterator[bytes]:
@@ -141,11 +151,8 @@ class TableFiles:
 
     def _images_in(self, folder: bytes) -> list[Found]:
         """Returns the files directly in a folder, none where it cannot be listed."""
-        try:
-            names = sorted(os.listdir(os.path.join(self._folder, folder)))
-        except OSError:
-            return []
         ignoring = Ignoring(include_hidden=False)
+        names = self._listings[0].names(folder)
         names = [name for name in names if not ignoring.leaves_out(name, is_folder=False)]
         files = (self._listings[0].look_up(folder + b"/" + name) for name in names)
         return [found for found in files if found.code is None]
@@ -154,10 +161,7 @@ class TableFiles:
         """Returns the one path that differs from a given one in upper and lower case alone."""
         at = b""
         for part in parts:
-            try:
-                names = os.listdir(os.path.join(self._folder, at))
-            except OSError:
-                return None
+            names = self._listings[0].names(at)
             alike = [name for name in names if name.lower() == part.lower()]
             if len(alike) != 1:
                 return None

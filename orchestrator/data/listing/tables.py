@@ -82,15 +82,18 @@ class InputTable:
     Args:
         source: a file of one of `TABLE_SUFFIXES`, in any case.
         options: the meaning of labels, and the kind of table where it is named.
+        folder: where relative paths start, absolute; the file's own where not given.
 
     Raises:
         DataError: another kind of file, unreadable, or without a `path` column.
     """
 
-    def __init__(self, source: Path, options: ListingOptions | None = None) -> None:
+    def __init__(
+        self, source: Path, options: ListingOptions | None = None, folder: bytes | None = None
+    ) -> None:
         options = options or ListingOptions()
         self.name = shown_name(source)
-        self._folder = os.path.abspath(os.fsencode(source.parent))
+        self._folder = folder or os.path.abspath(os.fsencode(source.parent))
         self._labels = options.labels
         self._kind = options.table
         self.num_uncertain = self.num_others = 0

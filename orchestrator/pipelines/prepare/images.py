@@ -1,7 +1,6 @@
 """The images of a training: opened or ingested, split, audited."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -112,7 +111,7 @@ def _open_images(
     if own.described.is_file():
         return load_dataset(own)
     options = ListingOptions.of(spec)
-    manifest, ingested = open_manifest(Path(spec.data), _SHARD_ROWS, options)
+    manifest, ingested = open_manifest(spec.data, _SHARD_ROWS, options)
     if ingested is not None:
         if limit is not None:
             raise SpecError(

@@ -103,7 +103,7 @@ def ingest(spec: IngestSpec, resources: Resources, reporter: Reporter) -> dict[s
         ClusterError: a worker or the disk failed; the same command goes on later.
     """
     options = ListingOptions.of(spec)
-    manifest, ingested = open_manifest(Path(spec.input), spec.shard_rows, options)
+    manifest, ingested = open_manifest(spec.input, spec.shard_rows, options)
     if ingested is not None:
         raise DataError(f"{spec.input} is an ingested data set already; name a folder of X-rays")
     size_px = spec.image_size or default_image_size(Path("models"))

@@ -113,7 +113,7 @@ def _score(
         return
     scoring = scoring_of(spec, model.name)
     if role == _ROLES[0]:  # before hours are spent on images without labels
-        manifest, _ = open_manifest(Path(spec.data), scoring.shard_rows, ListingOptions.of(spec))
+        manifest, _ = open_manifest(spec.data, scoring.shard_rows, ListingOptions.of(spec))
         usable = pc.and_(pc.is_valid(manifest.table["label"]), pc.is_null(manifest.table["code"]))
         check_classes(manifest.table, usable.to_numpy())
     reporter.say(f"{role}: {model.version or model.folder.name}")
