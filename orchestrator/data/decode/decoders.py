@@ -181,6 +181,8 @@ class DecoderPool:
                 task.message = self._fetch(task.file)
             except Exception as error:
                 task.future.set_exception(error)
+                if hand:  # it has waited long enough where a store is asked again and again
+                    break
             else:
                 hand.append(task)
         if process is not None:

@@ -4,6 +4,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,30 @@ def test_files_and_answers_larger_than_a_socket_holds_do_not_wait_for_each_other
                 image.result(60)
         else:
             assert (image.result(60).pixels == (5_000_000 + file) % 250).all()
+    pool.close()
+
+
+def test_a_store_that_fails_does_not_keep_back_what_it_gave_before() -> None:
+    asked, submitted = [], threading.Event()
+
+    def fetch(file: str) -> str:
+        submitted.wait(60)
+        asked.append(file)
+        if file != "ok:1":
+            raise ClusterError("gone")
+        return file
+
+    pool = DecoderPool(decode, 1, patience_s=30.0, size_px=4, fetch=fetch)
+    images = [pool.submit(file) for file in ["ok:1", *["ok:2"] * 20]]
+    asked_before: list[int] = []
+
+    images[0].add_done_callback(lambda _: asked_before.append(len(asked)))
+    submitted.set()
+    for image in images[1:]:
+        with pytest.raises(ClusterError, match="gone"):
+            image.result(60)
+    assert images[0].result(60).pixels[0, 0] == 1
+    assert asked_before[0] <= 3
     pool.close()
 
 

@@ -24,7 +24,7 @@ from tests.fixtures.stored import unpack
 from tests.pipelines.command import start
 from tests.processes import descendants, title
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_data]
+pytestmark = [pytest.mark.slow, pytest.mark.real_data, pytest.mark.timeout(900)]
 NUM = 200
 DAY = "20260105"
 
@@ -173,7 +173,7 @@ def test_a_run_whose_archive_stops_ends_with_5_and_goes_on_later(
     wait_for(lambda: num_committed(run) >= 2, command)
     scene.orthanc.stop()
     try:
-        _, said = command.communicate(timeout=300)
+        _, said = command.communicate(timeout=400)
     finally:
         scene.orthanc.start()
     assert command.returncode == 5, said
