@@ -99,7 +99,7 @@ class TrainingForm(ListingForm):
     data: Annotated[
         PathText,
         flag(
-            "Folder of X-rays, CSV or Parquet table, or ingested data set.",
+            "Folder or address of X-rays, CSV or Parquet table, or ingested data set.",
             metavar="DATA",
             positional=True,
         ),

@@ -305,7 +305,7 @@ class IngestSpec(DicomForm):
 
     input: Annotated[
         PathText,
-        flag("Folder of X-rays, CSV or Parquet table.", metavar="FOLDER", positional=True),
+        flag("Folder or address of X-rays, or a table.", metavar="FOLDER", positional=True),
     ]
     out: Annotated[
         PathText, flag("Folder for the data set.", metavar="OUT", positional=True, decides=False)

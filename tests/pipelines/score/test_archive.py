@@ -24,7 +24,7 @@ from tests.fixtures.stored import unpack
 from tests.pipelines.command import start
 from tests.processes import descendants, title
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_data, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 NUM = 200
 DAY = "20260105"
 
