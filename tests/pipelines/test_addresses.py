@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.config.specs import IngestSpec, Resources, ScoreSpec, TrainSpec
+from orchestrator.data.source import load_dataset
 from orchestrator.pipelines.prepare.ingest import ingest
 from orchestrator.pipelines.score.score import score
 from orchestrator.pipelines.train.train import train
@@ -53,7 +54,9 @@ def table(phantoms: Path, bucket: Bucket, tmp_path_factory: pytest.TempPathFacto
 
 
 def images(folder: Path) -> pa.Table:
-    return pq.read_table(RunDir(folder).dataset.images).drop_columns(["root", "mtime_ns"])
+    dataset = load_dataset(RunDir(folder).dataset)
+    tables = [dataset.load_table(shard) for shard in range(dataset.num_shards)]
+    return pa.concat_tables(tables).drop_columns(["mtime_ns"]).replace_schema_metadata(None)
 
 
 @pytest.mark.parametrize("of", ["folder", "table"])
@@ -88,10 +91,13 @@ def test_train_ingest_and_score_equal_those_of_the_folder(
         rows = pq.read_table(scored.run / "predictions").to_pylist()
         results.append(
             (
-                images(tmp_path / f"{name}_set").to_pylist(),
+                images(tmp_path / f"{name}_set"),
                 trained.report["test"],
                 [(row["path"], row["label"], row["logit"]) for row in rows],
             )
         )
-    assert len(results[0][2]) == 160
-    assert results[0] == results[1]
+    (here_images, here_report, here_rows), (there_images, there_report, there_rows) = results
+    assert len(here_rows) == here_images.num_rows == 160
+    assert there_images.equals(here_images)
+    assert there_report == here_report
+    assert there_rows == here_rows
