@@ -18,6 +18,7 @@ from orchestrator.cli import (
     demo,
     doctor,
     explain,
+    export,
     ingest,
     inspect,
     jobs,
@@ -52,6 +53,7 @@ app.add_typer(compare.app)
 app.add_typer(score.app)
 app.add_typer(explain.app)
 app.add_typer(review.app)
+app.add_typer(export.app)
 app.add_typer(recalibrate.app)
 app.add_typer(quantize.app)
 app.add_typer(ingest.app)

@@ -316,6 +316,11 @@ class RunDir:
         return self.path / "corrected.parquet"
 
     @property
+    def stored(self) -> Path:
+        """When each archive has taken which result, by address and UID, JSON."""
+        return self.path / "stored.json"
+
+    @property
     def success(self) -> Path:
         """Written last; a run without it is not finished."""
         return self.path / "_SUCCESS"

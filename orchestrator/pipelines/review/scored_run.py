@@ -63,11 +63,12 @@ class ScoredRun:
         return odds
 
 
-def open_scored(folder: Path) -> ScoredRun:
+def open_scored(folder: Path, *, may_be_empty: bool = False) -> ScoredRun:
     """Returns a finished scoring run.
 
     Args:
         folder: of the run.
+        may_be_empty: whether it may have scored no image.
 
     Raises:
         DataError: no finished scoring run, or one without images.
@@ -85,7 +86,7 @@ def open_scored(folder: Path) -> ScoredRun:
         raise DataError(
             f"the tables of {folder} cannot be read; copy the run again, or score its images again"
         ) from error
-    if not table.num_rows:
+    if not table.num_rows and not may_be_empty:
         raise DataError(f"{folder} scored no image; there is nothing to review")
     return ScoredRun(run, load_report(run), table)
 

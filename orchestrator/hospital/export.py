@@ -1,0 +1,171 @@
+"""Results of a run as DICOM objects, into a folder or into an archive: `orchestrator export`.
+
+Every object has the same UID and content whenever it is made, so that a second export, or one that
+goes on after a kill, adds none.
+"""
+
+import contextlib
+import importlib.util
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import SpecError
+from orchestrator.hospital.results import RunFacts, Study, find_studies
+from orchestrator.pipelines.review.scored_run import ScoredRun, open_scored
+from orchestrator.progress import Reporter
+from orchestrator.runs.atomic import atomic_path
+from orchestrator.runs.lock import hold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydicom.dataset import Dataset
+
+    from orchestrator.hospital.stow import Archive
+
+_NEEDED = {"highdicom": "SR and Secondary Capture objects", "dicomweb_client": "DICOMweb"}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export came to.
+
+    Attributes:
+        num_studies: studies with a result, each with one structured report.
+        num_pictures: heat maps of them.
+        written: objects written to the folder now; None without one.
+        present: objects that were there already.
+        stored: objects that the archive took now; None without one.
+        stored_before: objects that it had taken in an earlier export.
+        refused: what it said of each object that it did not take, by that object's UID.
+        left_out: scored images without a result, by `results.LEFT_OUT`.
+    """
+
+    num_studies: int
+    num_pictures: int
+    written: int | None
+    present: int
+    stored: int | None
+    stored_before: int
+    refused: dict[str, str]
+    left_out: dict[str, int]
+
+    @property
+    def num_faults(self) -> int:
+        """Images without a result for another reason than that they are no DICOM."""
+        return sum(self.left_out.values()) - self.left_out.get("not_dicom", 0)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A result that can be made.
+
+    Attributes:
+        uid: its SOP Instance UID.
+        name: of its file.
+        make: returns it.
+    """
+
+    uid: str
+    name: str
+    make: "Callable[[], Dataset]"
+
+
+def check_extra() -> None:
+    """Raises `SpecError` where the extra `dicom` is not installed."""
+    for package, what in _NEEDED.items():
+        if importlib.util.find_spec(package) is None:
+            raise SpecError(
+                f"{what} need the package {package}, which is not installed; run "
+                "`pip install 'xray-orchestrator[dicom]'`"
+            )
+
+
+def export_results(
+    folder: Path, dicom: Path | None, stow: str | None, reporter: Reporter
+) -> ExportResult:
+    """Writes one report a study, and the heat maps that there are, as DICOM objects.
+
+    Args:
+        folder: of a finished scoring run.
+        dicom: folder for the objects; what is there stays.
+        stow: address of an archive's DICOMweb service that is to store them.
+        reporter: receives every original that is read, and every object.
+
+    Raises:
+        SpecError: the extra `dicom` is missing, or the archive's address or credentials are wrong.
+        DataError: no finished scoring run, or one that hashed its paths.
+        LockedError: another process works in the run.
+        ClusterError: the storage of the originals, the archive or the disk failed; the same command
+            goes on.
+    """
+    check_extra()
+    if dicom is not None and dicom.exists() and not dicom.is_dir():
+        raise SpecError(f"--dicom {dicom} is a file; name a folder, new or of an earlier export")
+    scored = open_scored(folder, may_be_empty=True)
+    with contextlib.ExitStack() as stack:
+        archive = None
+        if stow is not None:
+            from orchestrator.hospital.stow import Archive
+
+            stack.enter_context(hold(scored.run.path))
+            archive = stack.enter_context(Archive(stow, scored.run))
+        return _export(scored, dicom, archive, reporter)
+
+
+def _export(
+    scored: ScoredRun, dicom: Path | None, archive: "Archive | None", reporter: Reporter
+) -> ExportResult:
+    studies, left_out = find_studies(scored, reporter)
+    facts = RunFacts.of(scored)
+    num_pictures = sum(image.heatmap is not None for s in studies for image in s.images)
+    done: Counter[str] = Counter()
+    refused: dict[str, str] = {}
+    reporter.begin("results", len(studies) + num_pictures, "objects")
+    for result in (each for study in studies for each in _results(study, facts)):
+        path = None if dicom is None else dicom / result.name
+        is_there = path is None or path.exists()
+        is_stored = archive is None or archive.holds(result.uid)
+        made = None if is_there and is_stored else result.make()
+        if path is not None:
+            done["present" if is_there else "written"] += 1
+            if made is not None and not is_there:
+                with atomic_path(path) as temporary:
+                    made.save_as(temporary, enforce_file_format=True)
+        if archive is not None:
+            problem = archive.store(made) if made is not None and not is_stored else None
+            if problem is not None:
+                refused[result.uid] = problem
+            else:
+                done["stored_before" if is_stored else "stored"] += 1
+        reporter.advance(1)
+    reporter.end()
+    return ExportResult(
+        len(studies),
+        num_pictures,
+        None if dicom is None else done["written"],
+        done["present"],
+        None if archive is None else done["stored"],
+        done["stored_before"],
+        refused,
+        dict(left_out),
+    )
+
+
+def _results(study: Study, facts: RunFacts) -> Iterator[_Made]:
+    """Yields the report of a study and its heat maps, none of them made yet."""
+    from orchestrator.hospital.secondary_capture import build_picture, picture_uid
+    from orchestrator.hospital.structured_report import build_report, report_uid
+
+    uid = report_uid(study, facts)
+    yield _Made(uid, f"sr-{uid}.dcm", partial(build_report, study, facts))
+    for image in study.images:
+        if image.heatmap is not None:
+            uid = picture_uid(image, facts)
+            yield _Made(
+                uid, f"sc-{uid}.dcm", partial(build_picture, image.heatmap, image, study, facts)
+            )

@@ -1,0 +1,197 @@
+"""Puts results into an archive by DICOMweb (STOW-RS), and keeps which of them it has taken.
+
+Imports dicomweb-client, of the extra `dicom`.
+
+Reference: DICOM PS3.18 section 10.5 (store transaction), table I.1-1 (its answer).
+"""
+
+import contextlib
+import json
+import time
+from datetime import UTC, datetime
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from dicomweb_client.api import DICOMwebClient
+from pydicom.dataset import Dataset
+
+from orchestrator.config.addresses import refuse_secrets
+from orchestrator.data.listing.dicomweb.login import PASSWORD, TOKEN_COMMAND, USERNAME, find_login
+from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.runs.atomic import write_json
+from orchestrator.runs.run_dir import RunDir
+
+_EXAMPLE = "https://host/dicom-web"
+_TIMEOUT_S = (10.0, 120.0)  # to connect, and to answer
+_PAUSES_S = (1.0, 2.0, 4.0)  # before the further attempts
+_BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+_FAULT = HTTPStatus.INTERNAL_SERVER_ERROR  # and what is above
+_THERE_ALREADY = 0x0111  # duplicate SOP instance
+_SAVED_EACH_S = 2.0  # what a kill may cost: the archive is sent that much again, and takes it once
+
+
+class Archive:
+    """An archive, and what it has taken of a run; a context in which it is sent to.
+
+    Args:
+        address: of its DICOMweb service, `http://...` or `https://...`.
+        run: held by this process.
+
+    Raises:
+        SpecError: the address or the credentials are no such.
+        DataError: the record of what was stored is damaged.
+    """
+
+    def __init__(self, address: str, run: RunDir) -> None:
+        self._address = _check(address)
+        self._file = run.stored
+        self._all = _load(run)
+        self._taken = self._all.setdefault(self._address, {})
+        self._is_saved, self._saved_s = True, time.monotonic()
+        self._session = requests.Session()
+        self._session.auth = find_login()
+        # A retry of the client's own would send a large object's later attempts without content.
+        self._client = DICOMwebClient(
+            self._address,
+            self._session,
+            callback=_bare_type,
+            chunk_size=2**31,
+            timeout=_TIMEOUT_S,
+        )
+        self._client.set_http_retry_params(retry=False)
+
+    def __enter__(self) -> "Archive":
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Saves what was stored, and ends the connection."""
+        self._session.close()
+        self._save()
+
+    def holds(self, uid: str) -> bool:
+        """Returns whether the archive is known to have taken an object."""
+        return uid in self._taken
+
+    def store(self, result: Dataset) -> str | None:
+        """Sends an object; returns None once the archive says that it has it, or why it has not.
+
+        Raises:
+            SpecError: the archive refuses the credentials, or is none.
+            ClusterError: it does not answer.
+        """
+        uid = str(result.SOPInstanceUID)
+        problem = self._send(result)
+        if problem is None:
+            self._taken[uid] = datetime.now(UTC).isoformat(timespec="seconds")
+            self._is_saved = False
+            if time.monotonic() - self._saved_s > _SAVED_EACH_S:
+                self._save()
+        return problem
+
+    def _save(self) -> None:
+        if not self._is_saved:
+            write_json(self._file, self._all)
+        self._is_saved, self._saved_s = True, time.monotonic()
+
+    def _send(self, result: Dataset) -> str | None:
+        """Returns what was wrong with an object, None where the archive has it."""
+        uid = str(result.SOPInstanceUID)
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                return _verify(self._client.store_instances([result]), uid)
+            except requests.RequestException as error:
+                answer = error.response
+                if answer is None:
+                    reason = type(error).__name__  # its text may hold what was sent
+                elif answer.status_code in _BUSY or answer.status_code >= _FAULT:
+                    reason = f"HTTP status {answer.status_code}"
+                else:
+                    return self._refusal(answer, uid)
+            if pause_s is not None:
+                time.sleep(pause_s)
+        raise ClusterError(
+            f"the archive {self._address} does not take objects: {reason}; what it took is recorded"
+            ": bring it back, then run the same command again to continue"
+        )
+
+    def _refusal(self, response: requests.Response, uid: str) -> str | None:
+        """Returns what an archive has against an object.
+
+        Raises:
+            SpecError: it has nothing against this object but against all.
+        """
+        status = response.status_code
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise SpecError(
+                f"the archive {self._address} refuses access (HTTP status {status}); set {USERNAME}"
+                f" and {PASSWORD}, {TOKEN_COMMAND}, or an entry in ~/.netrc, for a user who may "
+                "store objects"
+            )
+        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+            raise SpecError(
+                f"nothing at {self._address} stores objects (HTTP status {status}); expected the "
+                f"address of a DICOMweb service, such as {_EXAMPLE}"
+            )
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if said := Dataset.from_json(response.json()):
+                return _verify(said, uid)
+        return f"HTTP status {status}"
+
+
+def _verify(answer: Dataset, uid: str) -> str | None:
+    """Returns what an answer says against an object, None where it says that it is stored."""
+    for item in answer.get("ReferencedSOPSequence") or ():
+        if item.get("ReferencedSOPInstanceUID") == uid:
+            return None
+    for item in answer.get("FailedSOPSequence") or ():
+        if item.get("ReferencedSOPInstanceUID") == uid:
+            code = int(item.get("FailureReason") or 0)
+            return None if code == _THERE_ALREADY else f"failure reason {code:04X}H"
+    return "it does not say that it has stored it"
+
+
+def _bare_type(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
+    """Leaves the parameters of a content type out, which the client does not know."""
+    kind = response.headers.get("Content-Type", "")
+    response.headers["Content-Type"] = kind.partition(";")[0].strip()
+    return response
+
+
+def _check(address: str) -> str:
+    """Returns an address as the client takes it."""
+    try:
+        refuse_secrets(address)
+        parts = urlsplit(address.removeprefix("dicomweb+"))
+        is_service = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+    if not is_service or parts.query or parts.fragment:
+        raise SpecError(
+            f"--stow {address} is no DICOMweb service; expected an address such as {_EXAMPLE}"
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def _load(run: RunDir) -> dict[str, dict[str, str]]:
+    """Returns when each archive has taken which object, by address and UID."""
+    try:
+        stored: dict[str, dict[str, str]] = json.loads(run.stored.read_text(encoding="utf-8"))
+        if all(isinstance(taken, dict) for taken in stored.values()):
+            return stored
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError):
+        pass
+    raise DataError(
+        f"{run.stored} is no record of what archives have taken; remove it, and all results are "
+        "sent again"
+    )

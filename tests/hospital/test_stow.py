@@ -1,0 +1,169 @@
+"""Sending to an archive: what of its answers counts, and what is recorded when."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from typer.testing import CliRunner
+
+from orchestrator.cli.app import app
+from orchestrator.errors import ClusterError, DataError, SpecError
+from orchestrator.hospital import stow
+from orchestrator.hospital.export import export_results
+from tests.conftest import Recorder
+from tests.hospital.make_run import make_run, write_xray
+
+Answer = Callable[[str], tuple[int, dict[str, Any]]]  # from a UID to a status and a data set
+
+
+def stored(uid: str) -> tuple[int, dict[str, Any]]:
+    return 200, said("00081199", uid)
+
+
+def failed(uid: str, reason: int) -> tuple[int, dict[str, Any]]:
+    return 409, said("00081198", uid, {"00081197": {"vr": "US", "Value": [reason]}})
+
+
+def said(sequence: str, uid: str, more: dict[str, Any] | None = None) -> dict[str, Any]:
+    item = {"00081155": {"vr": "UI", "Value": [uid]}, **(more or {})}
+    return {sequence: {"vr": "SQ", "Value": [item]}}
+
+
+@contextmanager
+def archive(answer: Answer) -> Iterator[tuple[str, list[str]]]:
+    """Yields the address of a server that answers so, and the UIDs that it was sent."""
+    sent: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            uid = body[body.index(b"2.25.") :].split(b"\0")[0][:64].decode()
+            uid = "".join(c for c in uid[:44] if c in "0123456789.")
+            sent.append(uid)
+            status, data = answer(uid)
+            content = json.dumps(data).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/dicom+json; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/dicom-web/", sent
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NETRC", "/dev/null")
+    monkeypatch.setattr(stow, "_PAUSES_S", (0.0, 0.0, 0.0))
+
+
+def make(tmp_path: Path, count: int = 3) -> Path:
+    for number in range(count):
+        write_xray(tmp_path / "in" / f"{number}.dcm", number)
+    return make_run(tmp_path / "run", tmp_path / "in", [0.4] * count).path
+
+
+def test_what_the_archive_has_taken_is_recorded_and_not_sent_again(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    with archive(stored) as (address, sent):
+        first = export_results(run, None, address, Recorder())
+        again = export_results(run, None, address, Recorder())
+    assert (first.stored, first.stored_before, again.stored, again.stored_before) == (3, 0, 0, 3)
+    assert len(sent) == len(set(sent)) == 3
+    record = json.loads((run / "stored.json").read_text())
+    assert set(record[address.rstrip("/")]) == set(sent)
+    with archive(stored) as (other, sent_there):
+        export_results(run, None, other, Recorder())
+    assert sorted(sent_there) == sorted(sent)
+
+
+def test_each_object_counts_by_what_is_said_of_it(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    answers = iter([(200, {}), failed("", 0x0111), failed("", 0xA700)])
+
+    def answer(uid: str) -> tuple[int, dict[str, Any]]:
+        status, data = next(answers)
+        text = json.dumps(data).replace('"Value": [""]', f'"Value": ["{uid}"]')
+        return status, json.loads(text)
+
+    with archive(answer) as (address, sent):
+        result = export_results(run, None, address, Recorder())
+    assert result.stored == 1  # there already, as after a kill before the record was written
+    assert result.refused == {
+        sent[0]: "it does not say that it has stored it",
+        sent[2]: "failure reason A700H",
+    }
+    with archive(lambda uid: (400, {})) as (address, _):
+        done = CliRunner().invoke(app, ["export", str(run), "--stow", address])
+    assert isinstance(done.exception, DataError) and "3 results refused by" in str(done.exception)
+    assert "3 results refused by the archive: HTTP status 400" in done.stdout
+
+
+def test_an_archive_that_fails_midway_is_gone_on_with(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    states = iter([200, 503, 200, 503, 503, 503, 503])
+
+    def answer(uid: str) -> tuple[int, dict[str, Any]]:
+        return (200, stored(uid)[1]) if next(states) == 200 else (503, {})
+
+    with archive(answer) as (address, sent):
+        with pytest.raises(ClusterError, match="does not take objects: HTTP status 503"):
+            export_results(run, None, address, Recorder())
+        assert len(sent) == 7
+        states = iter([200])
+        assert export_results(run, None, address, Recorder()).stored == 1
+    with pytest.raises(ClusterError, match="does not take objects: ConnectionError"):
+        export_results(run, None, "http://127.0.0.1:9/", Recorder())
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "message"),
+    [
+        (None, 401, "refuses access .HTTP status 401.; set DICOMWEB_USERNAME"),
+        (None, 404, "nothing at .* stores objects"),
+        ("s3://bucket/folder", 0, "is no DICOMweb service"),
+        ("https://host/dicom-web?StudyDate=20260101", 0, "is no DICOMweb service"),
+        ("https://user:canary@host/dicom-web", 0, r"https://\.\.\.@host/dicom-web holds cred"),
+    ],
+)
+def test_what_cannot_be_sent_to_is_said(
+    tmp_path: Path, address: str | None, status: int, message: str
+) -> None:
+    run = make(tmp_path, 1)
+    with (
+        archive(lambda uid: (status, {})) as (own, _),
+        pytest.raises(SpecError, match=message) as caught,
+    ):
+        export_results(run, None, address or own, Recorder())
+    assert "canary" not in str(caught.value)
+
+
+def test_a_damaged_record_is_said(tmp_path: Path) -> None:
+    run = make(tmp_path, 1)
+    (run / "stored.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"stored.json is no record"):
+        export_results(run, None, "http://127.0.0.1:9", Recorder())
+
+
+def test_an_answer_about_another_object_is_none_about_this_one() -> None:
+    answer = Dataset.from_json(json.dumps(said("00081199", "1.2.3")))
+    assert stow._verify(answer, "1.2.3") is None
+    assert stow._verify(answer, "1.2.30") == "it does not say that it has stored it"
