@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset
 
-    from orchestrator.hospital.stow import Archive
+    from orchestrator.hospital.stow import ResultStore
 
 _NEEDED = {"highdicom": "SR and Secondary Capture objects", "dicomweb_client": "DICOMweb"}
 
@@ -110,15 +110,15 @@ def export_results(
     with contextlib.ExitStack() as stack:
         archive = None
         if stow is not None:
-            from orchestrator.hospital.stow import Archive
+            from orchestrator.hospital.stow import ResultStore
 
             stack.enter_context(hold(scored.run.path))
-            archive = stack.enter_context(Archive(stow, scored.run))
+            archive = stack.enter_context(ResultStore(stow, scored.run))
         return _export(scored, dicom, archive, reporter)
 
 
 def _export(
-    scored: ScoredRun, dicom: Path | None, archive: "Archive | None", reporter: Reporter
+    scored: ScoredRun, dicom: Path | None, archive: "ResultStore | None", reporter: Reporter
 ) -> ExportResult:
     studies, left_out = find_studies(scored, reporter)
     facts = RunFacts.of(scored)

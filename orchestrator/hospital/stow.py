@@ -13,12 +13,14 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
+from xml.etree.ElementTree import ParseError
 
 import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from orchestrator.config.addresses import refuse_secrets
+from orchestrator.data.listing.dicomweb.answers import CREDENTIALS, may_pass, reason_of, wait_s
 from orchestrator.data.listing.dicomweb.login import PASSWORD, TOKEN_COMMAND, USERNAME, find_login
 from orchestrator.errors import ClusterError, DataError, SpecError
 from orchestrator.runs.atomic import write_json
@@ -27,14 +29,13 @@ from orchestrator.runs.run_dir import RunDir
 _EXAMPLE = "https://host/dicom-web"
 _TIMEOUT_S = (10.0, 120.0)  # to connect, and to answer
 _PAUSES_S = (1.0, 2.0, 4.0)  # before the further attempts
-_BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-_FAULT = HTTPStatus.INTERNAL_SERVER_ERROR  # and what is above
+_UNSAID = "it does not say that it has stored it"
 _THERE_ALREADY = 0x0111  # duplicate SOP instance
 _SAVED_EACH_S = 2.0  # what a kill may cost: the archive is sent that much again, and takes it once
 
 
-class Archive:
-    """An archive, and what it has taken of a run; a context in which it is sent to.
+class ResultStore:
+    """An archive as it takes results, and what it has taken of a run; a context.
 
     Args:
         address: of its DICOMweb service, `http://...` or `https://...`.
@@ -61,9 +62,10 @@ class Archive:
             chunk_size=2**31,
             timeout=_TIMEOUT_S,
         )
+        self._client.host = urlsplit(self._address).netloc  # of the Host header: with its port
         self._client.set_http_retry_params(retry=False)
 
-    def __enter__(self) -> "Archive":
+    def __enter__(self) -> "ResultStore":
         """Returns itself."""
         return self
 
@@ -85,8 +87,8 @@ class Archive:
         """Sends an object; returns None once the archive says that it has it, or why it has not.
 
         Raises:
-            SpecError: the archive refuses the credentials, or is none.
-            ClusterError: it does not answer.
+            SpecError: the address is none of an archive.
+            ClusterError: it does not answer, or refuses the credentials.
         """
         uid = str(result.SOPInstanceUID)
         problem = self._send(result)
@@ -105,46 +107,47 @@ class Archive:
     def _send(self, result: Dataset) -> str | None:
         """Returns what was wrong with an object, None where the archive has it."""
         uid = str(result.SOPInstanceUID)
-        for pause_s in (*_PAUSES_S, None):
+        pauses_s = iter(_PAUSES_S)
+        while True:
             try:
                 return _verify(self._client.store_instances([result]), uid)
             except requests.RequestException as error:
-                answer = error.response
-                if answer is None:
-                    reason = type(error).__name__  # its text may hold what was sent
-                elif answer.status_code in _BUSY or answer.status_code >= _FAULT:
-                    reason = f"HTTP status {answer.status_code}"
+                pause_s = next(pauses_s, None) if may_pass(error) else None
+                if pause_s is not None:
+                    time.sleep(wait_s(error, pause_s))
+                elif error.response is None or may_pass(error):
+                    raise self._failed(error, "bring it back") from None
                 else:
-                    return self._refusal(answer, uid)
-            if pause_s is not None:
-                time.sleep(pause_s)
-        raise ClusterError(
-            f"the archive {self._address} does not take objects: {reason}; what it took is recorded"
-            ": bring it back, then run the same command again to continue"
-        )
+                    return self._refusal(error.response, error, uid)
+            except (ParseError, ValueError, KeyError, TypeError):
+                return _UNSAID  # in a form that nothing can be read from
 
-    def _refusal(self, response: requests.Response, uid: str) -> str | None:
+    def _refusal(self, response: requests.Response, error: Exception, uid: str) -> str | None:
         """Returns what an archive has against an object.
 
         Raises:
-            SpecError: it has nothing against this object but against all.
+            SpecError: the address is none of an archive.
+            ClusterError: the archive refuses the credentials.
         """
         status = response.status_code
-        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise SpecError(
-                f"the archive {self._address} refuses access (HTTP status {status}); set {USERNAME}"
-                f" and {PASSWORD}, {TOKEN_COMMAND}, or an entry in ~/.netrc, for a user who may "
-                "store objects"
-            )
+        if status in CREDENTIALS | {HTTPStatus.FORBIDDEN}:
+            advice = f"set {USERNAME} and {PASSWORD}, {TOKEN_COMMAND} or ~/.netrc"
+            raise self._failed(error, f"{advice} for a user who may store objects") from None
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
             raise SpecError(
                 f"nothing at {self._address} stores objects (HTTP status {status}); expected the "
                 f"address of a DICOMweb service, such as {_EXAMPLE}"
-            )
+            ) from None
         with contextlib.suppress(ValueError, TypeError, KeyError):
             if said := Dataset.from_json(response.json()):
                 return _verify(said, uid)
         return f"HTTP status {status}"
+
+    def _failed(self, error: Exception, advice: str) -> ClusterError:
+        return ClusterError(
+            f"the archive {self._address} takes no objects: {reason_of(error)}; what it took is "
+            f"recorded: {advice}, then run the same command again to continue"
+        )
 
 
 def _verify(answer: Dataset, uid: str) -> str | None:
@@ -156,7 +159,7 @@ def _verify(answer: Dataset, uid: str) -> str | None:
         if item.get("ReferencedSOPInstanceUID") == uid:
             code = int(item.get("FailureReason") or 0)
             return None if code == _THERE_ALREADY else f"failure reason {code:04X}H"
-    return "it does not say that it has stored it"
+    return _UNSAID
 
 
 def _bare_type(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
