@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from orchestrator.data.listing.inputs import list_inputs
@@ -24,7 +25,14 @@ from tests.data.make_images import make_chest, make_dataset, to_bytes
 HASH = "ab" * 32
 
 
-def write_xray(path: Path, number: int, study: int | None = None, **elements: Any) -> bytes:
+def write_xray(
+    path: Path,
+    number: int,
+    study: int | None = None,
+    *,
+    pixels: npt.NDArray[np.uint8] | None = None,
+    **elements: Any,
+) -> bytes:
     """Writes a DX of patient `study`, by itself in a study unless that is given."""
     study = number if study is None else study
     given = {
@@ -41,7 +49,8 @@ def write_xray(path: Path, number: int, study: int | None = None, **elements: An
         "AccessionNumber": f"A{study}",
         "ReferringPhysicianName": "Ward^North",
     }
-    pixels = np.roll(make_chest(40, 48), number, axis=1)
+    if pixels is None:
+        pixels = np.roll(make_chest(40, 48), number, axis=1)
     ds = make_dataset(pixels, 8, **(given | elements))
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     data = to_bytes(ds)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,8 @@ from orchestrator.config.specs import Resources, ScoreSpec
 from orchestrator.data.decode.rules import GREY_RULES
 from orchestrator.data.manifest import load_manifest
 from orchestrator.data.schema import CLASS_NAMES, unescape_path
+from orchestrator.hospital.audit import write_audit_bundle
+from orchestrator.hospital.export import export_results
 from orchestrator.pipelines.review.corrections import import_corrections
 from orchestrator.pipelines.review.worklist import write_worklist
 from orchestrator.pipelines.score.score import score
@@ -276,10 +279,19 @@ def test_no_header_text_reaches_run_logs_or_terminal(
     drawn = CliRunner().invoke(
         app, ["runs", "report", str(runs), "--metrics-file", str(metrics)], catch_exceptions=False
     )
+    exported = export_results(result.run, runs / "dicom", None, recorder)
+    assert exported.left_out == {"unusable": counts["scored"]}  # their UIDs are canaries too
+    audit = write_audit_bundle(result.run, tmp_path / "audit.zip")
+    with zipfile.ZipFile(audit.path) as archive:
+        archive.extractall(runs / "audit")
+    held = {path for path in (runs / "audit").rglob("*") if path.is_file()}
+    assert len(held) == len(audit.files) == 8
+    for word in ("hmac:", str(folder)):
+        assert not [path for path in held if word.encode() in path.read_bytes()], word
     made = [worklist.page, corrected.corrections, metrics, runs / "report.html", result.run]
     assert all(path.exists() for path in made)
     shown = capfd.readouterr()
-    said = "\n".join(recorder.lines) + repr(result) + repr(corrected) + drawn.output
+    said = "\n".join(recorder.lines) + drawn.output + repr((result, corrected, exported, audit))
     assert CANARY not in said + shown.out + shown.err
     logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
     searched = 0
