@@ -60,7 +60,8 @@ def build_picture(heatmap: Path, image: ScoredImage, study: Study, facts: RunFac
     )
     own.identify(picture)
     date_as(picture, facts)
-    picture.Laterality = picture.PatientOrientation = None  # as in the X-ray, which may not say
+    picture.BodyPartExamined = "CHEST"  # is no side
+    picture.PatientOrientation = None  # as in the X-ray, which may not say
     picture.ConversionType = "SYN"
     picture.BurnedInAnnotation = "YES"
     picture.DerivationDescription = _WHAT
