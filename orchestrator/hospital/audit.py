@@ -51,7 +51,6 @@ _REPORT = (
 )
 _NAMED_GROUPS = ("root", "site_folder", "device")
 _PACKAGES = ("numpy", "pyarrow", "pillow", "pydicom", "openvino", "keras", "tensorflow", "ray")
-_MOMENT = (1980, 1, 1, 0, 0, 0)  # of every file: the same content is the same ZIP
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def write_audit_bundle(folder: Path, out: Path) -> AuditBundle:
     files["hashes.json"] = _json(_hashes(scored, files))
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(files):
-            entry = zipfile.ZipInfo(name, _MOMENT)
+            entry = zipfile.ZipInfo(name)  # of 1980: the same content is the same ZIP
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, files[name])
     return AuditBundle(out, sha256_file(out), sorted(files))

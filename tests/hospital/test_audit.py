@@ -52,6 +52,7 @@ def test_nothing_in_it_names_a_person_or_a_file(run: RunDir, tmp_path: Path) -> 
     assert made["sha256"] == hashlib.sha256(data).hexdigest()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
+        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
     assert sorted(files) == [
         "environment.json",
         "hashes.json",
