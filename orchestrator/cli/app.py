@@ -30,6 +30,7 @@ from orchestrator.cli import (
     runs,
     schedule,
     score,
+    sql,
     train,
     tune,
 )
@@ -61,6 +62,7 @@ app.add_typer(inspect.app)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.submit_app)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(sql.app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(cluster.app, name="cluster")

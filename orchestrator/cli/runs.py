@@ -89,3 +89,18 @@ def prune(
 
     with open_reporter() as reporter:
         prune_runs(root, keep, reporter, announce)
+
+
+@app.command("open")
+def open_root(
+    root: Annotated[
+        str,
+        typer.Argument(
+            metavar="[ROOT]", help="Folder of runs, or its address.", show_default="runs/"
+        ),
+    ] = "runs",
+) -> None:
+    """Ask all scoring runs of a folder in SQL, at a prompt. Read-only; `sql` answers one query."""
+    from orchestrator.cli.sql import open_prompt
+
+    open_prompt(root)

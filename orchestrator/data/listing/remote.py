@@ -213,16 +213,8 @@ def open_folder(address: str) -> RemoteFolder:
     Raises:
         SpecError: a scheme that nothing here can open, or a malformed address.
     """
-    scheme = address.partition("://")[0].lower()
     try:
-        if scheme in _ARROW_SCHEMES:
-            filesystem, base = fs.FileSystem.from_uri(address)
-            store: Store = _ArrowStore(filesystem)
-        else:
-            import fsspec
-
-            filesystem, base = fsspec.core.url_to_fs(address)
-            store = _FsspecStore(filesystem)
+        filesystem, base = _find_filesystem(address)
         if not base.strip("/"):
             raise ValueError("it names no folder")
     except ImportError as error:
@@ -232,7 +224,33 @@ def open_folder(address: str) -> RemoteFolder:
             f"cannot open {address}: {_reason(error)}; expected an address such as "
             "s3://bucket/folder"
         ) from error
-    return RemoteFolder(store, base, address)
+    if isinstance(filesystem, fs.FileSystem):
+        return RemoteFolder(_ArrowStore(filesystem), base, address)
+    return RemoteFolder(_FsspecStore(filesystem), base, address)
+
+
+def open_filesystem(address: str) -> tuple[fs.FileSystem, str]:
+    """Returns an address as Arrow's readers of tables take it: a file system, and a path there.
+
+    Raises:
+        SpecError: as `open_folder`.
+    """
+    open_folder(address)
+    filesystem, base = _find_filesystem(address)
+    if not isinstance(filesystem, fs.FileSystem):
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(filesystem))
+    return filesystem, base.rstrip("/")
+
+
+def _find_filesystem(address: str) -> tuple[Any, str]:
+    """Returns the library's own file system behind an address, and the path there."""
+    if address.partition("://")[0].lower() in _ARROW_SCHEMES:
+        found: tuple[Any, str] = fs.FileSystem.from_uri(address)
+        return found
+    import fsspec
+
+    filesystem, base = fsspec.core.url_to_fs(address)
+    return filesystem, base
 
 
 def _base_name(path: str) -> bytes:
