@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.options import JsonFlag
 from orchestrator.cli.output import write_line
 
 app = typer.Typer(no_args_is_help=True, help="Look after the folders that runs leave.")
@@ -104,3 +105,74 @@ def open_root(
     from orchestrator.cli.sql import open_prompt
 
     open_prompt(root)
+
+
+@app.command()
+def forget(
+    patient: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="The patient's id, as in the DICOM header or the table; - reads it from a pipe.",
+        ),
+    ],
+    root: Annotated[
+        Path, typer.Argument(metavar="[ROOT]", help="Folder of runs.", show_default="runs/")
+    ] = Path("runs"),
+    patient_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--patient-key-file",
+            "--patient-key",
+            metavar="<path>",
+            help="Key under which the runs hashed ids: the one that they were scored with.",
+            show_default="ids as they are alone",
+        ),
+    ] = None,
+    issuer: Annotated[
+        str | None,
+        typer.Option(metavar="<str>", help="Issuer of the id, where the DICOM header has one."),
+    ] = None,
+    path: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="<path>",
+            help="A file or folder that is the patient's, for runs that hide ids. Repeatable.",
+        ),
+    ] = None,
+    why: Annotated[
+        str, typer.Option(metavar="<str>", help="Reason, kept with each run; never the id.")
+    ] = "on request",
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove one patient's rows from every scoring run, and record that, without the id."""
+    import sys
+    from dataclasses import asdict
+
+    from orchestrator.cli.output import print_json
+    from orchestrator.errors import DataError, counted
+    from orchestrator.pipelines.forget.find import start_traces
+    from orchestrator.pipelines.forget.forget import forget_patient
+
+    def announce(name: str, rows: dict[str, int]) -> None:
+        if not as_json:
+            shown = ", ".join(f"{n:,} {table}" for table, n in rows.items() if n)
+            write_line(f"{name}: removing {shown or 'what names them'}")
+
+    given = sys.stdin.readline() if patient == "-" else patient
+    traces = start_traces(given, issuer, patient_key_file, path or ())
+    result = forget_patient(root, traces, why, announce)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        looked = f"of {counted(result.num_runs, 'finished scoring run')}"
+        write_line(f"{len(result.removed):,} {looked} had rows of this patient")
+        for name, reason in result.hidden.items() if path else ():
+            write_line(f"{name}: searched by files alone, since {reason}")
+    remaining = result.left if path else result.hidden | result.left
+    if remaining:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in remaining.items())
+        raise DataError(
+            f"rows of the patient may remain in {counted(len(remaining), 'folder')}: {reasons}. "
+            "Where ids are hidden, only the files tell: name the patient's by --path"
+        )

@@ -142,7 +142,7 @@ def open_run(
         write_text(run.spec, dump_yaml(kind, run.path.name[:60], stored, lasting))
         yield opened
         if bundle is not None:
-            _sweep(bundle.path)
+            sweep(bundle.path)
         _finish(run)
         if bundle is not None:
             bundle.note.unlink(missing_ok=True)
@@ -286,12 +286,12 @@ def _finish(run: RunDir) -> None:
     # `_` marks what is of no use after the end, in every run's folder; the lock goes last.
     useless = (path for path in run.path.iterdir() if path.name.startswith("_"))
     _remove_all(path for path in useless if path.name != LOCK_NAME)
-    _sweep(run.path)
+    sweep(run.path)
     run.write_status(Status.SUCCEEDED)
     write_text(run.success, "")
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Removes what writers that were killed have left."""
     _remove_all(folder.rglob(".tmp-*"))
 

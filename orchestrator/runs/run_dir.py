@@ -321,6 +321,11 @@ class RunDir:
         return self.path / "stored.json"
 
     @property
+    def forgotten(self) -> Path:
+        """How many rows were removed with patients, when and why, and what is at work, JSON."""
+        return self.path / "forgotten.json"
+
+    @property
     def success(self) -> Path:
         """Written last; a run without it is not finished."""
         return self.path / "_SUCCESS"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+FORGOTTEN = "_forgotten"  # in place of a run's name: of the files of forgotten patients
+
 
 @dataclass(frozen=True)
 class IndexFiles:
@@ -46,6 +48,16 @@ class RunsRoot:
             terms: digest of the terms that its runs share.
         """
         return IndexFiles(self.path.absolute() / "_known" / terms[:16])
+
+    def indexes(self) -> list[IndexFiles]:
+        """Returns the files of every index."""
+        states = sorted((self.path.absolute() / "_known").glob("*/known-index.json"))
+        return [IndexFiles(state.parent) for state in states]
+
+    @property
+    def forgotten(self) -> Path:
+        """The files of forgotten patients, as hashes, JSON."""
+        return self.path.absolute() / "_known" / "forgotten.json"
 
     @property
     def report(self) -> Path:

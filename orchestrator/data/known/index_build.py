@@ -13,7 +13,7 @@ that is lost is refused from then on.
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.data.known.forgotten import load_forgotten
 from orchestrator.data.known.index import (
     IndexedRun,
     IndexState,
     Segment,
     load_state,
 )
-from orchestrator.data.known.run_entries import entry_columns, read_entries
+from orchestrator.data.known.run_entries import Entry, entry_columns, read_entries
 from orchestrator.data.known.segments import Numbers, open_segment, write_segment
 from orchestrator.errors import DataError, NewerRunError, OrchestratorError
 from orchestrator.progress import Reporter
@@ -144,7 +145,7 @@ def update_index(
     finished, unfinished = find_runs(root, terms)
     files = RunsRoot(root).index(digest(terms))
     state, is_new = _load(files, terms, root, len(finished), reporter)
-    update = _Update(files, state)
+    update = IndexUpdate(files, state)
     present = {run.key for run in finished}
     gone = [run.name for run in state.runs if not run.pruned and run.key not in present]
     if gone:
@@ -159,6 +160,11 @@ def update_index(
             reporter.say(
                 f"{run.folder} cannot be read and does not count: its images are scored here"
             )
+    forgotten = load_forgotten(root)
+    if forgotten.files and forgotten.as_run(0).key not in covered:
+        update.add(
+            forgotten.as_run(state.last_number + 1), forgotten.entries(state.last_number + 1)
+        )
     if update.is_changed or (is_new and finished):
         update.merge()
         update.commit()
@@ -198,7 +204,7 @@ def _load(
     return state, False
 
 
-class _Update:
+class IndexUpdate:
     """A change of the index, in the making.
 
     Attributes:
@@ -226,19 +232,22 @@ class _Update:
         numbers = {run.name: run.number for run in state.runs}  # of several the newest
         number = state.last_number + 1
         added = IndexedRun(number, earlier.folder.name, earlier.ended, earlier.limits)
-        state.last_number = number
-        state.runs.append(added)
         num_segments = len(state.segments)
-        rows = read_entries(earlier.folder, number, numbers, state.codes)
         try:
-            while batch := list(islice(rows, _SEGMENT_ROWS)):
-                self._append([entry_columns(batch)])
+            self.add(added, read_entries(earlier.folder, number, numbers, state.codes))
         except (OSError, pa.ArrowException, KeyError, DataError):
             del state.segments[num_segments:]
             state.runs.pop()
             return False
-        self.is_changed = True
         return True
+
+    def add(self, run: IndexedRun, entries: Iterator[Entry]) -> None:
+        """Adds a run with its entries."""
+        self._state.last_number = run.number
+        self._state.runs.append(run)
+        while batch := list(islice(entries, _SEGMENT_ROWS)):
+            self.append([entry_columns(batch)])
+        self.is_changed = True
 
     def merge(self) -> None:
         """Merges the newest segments until each has twice the entries of all after it."""
@@ -261,9 +270,10 @@ class _Update:
         replaced = self._state.segments[first:]
         del self._state.segments[first:]
         if replaced:
-            self._append([open_segment(self._files.segment(part.name)) for part in replaced])
+            self.append([open_segment(self._files.segment(part.name)) for part in replaced])
 
-    def _append(self, parts: Sequence[Numbers]) -> None:
+    def append(self, parts: Sequence[Numbers]) -> None:
+        """Adds entries as one segment; the oldest part first."""
         state = self._state
         limits = {text: at for at, text in enumerate({run.limits for run in state.runs}, 1)}
         numbers = state.of_runs((run, limits[run.limits]) for run in state.runs)

@@ -21,6 +21,7 @@ from orchestrator.data.listing.listed_rows import ListedFile
 from orchestrator.data.listing.listing import Found
 from orchestrator.data.parquet import open_parquet, open_writer
 from orchestrator.data.schema import KNOWN, escape_path
+from orchestrator.runs.runs_root import FORGOTTEN
 
 _BATCH_ROWS = 4096
 _File = TypeVar("_File", Found, ListedFile)
@@ -86,8 +87,8 @@ class KnownFiles:
                     yield file
                     continue
                 self._count(number, code, file.raw)
-                if restored:
-                    origin = self._index.origin(*entry)
+                origin = self._index.origin(*entry) if restored else None
+                if origin is not None and origin.run != FORGOTTEN:
                     add(
                         {
                             "root": number,

@@ -28,7 +28,7 @@ from orchestrator.runs.atomic import digest, write_json
 from orchestrator.runs.folders import sync_folder
 from orchestrator.runs.lock import hold
 from orchestrator.runs.run_dir import RunDir
-from orchestrator.runs.runs_root import IndexFiles, RunsRoot
+from orchestrator.runs.runs_root import FORGOTTEN, IndexFiles, RunsRoot
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def _mark(files: IndexFiles, state: IndexState, keys: set[str]) -> None:
         used |= set(np.unique(open_segment(files.segment(segment.name))[seg.RUN]).tolist())
     state.runs = [run for run in state.runs if not run.pruned or run.number in used]
     state.commit(files)
-    write_json(files.pruned, {"runs": [run.name for run in state.runs if run.pruned]})
+    lost = [run.name for run in state.runs if run.pruned and run.name != FORGOTTEN]
+    write_json(files.pruned, {"runs": lost})
 
 
 def _remove(folder: Path, on_its_way: Path) -> None:

@@ -1,6 +1,7 @@
 """Takes a reader's answers into a run: table, agreement, metrics, and labels to train with."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from orchestrator.data.listing.csv_text import describe_header, open_text_table, shown_name
 from orchestrator.data.manifest import open_manifest_file
-from orchestrator.data.parquet import write_parquet
+from orchestrator.data.parquet import open_parquet, write_parquet
 from orchestrator.data.pseudonym import HASHED
 from orchestrator.data.schema import CLASS_NAMES, unescape_path
 from orchestrator.errors import DataError
@@ -21,7 +22,9 @@ from orchestrator.evaluation.metrics import evaluate
 from orchestrator.evaluation.report.worklist_page import UNSURE
 from orchestrator.pipelines.review.scored_run import ScoredRun, open_scored
 from orchestrator.runs.atomic import write_json
+from orchestrator.runs.folders import sync_folder
 from orchestrator.runs.lock import hold
+from orchestrator.runs.run_dir import RunDir
 
 _ANSWERS = {name: label for label, name in enumerate(CLASS_NAMES)} | {UNSURE: None}
 _NEEDED = ("row", "sha256", "answer")
@@ -74,6 +77,35 @@ def import_corrections(folder: Path, source: Path) -> ReviewResult:
     """
     scored = open_scored(folder)
     answers = load_answers(source, scored.table)
+    with hold(scored.run.path):
+        return _store_answers(scored, answers)
+
+
+def keep_answers(run: RunDir, going: Collection[int]) -> None:
+    """Makes an earlier import anew without some rows of the predictions, which are gone already.
+
+    Args:
+        run: the run, held; it need not have any answer.
+        going: the rows.
+    """
+    if not run.corrections.exists():
+        return
+    stored = open_parquet(run.corrections).read().to_pylist()
+    answers = {
+        row["row"]: Answer(row["answer"], row["reviewed_at"])
+        for row in stored
+        if row["row"] not in going
+    }
+    if answers:
+        _store_answers(open_scored(run.path), answers)
+        return
+    for path in (run.corrected, run.corrections_json, run.corrections):
+        path.unlink(missing_ok=True)
+    sync_folder(run.path)
+
+
+def _store_answers(scored: ScoredRun, answers: dict[int, Answer]) -> ReviewResult:
+    """Writes what answers say of a run, which is held."""
     places = pc.index_in(pa.array(answers, pa.int64()), scored.table["row"].combine_chunks())
     labels = scored.table["label"].to_numpy().astype(np.float64)  # NaN where there is none
     corrected = labels.copy()
@@ -83,14 +115,13 @@ def import_corrections(folder: Path, source: Path) -> ReviewResult:
     corrected[rows[sure]] = read[sure]
     report = _report(scored, labels, corrected, rows, read)
     run = scored.run
-    with hold(run.path):
-        write_parquet(run.corrections, _answer_table(scored, rows, answers))
-        table = _label_table(scored, corrected, rows[~sure])
-        if table is None:
-            run.corrected.unlink(missing_ok=True)
-        else:
-            write_parquet(run.corrected, table)
-        write_json(run.corrections_json, report)
+    write_parquet(run.corrections, _answer_table(scored, rows, answers))
+    table = _label_table(scored, corrected, rows[~sure])
+    if table is None:
+        run.corrected.unlink(missing_ok=True)
+    else:
+        write_parquet(run.corrected, table)
+    write_json(run.corrections_json, report)
     return ReviewResult(run.path, report, run.corrections, run.corrected if table else None)
 
 

@@ -35,7 +35,7 @@ from orchestrator.runs.run_dir import RunDir
 
 # Height and width to which files are decoded for the picture, px: longer sides are shortened.
 _PICTURE_PX = 2048
-_THUMBNAIL_PX = 200
+THUMBNAIL_PX = 200
 # Of the heat maps of a run.
 _SHARE_WRONG, _SHARE_RANDOM = 1 / 3, 1 / 5
 
@@ -152,7 +152,7 @@ def draw_heatmaps(
         write_picture(picture, path)
         entries.append(entry | {"file": str(path.relative_to(run.path))})
         alone = picture.crop((0, 0, *found.xray.shape[::-1]))
-        thumbnails.append(embed(alone, _THUMBNAIL_PX))
+        thumbnails.append(embed(alone, THUMBNAIL_PX))
     reporter.end()
     if missing := len(chosen) - len(entries):
         reporter.say(
@@ -253,7 +253,12 @@ def in_proportion(square: Uint8, row: Mapping[str, Any], most_px: int = _PICTURE
         row: its `width_px` and `height_px`.
         most_px: longest side of the result.
     """
+    size = shown_size(row, most_px)
+    return np.asarray(Image.fromarray(square).resize(size, Image.Resampling.BILINEAR))
+
+
+def shown_size(row: Mapping[str, Any], most_px: int = _PICTURE_PX) -> tuple[int, int]:
+    """Returns width and height of an image in its own proportions, px; see `in_proportion`."""
     width, height = row["width_px"], row["height_px"]
     scale = min(1.0, most_px / max(width, height))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(square).resize(size, Image.Resampling.BILINEAR))
+    return max(1, round(width * scale)), max(1, round(height * scale))

@@ -35,6 +35,7 @@ from orchestrator.pipelines.score.stage import shard_schema
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.run_dir import RunDir
+from orchestrator.runs.runs_root import FORGOTTEN
 
 
 def finish_tables(
@@ -100,7 +101,8 @@ def finish_tables(
                 rejections.add(bad.select(["code", "path", "message"]).to_pylist())
             for row in table.filter(known).to_pylist():
                 before[row["root"], "content", None] += 1
-                add_known(_known_by_content(row))
+                if row["known_run"] != FORGOTTEN:
+                    add_known(_known_by_content(row))
             tally.add(scored, bad)
             add_shadow(scored)
             scopes.add(scored, table.filter(rejected))

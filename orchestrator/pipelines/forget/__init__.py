@@ -1,0 +1,1 @@
+"""forget: one patient out of every run of a folder."""
