@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -9,6 +11,7 @@ from orchestrator.errors import DataError, SpecError
 from orchestrator.runs.atomic import write_json
 from tests.data.known.runs import make_nights
 from tests.data.test_predictions import make_run
+from tests.pipelines.forget.scored import InputFile, make_scored
 
 
 def prune(*arguments: str) -> Result:
@@ -120,3 +123,28 @@ def test_nights_without_a_shadow_have_no_column_of_it(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["runs", "report", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "Shadow" not in (tmp_path / "report.html").read_text()
+
+
+def test_forget_says_what_goes_and_ends_badly_where_rows_may_remain(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"0123456789abcdef")
+    root = tmp_path / "runs"
+    files = [InputFile("1.dcm", "doe", "4711"), InputFile("2.dcm", "roe", "4712")]
+    make_scored(root / "r1", files, key=key.read_bytes(), key_file=key)
+    told = ["runs", "forget", "-", str(root), "--patient-key", str(key)]
+    done = CliRunner().invoke(app, told, input="4711\n")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == [
+        "r1: removing 1 scored",
+        "1 of 1 finished scoring run had rows of this patient",
+    ]
+    record = (root / "r1" / "forgotten.json").read_text()
+    assert "4711" not in record and "on request" in record
+    make_scored(root / "r2", files, key=b"fedcba9876543210", kept=False)
+    (root / "r2" / "predictions" / "part-00000.parquet").rename(tmp_path / "kept")
+    pq.write_table(pq.read_table(tmp_path / "kept")[1:], root / "r2/predictions/part-00000.parquet")
+    done = CliRunner().invoke(app, told, input="4711\n")
+    assert isinstance(done.exception, DataError)
+    assert "1 folder: r2: its key was random and was not kept" in str(done.exception)
+    done = CliRunner().invoke(app, [*told, "--path", str(tmp_path), "--json"], input="4711\n")
+    assert done.exit_code == 0 and json.loads(done.stdout)["removed"] == {}
