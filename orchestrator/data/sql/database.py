@@ -249,7 +249,16 @@ def _told_plainly() -> Iterator[None]:
         yield
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split("LINE 1:")[0].split())[:400]
-        if any(word in text for word in ("IOError", "OSError", "Errno", "failed to open")):
+        if ".parquet" in text:
+            raise DataError(
+                f"a table of a run cannot be read ({text}); move the run out of its folder, or "
+                "score its images again"
+            ) from error
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise SpecError(
+                f"the query needs more than {_MEMORY} of memory; ask for fewer rows or columns"
+            ) from error
+        if any(word in text for word in ("IOError", "OSError", "Errno", "AWS")):
             raise ClusterError(
                 f"a table of a run cannot be read ({text}); run the same command again"
             ) from error

@@ -48,7 +48,7 @@ class Traces:
 
 
 @dataclass(frozen=True)
-class Found:
+class PatientRows:
     """A patient's rows in a run.
 
     Attributes:
@@ -82,7 +82,9 @@ def start_traces(
     traces = Traces(key, {patient.strip()})
     if key is not None:
         whole = patient.strip() + (f"\0{issuer}" if issuer else "")
-        traces.ids |= {keyed_hash(key, patient.strip()), keyed_hash(key, whole)}
+        for encoding in ("utf-8", "latin-1"):  # headers are hashed in the bytes that they hold
+            for text in (patient.strip(), whole):
+                traces.ids.add(keyed_hash(key, text.encode(encoding, "replace")))
     for path in named:
         below = [path, *path.rglob("*")] if path.is_dir() else [path]
         traces.named |= {os.fsencode(found.absolute()) for found in below}
@@ -90,7 +92,7 @@ def start_traces(
     return traces
 
 
-def find_rows(run: RunDir, traces: Traces) -> Found:
+def find_rows(run: RunDir, traces: Traces) -> PatientRows:
     """Returns a patient's rows in a run, and adds what they tell to the traces.
 
     Raises:
@@ -105,7 +107,7 @@ def find_rows(run: RunDir, traces: Traces) -> Found:
         ) from error
 
 
-def _find_rows(run: RunDir, traces: Traces) -> Found:
+def _find_rows(run: RunDir, traces: Traces) -> PatientRows:
     stored = open_manifest_file(run.manifest)
     rejected = set(open_parquet(run.rejected).read(columns=["row"])["row"].to_pylist())
     rows: list[int] = []
@@ -144,7 +146,7 @@ def _find_rows(run: RunDir, traces: Traces) -> Found:
         traces.files.add(path)
         state = (row["size_bytes"], row["mtime_ns"])
         files.append((path_hash(path).hex(), *state, row["sha256"] or ""))
-    return Found(rows, files, counts | {"known": len(known)})
+    return PatientRows(rows, files, counts | {"known": len(known)})
 
 
 def hash_files(files: Iterable[bytes]) -> set[str]:
@@ -181,7 +183,7 @@ def hides_patients(run: RunDir, traces: Traces) -> str | None:
     hashed = [ids for ids in kept if pc.any(pc.starts_with(ids, HASHED)).as_py()]
     if not hashed or any(pc.any(pc.is_in(ids, _texts(traces.ids))).as_py() for ids in hashed):
         return None
-    named = load_yaml(run.spec, "the spec of a run")["args"].get("patient_key_file")
+    named = load_args(run).get("patient_key_file")
     if named is None:
         return "its key was random and was not kept"
     if traces.key is None:
@@ -191,6 +193,14 @@ def hides_patients(run: RunDir, traces: Traces) -> str | None:
     except SpecError:  # moved since: the one that is given is taken for it
         other = False
     return f"it was scored with another key file, {named}" if other else None
+
+
+def load_args(run: RunDir) -> dict[str, Any]:
+    """Returns what a run was asked for; nothing where it was copied without its spec."""
+    if not run.spec.exists():
+        return {}
+    args: dict[str, Any] = load_yaml(run.spec, "the spec of a run")["args"]
+    return args
 
 
 def _any_of(scored: pa.Table, traces: Traces) -> pa.Array:

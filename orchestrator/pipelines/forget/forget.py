@@ -4,6 +4,7 @@ First the list of what no later night may score again, then the indexes, then wh
 each run is stored in it, and only then does anything go: a command that was killed is done again.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from orchestrator.data.known.drop import drop_entries
 from orchestrator.data.known.forgotten import add_forgotten
 from orchestrator.data.parquet import open_parquet
 from orchestrator.errors import DataError, OrchestratorError, SpecError
-from orchestrator.pipelines.forget.find import Found, Traces, find_rows, hides_patients
+from orchestrator.pipelines.forget.find import PatientRows, Traces, find_rows, hides_patients
 from orchestrator.pipelines.forget.remove import begin, finish, load_record
 from orchestrator.runs.lock import hold
 from orchestrator.runs.run_dir import RunDir
@@ -57,7 +58,7 @@ def forget_patient(
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name a folder of runs")
-    if any(text in why for text in traces.ids):
+    if any(re.search(rf"(?<!\w){re.escape(text)}(?!\w)", why) for text in traces.ids):
         raise SpecError("--why holds the patient's id; give a reason without it, since it is kept")
     with hold(root.absolute()):
         return _forget(root.absolute(), traces, why, announce)
@@ -93,12 +94,12 @@ def _forget(
     return result
 
 
-def _find(runs: list[RunDir], traces: Traces) -> dict[RunDir, Found]:
+def _find(runs: list[RunDir], traces: Traces) -> dict[RunDir, PatientRows]:
     """Returns a patient's rows in each run; what one run tells is looked for in all."""
     for run in runs:  # of whoever was killed
         traces.contents |= set((load_record(run)["at_work"] or {}).get("contents", ()))
     known = -1
-    found: dict[RunDir, Found] = {}
+    found: dict[RunDir, PatientRows] = {}
     while known != traces.size():
         known = traces.size()
         found = {run: find_rows(run, traces) for run in runs}

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from orchestrator.data.parquet import open_parquet, open_writer
 from orchestrator.errors import DataError
-from orchestrator.pipelines.forget.find import Found, Traces, hash_files, iter_known_rows
+from orchestrator.pipelines.forget.find import PatientRows, Traces, hash_files, iter_known_rows
 from orchestrator.pipelines.forget.report import rebuild_report
 from orchestrator.pipelines.review.corrections import keep_answers
 from orchestrator.runs.atomic import write_json
@@ -39,7 +39,7 @@ def load_record(run: RunDir) -> dict[str, Any]:
         raise DataError(f"{run.forgotten} is damaged; restore it from a backup") from error
 
 
-def begin(run: RunDir, found: Found, traces: Traces, why: str) -> None:
+def begin(run: RunDir, found: PatientRows, traces: Traces, why: str) -> None:
     """Stores what is to be removed from a run, in numbers and hashes alone.
 
     What a killed command has left at work there is added to.

@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from orchestrator.config.yaml_file import load_yaml
 from orchestrator.data import schema
 from orchestrator.data.manifest import open_manifest_file
 from orchestrator.data.parquet import open_parquet
@@ -22,6 +21,7 @@ from orchestrator.evaluation.report.heat_picture import embed
 from orchestrator.evaluation.report.report import build_report, render_html
 from orchestrator.evaluation.review_rule import ReviewRule
 from orchestrator.evaluation.tally import Tally
+from orchestrator.pipelines.forget.find import load_args
 from orchestrator.pipelines.score.heatmaps import THUMBNAIL_PX, shown_size
 from orchestrator.runs.atomic import write_json, write_text
 from orchestrator.runs.run_dir import RunDir
@@ -39,7 +39,7 @@ def rebuild_report(run: RunDir, removed: Sequence[Mapping[str, Any]]) -> None:
         ClusterError: the file system refused a write.
     """
     old = load_report(run)
-    args = load_yaml(run.spec, "the spec of a run")["args"]
+    args = load_args(run)
     roots = [schema.escape_path(root) for root in open_manifest_file(run.manifest).roots]
     tally = Tally(old["threshold"], GroupCodes([] if args.get("hash_paths") else roots))
     none = schema.REJECTED.empty_table()
