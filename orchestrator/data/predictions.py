@@ -93,7 +93,7 @@ def load_report(run: RunDir) -> dict[str, Any]:
 def _is_scoring(run: RunDir) -> bool:
     if run.shards.is_dir() or run.listing.is_dir():
         return True  # at work
-    return any(run.predictions.glob("*.parquet"))
+    return any(run.prediction_parts())
 
 
 def ended_at(run: RunDir) -> str:
@@ -120,7 +120,7 @@ def _read(run: RunDir, load: Callable[[RunDir], pa.Table]) -> pa.Table:
 
 def _load_predictions(run: RunDir) -> pa.Table:
     """Rows of a run's predictions with the run's name, and with roots as text."""
-    parts = [open_parquet(part).read() for part in sorted(run.predictions.glob("*.parquet"))]
+    parts = [open_parquet(part).read() for part in run.prediction_parts()]
     table = _name_roots(run, pa.concat_tables(parts) if parts else PREDICTIONS.empty_table())
     names = pa.array([run.path.name] * table.num_rows, pa.string())
     return table.add_column(0, "run_id", names)

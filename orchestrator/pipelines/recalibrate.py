@@ -137,7 +137,7 @@ def _release(
     reporter: Reporter,
 ) -> None:
     """Chooses the operating point by the scored images, and writes the report and the bundle."""
-    parts = sorted(run.scored.predictions.glob("*.parquet"))
+    parts = run.scored.prediction_parts()
     scored = pa.concat_tables(open_parquet(part).read(columns=_COLUMNS) for part in parts)
     found_in = fingerprint(scored)
     rows = scored.filter(pc.is_valid(scored["label"]))

@@ -172,6 +172,10 @@ class RunDir:
         """One row per scored image, Parquet, one file a shard."""
         return self.path / "predictions"
 
+    def prediction_parts(self) -> list[Path]:
+        """Returns the files of the predictions, without those that are being written."""
+        return sorted(self.predictions.glob("part-*.parquet"))
+
     @property
     def shadow(self) -> Path:
         """One row per image that the shadow has scored, Parquet."""

@@ -19,12 +19,13 @@ FILL_LATEST = [
     + _KEYS.format(content="sha256")
     + " FROM _told",
     "CREATE OR REPLACE VIEW _seen AS FROM _scored UNION ALL FROM _events",
-    "CREATE OR REPLACE TABLE _changed AS SELECT f1 FROM _seen GROUP BY f1 HAVING min(c1) <> max(c1)",
+    "CREATE OR REPLACE TABLE _changed AS "
+    "SELECT f1 FROM _seen GROUP BY f1 HAVING min(c1) <> max(c1)",
     "CREATE OR REPLACE TABLE _of_changed AS FROM _seen WHERE f1 IN (FROM _changed)",
     "CREATE OR REPLACE TABLE _newest AS SELECT arg_max(c1, id) AS c1, arg_max(c2, id) AS c2 "
     "FROM _of_changed GROUP BY f1, f2",
-    "CREATE OR REPLACE TABLE _replaced AS SELECT DISTINCT c1, c2 FROM _of_changed ANTI JOIN _newest "
-    "USING (c1, c2)",
+    "CREATE OR REPLACE TABLE _replaced AS "
+    "SELECT DISTINCT c1, c2 FROM _of_changed ANTI JOIN _newest USING (c1, c2)",
     # A content that another file still has, which never changed, is not replaced.
     "CREATE OR REPLACE TABLE _gone AS FROM _replaced ANTI JOIN "
     "(SELECT c1, c2 FROM _seen SEMI JOIN _replaced USING (c1, c2) "

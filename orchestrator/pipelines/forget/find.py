@@ -177,7 +177,7 @@ def iter_known_rows(
 def hides_patients(run: RunDir, traces: Traces) -> str | None:
     """Returns why a patient's rows in a run may be hidden from a search by id; None where not."""
     kept = [
-        *(_column_of(part, "patient_id") for part in sorted(run.predictions.glob("*.parquet"))),
+        *(_column_of(part, "patient_id") for part in run.prediction_parts()),
         *(table["patient_id"] for table in iter_shards(open_manifest_file(run.manifest))),
     ]
     hashed = [ids for ids in kept if pc.any(pc.starts_with(ids, HASHED)).as_py()]

@@ -116,7 +116,7 @@ def _sort_runs(root: Path) -> tuple[list[RunDir], list[RunDir], list[RunDir]]:
             continue
         for run in (RunDir(folder), RunDir(folder).scored):
             at_work = run.shards.is_dir() or run.listing.is_dir()
-            if at_work or any(run.predictions.glob("*.parquet")):
+            if at_work or any(run.prediction_parts()):
                 (finished if run.success.exists() else unfinished).append(run)
             elif run.status.is_file():
                 others.append(run)

@@ -69,10 +69,11 @@ def finish(run: RunDir) -> dict[str, int] | None:
     plan = record["at_work"]
     if plan is None:
         return None
+    sweep(run.path)  # what a killed writer has left may hold their rows
     rows = set(plan["row_numbers"])
     known = iter_known_rows(run, set(plan["contents"]), set(plan["files"]))
     _rewrite(run.known, {place for place, *_ in known}, None)
-    for path in (run.shadow, *sorted(run.predictions.glob("*.parquet")), run.rejected):
+    for path in (run.shadow, *run.prediction_parts(), run.rejected):
         _rewrite(path, rows, "row")
     for row in rows:
         (run.heatmaps / f"{row:08d}.png").unlink(missing_ok=True)
@@ -84,7 +85,6 @@ def finish(run: RunDir) -> dict[str, int] | None:
     kept = {name: plan[name] for name in ("at", "why", "rows")}
     removed = [*record["removed"], kept]
     rebuild_report(run, removed)
-    sweep(run.path)  # what a killed writer has left may hold their rows
     write_json(run.forgotten, {"removed": removed, "at_work": None})
     counts: dict[str, int] = plan["rows"]
     return counts

@@ -45,7 +45,7 @@ def rebuild_report(run: RunDir, removed: Sequence[Mapping[str, Any]]) -> None:
     none = schema.REJECTED.empty_table()
     sizes = {}
     drawn = {entry["row"] for entry in old.get("heatmaps", ())}
-    for part in sorted(run.predictions.glob("*.parquet")):
+    for part in run.prediction_parts():
         table = open_parquet(part).read()
         # A run of an earlier version lacks the newest columns.
         table = pa.concat_tables(
@@ -105,5 +105,5 @@ def _count_known(run: RunDir, old: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _rows_of(run: RunDir) -> set[int]:
-    parts = run.predictions.glob("*.parquet")
+    parts = run.prediction_parts()
     return {row for part in parts for row in open_parquet(part).read(["row"])["row"].to_pylist()}

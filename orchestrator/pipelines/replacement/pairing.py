@@ -68,7 +68,7 @@ def pair_runs(first: RunDir, second: RunDir) -> PairedRuns:
 
 
 def _load_scored(run: RunDir) -> pa.Table:
-    parts = [open_parquet(part).read() for part in sorted(run.predictions.glob("*.parquet"))]
+    parts = [open_parquet(part).read() for part in run.prediction_parts()]
     return _with_root(pa.concat_tables(parts))
 
 

@@ -74,7 +74,7 @@ def open_scored(folder: Path, *, may_be_empty: bool = False) -> ScoredRun:
         DataError: no finished scoring run, or one without images.
     """
     run = RunDir(folder.absolute())
-    parts = sorted(run.predictions.glob("*.parquet"))
+    parts = run.prediction_parts()
     if not run.success.exists() or not parts:
         raise DataError(
             f"{folder} is not a finished scoring run; name the folder that `orchestrator score` "

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class Nights:
         counts |= {"rejected": len(rejected), "scored_before": len(known), "rejected_before": 0}
         report = {"counts": counts, "threshold": 0.5, "model": {"sha256": model}}
         run.report_json.write_text(json.dumps(report))
-        ended = f"2026-03-{self.num_runs:02d}T02:00:00.000+00:00"
+        ended = (datetime(2026, 2, 28, 2, tzinfo=UTC) + timedelta(self.num_runs)).isoformat()
         run.status.write_text(json.dumps({"kind": "score", "succeeded_at": ended}))
         run.success.touch()
 
