@@ -153,7 +153,7 @@ def test_a_run_of_one_patient_alone_stays_whole(
         assert not path.exists()
 
 
-@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [37, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_any_change_is_made_good_by_the_same_command(
     step: int, tmp_path: Path, key_file: Path, no_page: None
 ) -> None:
