@@ -27,8 +27,11 @@ from orchestrator.config.specs import (
 )
 from orchestrator.data import terms
 from orchestrator.data.source import open_ingested
+from orchestrator.data.sql.database import open_database
 from orchestrator.errors import BundleError, DataError, OrchestratorError, SpecError
 from orchestrator.model import bundle as bundles
+from orchestrator.pipelines.forget.find import start_traces
+from orchestrator.pipelines.forget.forget import forget_patient
 from orchestrator.pipelines.score import score as scoring
 from orchestrator.pipelines.train import train as training
 from orchestrator.pipelines.tune import tune as tuning
@@ -60,6 +63,17 @@ def test_a_finished_run_is_read(made: Path) -> None:
     assert sorted(frame["label"]) == [0, 0, 1, 1, 1, 1]
     with pytest.raises(SpecError, match="holds a finished run"):
         scoring.score(ScoreSpec(**SCORED, out="score_finished"), ONE, Recorder())
+
+
+def test_sql_and_a_removal_take_a_run_of_version_1(made: Path) -> None:
+    pytest.importorskip("duckdb")
+    forget_patient(made, start_traces("person1", None, None, ()), "asked", lambda *_: None)
+    with open_database("score_finished") as database:
+        (batch,) = database.query("SELECT patient_id, label FROM latest ORDER BY ALL")
+    rows = [(row["patient_id"], row["label"]) for row in batch.to_pylist()]
+    assert rows == [("IM-0001", 0)] * 2 + [("person2", 1)] * 2
+    page = (made / "score_finished" / "report.html").read_text()
+    assert "2 rows were removed" in page and "person1" not in page
 
 
 def test_a_bundle_is_read_and_keeps_its_identity(
