@@ -1,12 +1,14 @@
 """What earlier versions have stored is opened, gone on with and not done again."""
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator import read_predictions
@@ -127,6 +129,22 @@ def test_a_night_leaves_out_what_earlier_versions_have_scored(made: Path) -> Non
     names = ("found", "scored", "rejected", "scored_before", "rejected_before")
     assert [counts[name] for name in names] == [7, 0, 0, 6, 1]
     assert "no image is left to score" in recorder.lines
+
+
+@pytest.mark.parametrize("copied", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_night_does_not_score_who_was_forgotten(copied: bool, made: Path) -> None:
+    nights = made / "nights"
+    forget_patient(nights, start_traces("person1", None, None, ()), "asked", lambda *_: None)
+    if copied:
+        folder = made / "in" / "PNEUMONIA"
+        shutil.copy(folder / "person1_bacteria_1.jpeg", folder / "other.jpeg")
+    spec = ScoreSpec(**SCORED, out_root="nights", only_new=True)
+    result = scoring.score(spec, ONE, Recorder())
+    counts = result.report["counts"]
+    names = ("found", "scored", "rejected", "scored_before", "rejected_before")
+    assert [counts[name] for name in names] == [7 + copied, 0, 0, 6 + copied, 1]
+    assert not pq.read_metadata(RunDir(result.run).known).num_rows
+    assert "person1" not in str(read_predictions(nights)["patient_id"].tolist())
 
 
 def test_a_limit_that_a_later_version_adds_makes_no_other_limits(
