@@ -79,6 +79,9 @@ def finish(run: RunDir) -> dict[str, int] | None:
         (run.heatmaps / f"{row:08d}.png").unlink(missing_ok=True)
     if run.heatmaps.exists():
         sync_folder(run.heatmaps)
+    run.stored.unlink(
+        missing_ok=True
+    )  # names their objects; archives take none of the others twice
     run.worklist.unlink(missing_ok=True)  # `review` writes it again
     keep_answers(run, rows)
     _rewrite(run.manifest, rows, "row")

@@ -141,6 +141,7 @@ def _keep_more(run: RunDir, shadow: list[dict[str, Any]]) -> None:
             picture = Image.fromarray(np.zeros((20, 60, 3), np.uint8))
             picture.save(run.heatmaps / f"{row['row']:08d}.png")
     write_text(run.worklist, " ".join(row["path"] for row in shadow))
+    write_text(run.stored, "{}")
     scored = open_scored(run.path)
     answers = {row["row"]: Answer(1 - row["label"], "2026-04-01") for row in shadow}
     _store_answers(scored, answers)

@@ -136,6 +136,7 @@ def test_everything_of_a_patient_goes_and_nothing_else(tmp_path: Path, key_file:
     assert "3 rows were removed" in page
     assert (root / "first" / "corrections.parquet").exists()
     assert not (root / "first" / "worklist.html").exists()
+    assert not (root / "first" / "stored.json").exists()
     assert pq.read_metadata(root / "first" / "shadow.parquet").num_rows == 3
     assert forget(root, key_file).removed == {}  # a second time finds nothing
     assert json.loads((root / "first" / "forgotten.json").read_text()) == record
