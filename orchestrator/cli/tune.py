@@ -7,7 +7,6 @@ import typer
 from orchestrator.cli.options import run_command
 from orchestrator.cli.output import print_result
 from orchestrator.cli.request import Request
-from orchestrator.config.addresses import is_address
 from orchestrator.errors import DataError
 
 app = typer.Typer()
@@ -17,6 +16,7 @@ app = typer.Typer()
 def tune(request: Request) -> None:
     """Search learning rate, alpha, gamma and dropout, and release the best model."""
     from orchestrator.cli.summaries import tune_summary
+    from orchestrator.config.addresses import is_address
 
     data = request.spec.data
     if not is_address(data) and not Path(data).exists():
