@@ -135,6 +135,7 @@ def compile_graph(model: Path, size_px: int, precision: str, num_threads: int, b
         "PERFORMANCE_HINT": "THROUGHPUT",
         "NUM_STREAMS": num_threads,
         "INFERENCE_NUM_THREADS": num_threads,
+        "ENABLE_CPU_PINNING": False,  # two processes of one thread each would share the first core
     }
     return core.compile_model(graph, "CPU", settings)
 
