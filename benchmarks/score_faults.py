@@ -48,7 +48,7 @@ def busiest(pid: int) -> int:
     """
     seconds: dict[int, int] = {}
     parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
+    for entry in (each for each in Path("/proc").iterdir() if each.name.isdigit()):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             line = (entry / "cmdline").read_bytes()
