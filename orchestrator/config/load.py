@@ -150,10 +150,15 @@ def _validated(
         return form.model_validate(values, context=context)
     except ValidationError as error:
         parts: dict[str, list[str]] = {}  # what is wrong -> every way to fix it
+        seen: set[str] = set()
         for item in error.errors(include_url=False):
             # A field of several forms names the form in the location: "constrained-float".
             places = [str(p) for p in item["loc"] if not str(p).startswith(_FORM_NAMES)]
             key = ".".join(places)
+            # To pydantic a list lacks those of its items that are wrong.
+            if item["type"] == "too_short" and any(each.startswith(f"{key}.") for each in seen):
+                continue
+            seen.add(key)
             message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "missing":
                 parts[f"{key} is required"] = []

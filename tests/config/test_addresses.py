@@ -101,6 +101,7 @@ def test_no_field_of_a_spec_takes_a_secret_and_no_message_repeats_it(
             build_spec(form, {**given, field: address})
         assert SECRET not in str(caught.value)
         assert shown[:40] in str(caught.value)
+        assert "at least 1 item" not in str(caught.value)  # of a list whose one item is wrong
     build_spec(form, {**given, field: "abfs://container@account.dfs.core.windows.net/x"})
 
 
