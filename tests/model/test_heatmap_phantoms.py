@@ -65,6 +65,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_classifier(
     name: str, weights: str, size_px: int, folder: Path, path: Path, patch: pytest.MonkeyPatch
 ) -> None:
+    keras.utils.set_random_seed(0)
     images, labels, _ = load(folder / "train", size_px)
     backbone = build_backbone(name, weights, size_px)
     if weights != "none":
@@ -77,7 +78,6 @@ def train_classifier(
     export_ir(backbone, path.with_name("backbone.xml"))
     engine = openvino_engine(path.with_name("backbone.xml"), None, "f32")
     features = np.concatenate([engine.predict(images), engine.predict(images[:, :, ::-1])])
-    keras.utils.set_random_seed(0)
     head = build_head(features.shape[1], 0.3)
     rate = keras.optimizers.schedules.CosineDecay(3e-4, 40 * len(features) // 64)
     fit(logit_model(head), rate, features, np.tile(labels, 2), batch_size=64, epochs=40)
