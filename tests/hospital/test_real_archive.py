@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,7 @@ from tests.orthanc import PASSWORD, USER, Orthanc, run_orthanc
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 
-NUM_STUDIES, NUM_IMAGES, NUM_HEATMAPS = 40, 50, 16
+NUM_STUDIES, NUM_IMAGES, NUM_HEATMAPS = 160, 200, 40
 UTF_8 = {"SpecificCharacterSet": "ISO_IR 192"}
 # What originals say besides an id: all of it, little of it, and in other letters.
 PEOPLE: list[dict[str, str]] = [
@@ -42,14 +43,14 @@ PEOPLE: list[dict[str, str]] = [
 
 @pytest.fixture(scope="module")
 def scored(public_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A run over 50 full-size X-rays of 40 patients, ten of whom have two images in a study."""
+    """A run over 200 full-size X-rays of 160 patients, 40 of whom have two images in a study."""
     folder = tmp_path_factory.mktemp("scored")
     unpack(folder / "v1")
-    pictures = sorted((public_data / "fullres").rglob("*.jpeg"))[:NUM_IMAGES]
-    for number, path in enumerate(pictures):
+    pictures = sorted((public_data / "fullres").rglob("*.jpeg"))
+    for number, path in zip(range(NUM_IMAGES), cycle(pictures), strict=False):
         study = number % NUM_STUDIES
         write_xray(
-            folder / "in" / f"{number:02}.dcm",
+            folder / "in" / f"{number:03}.dcm",
             number,
             study,
             pixels=np.asarray(Image.open(path).convert("L")),
