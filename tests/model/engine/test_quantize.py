@@ -69,6 +69,28 @@ def test_nncf_quantises_all_but_the_first_layers_and_the_head(
         quantize_ir(tmp_path / "bad.xml", tmp_path / "int8.xml", IMAGES)
 
 
+def test_activations_are_quantised_by_channel_not_by_row(tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="made with the extra int8")
+    import keras
+
+    image = keras.Input((32, 32, 1), name="image")
+    maps = keras.layers.Rescaling(1 / 255)(image)
+    for name in ("first", "second", "third", "fourth"):
+        maps = keras.layers.Conv2D(16, 1, activation="swish", name=name)(maps)
+        maps = keras.layers.DepthwiseConv2D(3, padding="same", name=f"{name}_depthwise")(maps)
+        maps = keras.layers.Activation("swish", name=f"{name}_swish")(maps)
+    features = keras.layers.GlobalAveragePooling2D(name="features")(maps)
+    export_ir(keras.Model(image, keras.layers.Dense(1, name="logit")(features)), tmp_path / "m.xml")
+    quantize_ir(tmp_path / "m.xml", tmp_path / "int8.xml", IMAGES)
+    ranges = [
+        tuple(node.input(1).get_partial_shape().to_shape())
+        for node in openvino.Core().read_model(tmp_path / "int8.xml").get_ops()
+        if node.get_type_name() == "FakeQuantize"
+    ]
+    assert any(shape == (1, 16, 1, 1) for shape in ranges)
+    assert all(size in (1, 16) for shape in ranges for size in shape)
+
+
 def test_without_nncf_the_extra_is_named(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
