@@ -67,11 +67,13 @@ class _Made:
     Attributes:
         uid: its SOP Instance UID.
         name: of its file.
+        rows: of the run that it is of.
         make: returns it.
     """
 
     uid: str
     name: str
+    rows: list[int]
     make: "Callable[[], Dataset]"
 
 
@@ -122,6 +124,8 @@ def _export(
 ) -> ExportResult:
     studies, left_out = find_studies(scored, reporter)
     facts = RunFacts.of(scored)
+    left_out += Counter(late=sum(_drop_late(study, facts, dicom, archive) for study in studies))
+    studies = [study for study in studies if study.images]
     num_pictures = sum(image.heatmap is not None for s in studies for image in s.images)
     done: Counter[str] = Counter()
     refused: dict[str, str] = {}
@@ -137,7 +141,9 @@ def _export(
                 with atomic_path(path) as temporary:
                     made.save_as(temporary, enforce_file_format=True)
         if archive is not None:
-            problem = archive.store(made) if made is not None and not is_stored else None
+            problem = None
+            if made is not None and not is_stored:
+                problem = archive.store(made, result.rows)
             if problem is not None:
                 refused[result.uid] = problem
             else:
@@ -156,16 +162,32 @@ def _export(
     )
 
 
+def _drop_late(
+    study: Study, facts: RunFacts, dicom: Path | None, archive: "ResultStore | None"
+) -> int:
+    """Leaves out the images that a report of the study lacks which is there; returns how many."""
+    from orchestrator.hospital.structured_report import load_evidence, report_uid
+
+    uid, images = report_uid(study, facts), study.images
+    rows = None if archive is None else archive.rows_of(uid)
+    if rows is not None:
+        study.images = [image for image in study.images if rows & set(image.rows)]
+    if dicom is not None and (path := dicom / f"sr-{uid}.dcm").exists():
+        evidence = load_evidence(path)
+        study.images = [i for i in study.images if i.original.sop_uid in evidence]
+    return len(images) - len(study.images)
+
+
 def _results(study: Study, facts: RunFacts) -> Iterator[_Made]:
     """Yields the report of a study and its heat maps, none of them made yet."""
     from orchestrator.hospital.secondary_capture import build_picture, picture_uid
     from orchestrator.hospital.structured_report import build_report, report_uid
 
     uid = report_uid(study, facts)
-    yield _Made(uid, f"sr-{uid}.dcm", partial(build_report, study, facts))
+    rows = [row for image in study.images for row in image.rows]
+    yield _Made(uid, f"sr-{uid}.dcm", rows, partial(build_report, study, facts))
     for image in study.images:
         if image.heatmap is not None:
             uid = picture_uid(image, facts)
-            yield _Made(
-                uid, f"sc-{uid}.dcm", partial(build_picture, image.heatmap, image, study, facts)
-            )
+            make = partial(build_picture, image.heatmap, image, facts)
+            yield _Made(uid, f"sc-{uid}.dcm", list(image.rows), make)

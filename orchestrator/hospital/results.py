@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ LEFT_OUT = {
     "changed": "changed since it was scored",
     "unusable": "its header lacks a valid id of the study, the object or the patient",
     "two_patients": "of a study whose objects name different patients",
+    "late": "found after the report of its study was made, and a run makes one; score it anew",
 }
 
 
@@ -37,6 +38,7 @@ class ScoredImage:
     """A scored DICOM object.
 
     Attributes:
+        rows: of the run that hold it: several where files are of one object.
         original: what it says of itself.
         probability: of PNEUMONIA, calibrated.
         predicted: 0 NORMAL, 1 PNEUMONIA.
@@ -44,6 +46,7 @@ class ScoredImage:
         heatmap: the picture of its heat map; None where there is none.
     """
 
+    rows: tuple[int, ...]
     original: Original
     probability: float
     predicted: int
@@ -81,7 +84,8 @@ class Study:
         )
         for place, other in enumerate(self.images):
             if other.original.sop_uid == image.original.sop_uid:
-                self.images[place] = max(other, image, key=lambda each: each.probability)
+                highest = max(other, image, key=lambda each: each.probability)
+                self.images[place] = replace(highest, rows=other.rows + image.rows)
                 return
         self.images.append(image)
 
@@ -184,6 +188,7 @@ def _read_image(scored: ScoredRun, row: dict[str, Any], originals: Originals) ->
         return "unusable"
     heatmap = scored.run.heatmaps / f"{row['row']:08d}.png"
     return ScoredImage(
+        (row["row"],),
         original,
         row["probability"],
         row["predicted"],

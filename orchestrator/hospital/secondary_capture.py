@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from orchestrator import __version__
-from orchestrator.hospital.results import RunFacts, ScoredImage, Study
+from orchestrator.hospital.results import RunFacts, ScoredImage
 from orchestrator.hospital.structured_report import MANUFACTURER, SERIES_NUMBER, date_as
 
 _NOTICE = "RESEARCH USE ONLY. NOT FOR DIAGNOSIS."
@@ -29,13 +29,12 @@ def picture_uid(image: ScoredImage, facts: RunFacts) -> str:
     return facts.uid("picture", image.original.sop_uid)
 
 
-def build_picture(heatmap: Path, image: ScoredImage, study: Study, facts: RunFacts) -> Dataset:
+def build_picture(heatmap: Path, image: ScoredImage, facts: RunFacts) -> Dataset:
     """Returns the heat map of an image, in the series of its study's heat maps.
 
     Args:
         heatmap: the picture of the image's heat map.
-        image: of the study.
-        study: at least one image, all of one patient.
+        image: which it is of.
         facts: of the run.
     """
     with Image.open(heatmap) as opened:
@@ -50,7 +49,7 @@ def build_picture(heatmap: Path, image: ScoredImage, study: Study, facts: RunFac
         series_instance_uid=facts.uid("pictures", own.study_uid),
         series_number=SERIES_NUMBER + 1,
         sop_instance_uid=picture_uid(image, facts),
-        instance_number=1 + study.images.index(image),
+        instance_number=1 + image.rows[0],  # whichever others of the study are found
         manufacturer=MANUFACTURER,
         patient_orientation=("L", "F"),
         series_description="AI heat map, research use only",

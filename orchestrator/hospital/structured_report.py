@@ -7,8 +7,10 @@ Reference: DICOM PS3.16 TID 1500 (measurement report), TID 1501 (measurement gro
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pydicom
 from highdicom import UID
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -30,6 +32,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from orchestrator import __version__
+from orchestrator.errors import DataError
 from orchestrator.evaluation.wording import format_figure
 from orchestrator.hospital.originals import REQUIRED, derive_uid
 from orchestrator.hospital.results import RunFacts, ScoredImage, Study
@@ -41,8 +44,29 @@ _PROCEDURE = CodedConcept("399208008", "SCT", "Plain X-ray of chest")
 
 
 def report_uid(study: Study, facts: RunFacts) -> str:
-    """Returns the UID of a study's report, which is another one where other images are in it."""
-    return facts.uid("report", *sorted(image.original.sop_uid for image in study.images))
+    """Returns the UID of a study's report, the same whichever of its images are found."""
+    return facts.uid("report", study.images[0].original.study_uid)
+
+
+def load_evidence(path: Path) -> set[str]:
+    """Returns the UIDs of the images that a report in a file is of.
+
+    Raises:
+        DataError: it is no report.
+    """
+    keyword = "CurrentRequestedProcedureEvidenceSequence"
+    try:
+        read = pydicom.dcmread(path, specific_tags=[keyword])
+        return {
+            item.ReferencedSOPInstanceUID
+            for study in read[keyword].value
+            for series in study.ReferencedSeriesSequence
+            for item in series.ReferencedSOPSequence
+        }
+    except Exception as error:  # a damaged file makes the library fail in any way, quoting it
+        raise DataError(
+            f"{path} cannot be read as a structured report; remove it, and it is written again"
+        ) from error
 
 
 def build_report(study: Study, facts: RunFacts) -> Dataset:

@@ -95,6 +95,23 @@ def test_what_the_archive_has_taken_is_recorded_and_not_sent_again(tmp_path: Pat
     assert sorted(sent_there) == sorted(sent)
 
 
+def test_an_image_found_after_its_study_was_stored_makes_no_second_report(tmp_path: Path) -> None:
+    data = [write_xray(tmp_path / "in" / f"{n}.dcm", n, study=7) for n in range(2)]
+    run = make_run(tmp_path / "run", tmp_path / "in", [0.2, 0.9]).path
+    (tmp_path / "in" / "1.dcm").unlink()
+    with archive(stored) as (address, sent):
+        export_results(run, None, address, Recorder())
+        (tmp_path / "in" / "1.dcm").write_bytes(data[1])
+        done = CliRunner().invoke(app, ["export", str(run), "--stow", address])
+        export_results(run, None, address, Recorder())
+    assert len(sent) == 1
+    assert isinstance(done.exception, DataError)
+    assert "1 image without a result: found after the report of its study was made" in done.stdout
+    with archive(stored) as (other, sent_there):  # the same object wherever it goes
+        assert export_results(run, None, other, Recorder()).left_out == {"late": 1}
+    assert sent_there == sent
+
+
 def test_each_object_counts_by_what_is_said_of_it(tmp_path: Path) -> None:
     run = make(tmp_path)
     answers = iter([(200, {}), failed("", 0x0111), failed("", 0xA700)])
