@@ -7,11 +7,11 @@ goes on after a kill, adds none.
 import contextlib
 import importlib.util
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import SpecError
 from orchestrator.hospital.results import RunFacts, Study, find_studies
@@ -35,7 +35,7 @@ class ExportResult:
     """What an export came to.
 
     Attributes:
-        num_studies: studies with a result, each with one structured report.
+        num_studies: studies with a result, each with one structured report, stored before or not.
         num_pictures: heat maps of them.
         written: objects written to the folder now; None without one.
         present: objects that were there already.
@@ -65,16 +65,21 @@ class _Made:
     """A result that can be made.
 
     Attributes:
+        modality: "SR", a report, or "OT", a heat map.
         uid: its SOP Instance UID.
-        name: of its file.
         rows: of the run that it is of.
         make: returns it.
     """
 
+    modality: str
     uid: str
-    name: str
     rows: list[int]
     make: "Callable[[], Dataset]"
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{'sr' if self.modality == 'SR' else 'sc'}-{self.uid}.dcm"
 
 
 def check_extra() -> None:
@@ -96,7 +101,8 @@ def export_results(
         folder: of a finished scoring run.
         dicom: folder for the objects; what is there stays.
         stow: address of an archive's DICOMweb service that is to store them.
-        reporter: receives every original that is read, and every object.
+        reporter: receives every original that is read, and every object. For an archive alone that
+            is what it has not taken yet.
 
     Raises:
         SpecError: the extra `dicom` is missing, or the archive's address or credentials are wrong.
@@ -122,18 +128,23 @@ def export_results(
 def _export(
     scored: ScoredRun, dicom: Path | None, archive: "ResultStore | None", reporter: Reporter
 ) -> ExportResult:
-    studies, left_out = find_studies(scored, reporter)
+    taken = {} if archive is None else archive.taken
+    done_rows = _find_done(scored, taken.values()) if dicom is None else ()
+    studies, left_out = find_studies(scored, reporter, done_rows)
     facts = RunFacts.of(scored)
     left_out += Counter(late=sum(_drop_late(study, facts, dicom, archive) for study in studies))
     studies = [study for study in studies if study.images]
-    num_pictures = sum(image.heatmap is not None for s in studies for image in s.images)
-    done: Counter[str] = Counter()
+    results = [each for study in studies for each in _results(study, facts)]
+    of = Counter(each.modality for each in results)
+    uids = {each.uid for each in results}
+    before = Counter(each["modality"] for uid, each in taken.items() if uid not in uids)
+    done = Counter(stored_before=before.total())
     refused: dict[str, str] = {}
-    reporter.begin("results", len(studies) + num_pictures, "objects")
-    for result in (each for study in studies for each in _results(study, facts)):
+    reporter.begin("results", len(results), "objects")
+    for result in results:
         path = None if dicom is None else dicom / result.name
         is_there = path is None or path.exists()
-        is_stored = archive is None or archive.holds(result.uid)
+        is_stored = archive is None or result.uid in taken
         made = None if is_there and is_stored else result.make()
         if path is not None:
             done["present" if is_there else "written"] += 1
@@ -151,8 +162,8 @@ def _export(
         reporter.advance(1)
     reporter.end()
     return ExportResult(
-        len(studies),
-        num_pictures,
+        of["SR"] + before["SR"],
+        of["OT"] + before["OT"],
         None if dicom is None else done["written"],
         done["present"],
         None if archive is None else done["stored"],
@@ -160,6 +171,20 @@ def _export(
         refused,
         dict(left_out),
     )
+
+
+def _find_done(scored: ScoredRun, taken: Iterable[Mapping[str, Any]]) -> set[int]:
+    """Returns the rows of which an archive has taken the report, and the heat map if there is one.
+
+    Args:
+        scored: the run.
+        taken: what the archive has taken.
+    """
+    rows: dict[str, set[int]] = {"SR": set(), "OT": set()}
+    for each in taken:
+        rows[each["modality"]].update(each["rows"])
+    drawn = {int(path.stem) for path in scored.run.heatmaps.glob("*.png")}
+    return rows["SR"] - (drawn - rows["OT"])
 
 
 def _drop_late(
@@ -185,9 +210,8 @@ def _results(study: Study, facts: RunFacts) -> Iterator[_Made]:
 
     uid = report_uid(study, facts)
     rows = [row for image in study.images for row in image.rows]
-    yield _Made(uid, f"sr-{uid}.dcm", rows, partial(build_report, study, facts))
+    yield _Made("SR", uid, rows, partial(build_report, study, facts))
     for image in study.images:
         if image.heatmap is not None:
-            uid = picture_uid(image, facts)
             make = partial(build_picture, image.heatmap, image, facts)
-            yield _Made(uid, f"sc-{uid}.dcm", list(image.rows), make)
+            yield _Made("OT", picture_uid(image, facts), list(image.rows), make)

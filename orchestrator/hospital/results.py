@@ -2,11 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from orchestrator.config.forms import DecodeLimits
 from orchestrator.data.decode.dicom_header import is_dicom
@@ -132,12 +135,15 @@ class RunFacts:
         return derive_uid(self.uuid, kind, *of)
 
 
-def find_studies(scored: ScoredRun, reporter: Reporter) -> tuple[list[Study], Counter[str]]:
+def find_studies(
+    scored: ScoredRun, reporter: Reporter, done: Collection[int] = ()
+) -> tuple[list[Study], Counter[str]]:
     """Returns the results of a run by study, and how many images are in none, by `LEFT_OUT`.
 
     Args:
         scored: the run.
         reporter: receives every file that is read again.
+        done: rows that are left out, and not read.
 
     Raises:
         DataError: the paths of the run were hashed, so that no file can be found.
@@ -145,8 +151,10 @@ def find_studies(scored: ScoredRun, reporter: Reporter) -> tuple[list[Study], Co
     """
     left_out: Counter[str] = Counter()
     studies: dict[str, Study] = {}
-    reporter.begin("reading originals", scored.table.num_rows, "files")
-    for found in _read_images(scored):
+    is_done = pc.is_in(scored.table["row"], pa.array(sorted(done), pa.int64()))
+    table = scored.table.filter(pc.invert(is_done))
+    reporter.begin("reading originals", table.num_rows, "files")
+    for found in _read_images(scored, table):
         reporter.advance(1)
         if isinstance(found, str):
             left_out[found] += 1
@@ -158,14 +166,14 @@ def find_studies(scored: ScoredRun, reporter: Reporter) -> tuple[list[Study], Co
     return good, left_out + Counter({"two_patients": mixed})
 
 
-def _read_images(scored: ScoredRun) -> Iterator[ScoredImage | str]:
-    """Yields for each row its image, or why there is no result of it."""
+def _read_images(scored: ScoredRun, table: pa.Table) -> Iterator[ScoredImage | str]:
+    """Yields for each row of the table its image, or why there is no result of it."""
     manifest = open_manifest_file(scored.run.manifest)
     stored = scored.run.load_status().get("limits")
     limits = decode_limits(DecodeLimits(**stored)) if stored else Limits()
     originals = Originals(manifest.roots, manifest.listed_ns, limits)
     columns = ["row", "root", "path", "sha256", "probability", "predicted", "decision"]
-    for batch in scored.table.select(columns).to_batches(max_chunksize=1024):
+    for batch in table.select(columns).to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
             yield _read_image(scored, row, originals)
 

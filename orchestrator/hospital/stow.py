@@ -38,6 +38,10 @@ _SAVED_EACH_S = 2.0  # what a kill may cost: the archive is sent that much again
 class ResultStore:
     """An archive as it takes results, and what it has taken of a run; a context.
 
+    Attributes:
+        taken: of each object that it has taken, by UID: its `modality`, `rows` of the run that it
+            is of, and `at`, when it was stored.
+
     Args:
         address: of its DICOMweb service, `http://...` or `https://...`.
         run: held by this process.
@@ -51,7 +55,7 @@ class ResultStore:
         self._address = _check(address)
         self._file = run.stored
         self._all = _load(run)
-        self._taken = self._all.setdefault(self._address, {})
+        self.taken = self._all.setdefault(self._address, {})
         self._is_saved, self._saved_s = True, time.monotonic()
         self._session = requests.Session()
         self._session.auth = find_login()
@@ -80,10 +84,6 @@ class ResultStore:
         self._session.close()
         self._save()
 
-    def holds(self, uid: str) -> bool:
-        """Returns whether the archive is known to have taken an object."""
-        return uid in self._taken
-
     def rows_of(self, uid: str) -> set[int] | None:
         """Returns the rows of which an object was made that any archive has; None without one."""
         made = (taken[uid]["rows"] for taken in self._all.values() if uid in taken)
@@ -104,7 +104,7 @@ class ResultStore:
         problem = self._send(result)
         if problem is None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._taken[uid] = {"at": now, "rows": list(rows)}
+            self.taken[uid] = {"modality": result.Modality, "rows": list(rows), "at": now}
             self._is_saved = False
             if time.monotonic() - self._saved_s > _SAVED_EACH_S:
                 self._save()
@@ -200,7 +200,8 @@ def _load(run: RunDir) -> dict[str, dict[str, dict[str, Any]]]:
     try:
         stored: dict[str, dict[str, dict[str, Any]]]
         stored = json.loads(run.stored.read_text(encoding="utf-8"))
-        if all(set(entry["rows"]) for taken in stored.values() for entry in taken.values()):
+        entries = [entry for taken in stored.values() for entry in taken.values()]
+        if all(entry["modality"] in ("SR", "OT") and set(entry["rows"]) for entry in entries):
             return stored
     except FileNotFoundError:
         return {}
