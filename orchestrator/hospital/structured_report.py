@@ -32,12 +32,12 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from orchestrator import __version__
+from orchestrator.data.listing.dicomweb.answers import OWN_MANUFACTURER, OWN_REPORT
 from orchestrator.errors import DataError
 from orchestrator.evaluation.wording import format_figure
 from orchestrator.hospital.originals import REQUIRED, derive_uid
 from orchestrator.hospital.results import RunFacts, ScoredImage, Study
 
-MANUFACTURER = "xray-orchestrator"
 SERIES_NUMBER = 9101  # beyond those of modalities
 _PNEUMONIA = CodedConcept("233604007", "SCT", "Pneumonia")
 _PROCEDURE = CodedConcept("399208008", "SCT", "Plain X-ray of chest")
@@ -93,9 +93,9 @@ def build_report(study: Study, facts: RunFacts) -> Dataset:
         series_number=SERIES_NUMBER,
         sop_instance_uid=report_uid(study, facts),
         instance_number=1,
-        manufacturer=MANUFACTURER,
+        manufacturer=OWN_MANUFACTURER,
         is_complete=True,
-        series_description="AI result, research use only",
+        series_description=OWN_REPORT,
         manufacturer_model_name=facts.backbone[:64],
         software_versions=__version__,
         device_serial_number=facts.hashes[0],
@@ -131,7 +131,7 @@ def _group(
         TrackingIdentifier(UID(facts.uid(name, *ids)), name),
         finding_type=_PNEUMONIA,
         algorithm_id=AlgorithmIdentification(
-            f"{MANUFACTURER} {facts.backbone}",
+            f"{OWN_MANUFACTURER} {facts.backbone}",
             " ".join(f"sha256:{text}" for text in facts.hashes),
             [f"threshold {facts.threshold!r}", f"threshold chosen by {facts.threshold_rule}"],
             codes.cid7162.ArtificialIntelligence,
@@ -177,7 +177,7 @@ def _observer(facts: RunFacts) -> ObservationContext:
     """The program with its model as the device that observed."""
     device = DeviceObserverIdentifyingAttributes(
         uid=derive_uid("device", *facts.hashes),
-        name=f"{MANUFACTURER} {__version__}",
+        name=f"{OWN_MANUFACTURER} {__version__}",
         model_name=facts.backbone,
         serial_number=facts.hashes[0],
     )
