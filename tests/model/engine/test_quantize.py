@@ -12,7 +12,6 @@ from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import openvino as engines
 from orchestrator.model.engine.export import export_ir
-from orchestrator.model.engine.keras import keras_engine
 from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
 from orchestrator.model.engine.quantize import quantize_ir
 from orchestrator.model.network import build_network
@@ -78,11 +77,6 @@ def test_without_nncf_the_extra_is_named(
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(SpecError, match=r"needs NNCF, .*: pip install 'xray-orchestrator\[int8\]'"):
         quantize_ir(network, tmp_path / "int8.xml", IMAGES)
-
-
-def test_keras_has_no_int8() -> None:
-    with pytest.raises(SpecError, match="Keras does not compute in int8; add --engine openvino"):
-        keras_engine(build_backbone("tiny", "none", 32), "int8")
 
 
 @pytest.mark.parametrize(
