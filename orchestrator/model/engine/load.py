@@ -107,7 +107,10 @@ def _load(
             bundle.load_info(folder).at(precision)
             ir = folder / (bundle.INT8_FILE if precision == "int8" else bundle.IR_FILE)
         elif precision == "int8":
-            raise SpecError(f"{folder} holds a backbone, of which there is no int8 network")
+            raise SpecError(
+                f"{folder} holds a backbone, of which there is no int8 network; compute it in f32, "
+                "or name a bundle that `orchestrator quantize` made"
+            )
         return openvino_engine(ir, num_threads, precision, batch_size, with_features=with_features)
 
     from orchestrator.model.keras_file import load_keras_file

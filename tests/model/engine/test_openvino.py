@@ -182,7 +182,7 @@ def test_unknown_engine_and_precision(exported: Path) -> None:
         load_engine(exported, "onnx")
     with pytest.raises(SpecError, match="unknown precision 'int4'; expected f32, bf16, f16"):
         load_engine(exported, "openvino", 1, "int4")
-    with pytest.raises(SpecError, match="holds a backbone, of which there is no int8 network"):
+    with pytest.raises(SpecError, match="no int8 network; compute it in f32, or name a bundle"):
         load_engine(exported, "openvino", 1, "int8")
 
 
