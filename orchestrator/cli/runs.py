@@ -137,7 +137,7 @@ def forget(
         list[Path] | None,
         typer.Option(
             metavar="<path>",
-            help="A file or folder that is the patient's, for runs that hide ids. Repeatable.",
+            help="A file or folder that is the patient's, where no id tells. Repeatable.",
         ),
     ] = None,
     why: Annotated[
@@ -169,6 +169,12 @@ def forget(
         write_line(f"{len(result.removed):,} {looked} had rows of this patient")
         for name, reason in result.hidden.items() if path else ():
             write_line(f"{name}: searched by files alone, since {reason}")
+        if result.unnamed:
+            number, runs = sum(result.unnamed.values()), counted(len(result.unnamed), "run")
+            write_line(
+                f"rejected files that name no patient: {number:,} in {runs}; name those of this "
+                "one by --path"
+            )
     remaining = result.left if path else result.hidden | result.left
     if remaining:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in remaining.items())

@@ -142,7 +142,7 @@ def recalibrate_summary(result: Any) -> list[str]:
     """Returns the figures before and after, the warnings and the paths of a recalibration.
 
     Args:
-        result: a `RecalibrateResult`.
+        result: a `SuccessorResult` of a recalibration.
     """
     report = result.report
     before, after = report["before"]["metrics"], report["after"]["metrics"]
@@ -168,7 +168,7 @@ def quantize_summary(result: Any) -> list[str]:
     """Returns what int8 changes, and the paths of a quantisation.
 
     Args:
-        result: a `QuantizeResult`.
+        result: a `SuccessorResult` of a quantisation.
     """
     report = result.report
     return [

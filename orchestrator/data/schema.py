@@ -104,6 +104,10 @@ REJECTED = pa.schema(
         ("label", pa.int8()),
         ("code", pa.string()),
         ("message", pa.string()),
+        # As in the predictions; null where the file could not be decoded, but for an id that the
+        # listing gives. Runs of earlier versions lack them
+        ("patient_id", pa.string()),
+        ("sha256", pa.string()),
     ]
 )
 

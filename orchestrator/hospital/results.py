@@ -2,11 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from orchestrator.config.forms import DecodeLimits
 from orchestrator.data.decode.dicom_header import is_dicom
@@ -29,6 +32,7 @@ LEFT_OUT = {
     "changed": "changed since it was scored",
     "unusable": "its header lacks a valid id of the study, the object or the patient",
     "two_patients": "of a study whose objects name different patients",
+    "late": "found after the report of its study was made, and a run makes one; score it anew",
 }
 
 
@@ -37,6 +41,7 @@ class ScoredImage:
     """A scored DICOM object.
 
     Attributes:
+        rows: of the run that hold it: several where files are of one object.
         original: what it says of itself.
         probability: of PNEUMONIA, calibrated.
         predicted: 0 NORMAL, 1 PNEUMONIA.
@@ -44,6 +49,7 @@ class ScoredImage:
         heatmap: the picture of its heat map; None where there is none.
     """
 
+    rows: tuple[int, ...]
     original: Original
     probability: float
     predicted: int
@@ -81,7 +87,8 @@ class Study:
         )
         for place, other in enumerate(self.images):
             if other.original.sop_uid == image.original.sop_uid:
-                self.images[place] = max(other, image, key=lambda each: each.probability)
+                highest = max(other, image, key=lambda each: each.probability)
+                self.images[place] = replace(highest, rows=other.rows + image.rows)
                 return
         self.images.append(image)
 
@@ -128,12 +135,15 @@ class RunFacts:
         return derive_uid(self.uuid, kind, *of)
 
 
-def find_studies(scored: ScoredRun, reporter: Reporter) -> tuple[list[Study], Counter[str]]:
+def find_studies(
+    scored: ScoredRun, reporter: Reporter, done: Collection[int] = ()
+) -> tuple[list[Study], Counter[str]]:
     """Returns the results of a run by study, and how many images are in none, by `LEFT_OUT`.
 
     Args:
         scored: the run.
         reporter: receives every file that is read again.
+        done: rows that are left out, and not read.
 
     Raises:
         DataError: the paths of the run were hashed, so that no file can be found.
@@ -141,8 +151,10 @@ def find_studies(scored: ScoredRun, reporter: Reporter) -> tuple[list[Study], Co
     """
     left_out: Counter[str] = Counter()
     studies: dict[str, Study] = {}
-    reporter.begin("reading originals", scored.table.num_rows, "files")
-    for found in _read_images(scored):
+    is_done = pc.is_in(scored.table["row"], pa.array(sorted(done), pa.int64()))
+    table = scored.table.filter(pc.invert(is_done))
+    reporter.begin("reading originals", table.num_rows, "files")
+    for found in _read_images(scored, table):
         reporter.advance(1)
         if isinstance(found, str):
             left_out[found] += 1
@@ -154,14 +166,14 @@ def find_studies(scored: ScoredRun, reporter: Reporter) -> tuple[list[Study], Co
     return good, left_out + Counter({"two_patients": mixed})
 
 
-def _read_images(scored: ScoredRun) -> Iterator[ScoredImage | str]:
-    """Yields for each row its image, or why there is no result of it."""
+def _read_images(scored: ScoredRun, table: pa.Table) -> Iterator[ScoredImage | str]:
+    """Yields for each row of the table its image, or why there is no result of it."""
     manifest = open_manifest_file(scored.run.manifest)
     stored = scored.run.load_status().get("limits")
     limits = decode_limits(DecodeLimits(**stored)) if stored else Limits()
     originals = Originals(manifest.roots, manifest.listed_ns, limits)
     columns = ["row", "root", "path", "sha256", "probability", "predicted", "decision"]
-    for batch in scored.table.select(columns).to_batches(max_chunksize=1024):
+    for batch in table.select(columns).to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
             yield _read_image(scored, row, originals)
 
@@ -184,6 +196,7 @@ def _read_image(scored: ScoredRun, row: dict[str, Any], originals: Originals) ->
         return "unusable"
     heatmap = scored.run.heatmaps / f"{row['row']:08d}.png"
     return ScoredImage(
+        (row["row"],),
         original,
         row["probability"],
         row["predicted"],

@@ -15,8 +15,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from orchestrator import __version__
-from orchestrator.hospital.results import RunFacts, ScoredImage, Study
-from orchestrator.hospital.structured_report import MANUFACTURER, SERIES_NUMBER, date_as
+from orchestrator.data.listing.dicomweb.answers import OWN_HEATMAP, OWN_MANUFACTURER
+from orchestrator.hospital.results import RunFacts, ScoredImage
+from orchestrator.hospital.structured_report import SERIES_NUMBER, date_as
 
 _NOTICE = "RESEARCH USE ONLY. NOT FOR DIAGNOSIS."
 _WHAT = "Heat map of a computer's probability of pneumonia; not a finding of a radiologist."
@@ -29,13 +30,12 @@ def picture_uid(image: ScoredImage, facts: RunFacts) -> str:
     return facts.uid("picture", image.original.sop_uid)
 
 
-def build_picture(heatmap: Path, image: ScoredImage, study: Study, facts: RunFacts) -> Dataset:
+def build_picture(heatmap: Path, image: ScoredImage, facts: RunFacts) -> Dataset:
     """Returns the heat map of an image, in the series of its study's heat maps.
 
     Args:
         heatmap: the picture of the image's heat map.
-        image: of the study.
-        study: at least one image, all of one patient.
+        image: which it is of.
         facts: of the run.
     """
     with Image.open(heatmap) as opened:
@@ -50,10 +50,10 @@ def build_picture(heatmap: Path, image: ScoredImage, study: Study, facts: RunFac
         series_instance_uid=facts.uid("pictures", own.study_uid),
         series_number=SERIES_NUMBER + 1,
         sop_instance_uid=picture_uid(image, facts),
-        instance_number=1 + study.images.index(image),
-        manufacturer=MANUFACTURER,
+        instance_number=1 + image.rows[0],  # whichever others of the study are found
+        manufacturer=OWN_MANUFACTURER,
         patient_orientation=("L", "F"),
-        series_description="AI heat map, research use only",
+        series_description=OWN_HEATMAP,
         manufacturer_model_name=facts.backbone[:64],
         software_versions=__version__,
         device_serial_number=facts.hashes[0],
@@ -87,7 +87,7 @@ def burn_in(picture: Image.Image, facts: RunFacts) -> npt.NDArray[np.uint8]:
     """
     em = min(max(picture.width // _LINES_A_PICTURE, _TEXT_PX[0]), _TEXT_PX[1])
     models = ", ".join(text[:12] for text in facts.hashes)
-    lines = [_NOTICE, _WHAT, f"{MANUFACTURER} {facts.backbone}, model {models}"]
+    lines = [_NOTICE, _WHAT, f"{OWN_MANUFACTURER} {facts.backbone}, model {models}"]
     font = ImageFont.load_default(em)
     rows = [row for line in lines for row in _wrap(line, font, picture.width - em)]
     height = round(1.5 * em * len(rows) + em)

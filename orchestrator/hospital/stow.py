@@ -8,6 +8,7 @@ Reference: DICOM PS3.18 section 10.5 (store transaction), table I.1-1 (its answe
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from types import TracebackType
@@ -37,6 +38,10 @@ _SAVED_EACH_S = 2.0  # what a kill may cost: the archive is sent that much again
 class ResultStore:
     """An archive as it takes results, and what it has taken of a run; a context.
 
+    Attributes:
+        taken: of each object that it has taken, by UID: its `modality`, `rows` of the run that it
+            is of, and `at`, when it was stored.
+
     Args:
         address: of its DICOMweb service, `http://...` or `https://...`.
         run: held by this process.
@@ -50,7 +55,7 @@ class ResultStore:
         self._address = _check(address)
         self._file = run.stored
         self._all = _load(run)
-        self._taken = self._all.setdefault(self._address, {})
+        self.taken = self._all.setdefault(self._address, {})
         self._is_saved, self._saved_s = True, time.monotonic()
         self._session = requests.Session()
         self._session.auth = find_login()
@@ -79,12 +84,17 @@ class ResultStore:
         self._session.close()
         self._save()
 
-    def holds(self, uid: str) -> bool:
-        """Returns whether the archive is known to have taken an object."""
-        return uid in self._taken
+    def rows_of(self, uid: str) -> set[int] | None:
+        """Returns the rows of which an object was made that any archive has; None without one."""
+        made = (taken[uid]["rows"] for taken in self._all.values() if uid in taken)
+        return set(rows) if (rows := next(made, None)) is not None else None
 
-    def store(self, result: Dataset) -> str | None:
+    def store(self, result: Dataset, rows: Sequence[int]) -> str | None:
         """Sends an object; returns None once the archive says that it has it, or why it has not.
+
+        Args:
+            result: the object.
+            rows: of the run that it is of.
 
         Raises:
             SpecError: the address is none of an archive.
@@ -93,7 +103,8 @@ class ResultStore:
         uid = str(result.SOPInstanceUID)
         problem = self._send(result)
         if problem is None:
-            self._taken[uid] = datetime.now(UTC).isoformat(timespec="seconds")
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self.taken[uid] = {"modality": result.Modality, "rows": list(rows), "at": now}
             self._is_saved = False
             if time.monotonic() - self._saved_s > _SAVED_EACH_S:
                 self._save()
@@ -184,15 +195,17 @@ def _check(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def _load(run: RunDir) -> dict[str, dict[str, str]]:
-    """Returns when each archive has taken which object, by address and UID."""
+def _load(run: RunDir) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns when each archive has taken which object, and of which rows, by address and UID."""
     try:
-        stored: dict[str, dict[str, str]] = json.loads(run.stored.read_text(encoding="utf-8"))
-        if all(isinstance(taken, dict) for taken in stored.values()):
+        stored: dict[str, dict[str, dict[str, Any]]]
+        stored = json.loads(run.stored.read_text(encoding="utf-8"))
+        entries = [entry for taken in stored.values() for entry in taken.values()]
+        if all(entry["modality"] in ("SR", "OT") and set(entry["rows"]) for entry in entries):
             return stored
     except FileNotFoundError:
         return {}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         pass
     raise DataError(
         f"{run.stored} is no record of what archives have taken; remove it, and all results are "

@@ -7,8 +7,10 @@ Reference: DICOM PS3.16 TID 1500 (measurement report), TID 1501 (measurement gro
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pydicom
 from highdicom import UID
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -30,19 +32,41 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from orchestrator import __version__
+from orchestrator.data.listing.dicomweb.answers import OWN_MANUFACTURER, OWN_REPORT
+from orchestrator.errors import DataError
 from orchestrator.evaluation.wording import format_figure
 from orchestrator.hospital.originals import REQUIRED, derive_uid
 from orchestrator.hospital.results import RunFacts, ScoredImage, Study
 
-MANUFACTURER = "xray-orchestrator"
 SERIES_NUMBER = 9101  # beyond those of modalities
 _PNEUMONIA = CodedConcept("233604007", "SCT", "Pneumonia")
 _PROCEDURE = CodedConcept("399208008", "SCT", "Plain X-ray of chest")
 
 
 def report_uid(study: Study, facts: RunFacts) -> str:
-    """Returns the UID of a study's report, which is another one where other images are in it."""
-    return facts.uid("report", *sorted(image.original.sop_uid for image in study.images))
+    """Returns the UID of a study's report, the same whichever of its images are found."""
+    return facts.uid("report", study.images[0].original.study_uid)
+
+
+def load_evidence(path: Path) -> set[str]:
+    """Returns the UIDs of the images that a report in a file is of.
+
+    Raises:
+        DataError: it is no report.
+    """
+    keyword = "CurrentRequestedProcedureEvidenceSequence"
+    try:
+        read = pydicom.dcmread(path, specific_tags=[keyword])
+        return {
+            item.ReferencedSOPInstanceUID
+            for study in read[keyword].value
+            for series in study.ReferencedSeriesSequence
+            for item in series.ReferencedSOPSequence
+        }
+    except Exception as error:  # a damaged file makes the library fail in any way, quoting it
+        raise DataError(
+            f"{path} cannot be read as a structured report; remove it, and it is written again"
+        ) from error
 
 
 def build_report(study: Study, facts: RunFacts) -> Dataset:
@@ -69,9 +93,9 @@ def build_report(study: Study, facts: RunFacts) -> Dataset:
         series_number=SERIES_NUMBER,
         sop_instance_uid=report_uid(study, facts),
         instance_number=1,
-        manufacturer=MANUFACTURER,
+        manufacturer=OWN_MANUFACTURER,
         is_complete=True,
-        series_description="AI result, research use only",
+        series_description=OWN_REPORT,
         manufacturer_model_name=facts.backbone[:64],
         software_versions=__version__,
         device_serial_number=facts.hashes[0],
@@ -107,7 +131,7 @@ def _group(
         TrackingIdentifier(UID(facts.uid(name, *ids)), name),
         finding_type=_PNEUMONIA,
         algorithm_id=AlgorithmIdentification(
-            f"{MANUFACTURER} {facts.backbone}",
+            f"{OWN_MANUFACTURER} {facts.backbone}",
             " ".join(f"sha256:{text}" for text in facts.hashes),
             [f"threshold {facts.threshold!r}", f"threshold chosen by {facts.threshold_rule}"],
             codes.cid7162.ArtificialIntelligence,
@@ -153,7 +177,7 @@ def _observer(facts: RunFacts) -> ObservationContext:
     """The program with its model as the device that observed."""
     device = DeviceObserverIdentifyingAttributes(
         uid=derive_uid("device", *facts.hashes),
-        name=f"{MANUFACTURER} {__version__}",
+        name=f"{OWN_MANUFACTURER} {__version__}",
         model_name=facts.backbone,
         serial_number=facts.hashes[0],
     )

@@ -33,7 +33,8 @@ from orchestrator.jobs.to_score import ToScore, count_to_score
 from orchestrator.launcher.file import load_launcher
 from orchestrator.model.backbones import canonical_names, check_size, check_weights
 from orchestrator.model.bundle_folder import newest_bundle
-from orchestrator.model.engine.load import choose_engine, choose_precision
+from orchestrator.model.engine.base import choose_engine
+from orchestrator.model.engine.load import choose_precision
 from orchestrator.registry.reference import Model, open_model
 
 THIS_MACHINE = "this machine"

@@ -3,7 +3,7 @@
 The network stays as it is: the new bundle has the same files of it.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.config.specs import RecalibrateSpec, Resources, scoring_of
-from orchestrator.data.decode.images import DECODER_VERSION
-from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.listing.options import ListingOptions
 from orchestrator.data.parquet import open_parquet
 from orchestrator.data.schema import CLASS_NAMES
 from orchestrator.data.source import open_manifest
 from orchestrator.data.splits import check_classes, group_rows
-from orchestrator.errors import SpecError
 from orchestrator.evaluation.metrics import Evaluation, evaluate
 from orchestrator.evaluation.operating_point import (
     HeldOut,
@@ -37,32 +34,15 @@ from orchestrator.evaluation.report.recalibration import (
 from orchestrator.evaluation.report.review import measure_review
 from orchestrator.evaluation.selective import accepts, choose_rule
 from orchestrator.model.bundle import BundleInfo, Metrics, Recalibration
-from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.bundle_writer import copy_bundle
 from orchestrator.pipelines.prepare.ingest import fingerprint
 from orchestrator.pipelines.score.score import score
+from orchestrator.pipelines.successor import SuccessorResult, open_successor
 from orchestrator.progress import Reporter
-from orchestrator.registry.reference import open_model
 from orchestrator.runs.atomic import write_json, write_text
-from orchestrator.runs.life_cycle import BundleFolder, open_run
-from orchestrator.runs.run_dir import RunDir, new_run_id
+from orchestrator.runs.run_dir import RunDir
 
 _COLUMNS = ["label", "patient_id", "sha256", "logit"]
-
-
-@dataclass(frozen=True)
-class RecalibrateResult:
-    """What a recalibration made.
-
-    Args:
-        bundle: folder of the new bundle.
-        run: folder of the run, the scoring run in it.
-        report: as in `report.json`.
-    """
-
-    bundle: Path
-    run: Path
-    report: dict[str, Any]
 
 
 def recalibrate(
@@ -71,7 +51,7 @@ def recalibrate(
     reporter: Reporter,
     *,
     run_folder: Path | None = None,
-) -> RecalibrateResult:
+) -> SuccessorResult:
     """Releases a bundle again, with calibration and threshold of one site's labelled images.
 
     Args:
@@ -82,7 +62,7 @@ def recalibrate(
             `runs/` otherwise.
 
     Returns:
-        Where the bundle, the run and the report are.
+        Where the bundle, the run, the scoring run in it, and the report are.
 
     Raises:
         SpecError: the spec cannot be met, or the output folder is taken.
@@ -90,28 +70,12 @@ def recalibrate(
         BundleError: the bundle cannot be used.
         ClusterError: a worker or the disk failed; the same command goes on later.
     """
-    model = open_model(spec.model)
-    parent, info = model.folder, model.info
-    check_inputs([spec.data])
-    spec = spec.model_copy(update={"model": model.name})
-    out = Path(spec.out or Path("models", new_run_id("recalibrate"))).absolute()
-    if out.resolve() == parent:
-        raise SpecError(f"--out {out} is the bundle itself; name another folder")
-    bundle = BundleFolder(out, INFO_FILE)
-    others = {"models": [info.sha256], "decoder": DECODER_VERSION}
-    with open_run(
-        "recalibrate",
-        run_folder,
-        spec,
-        resources,
-        reporter=reporter,
-        others=others,
-        bundle=bundle,
-    ) as opened:
+    begun = open_successor("recalibrate", spec, resources, reporter, run_folder)
+    with begun as (spec, model, bundle, opened):
         if not opened.completed:
             _score(spec, resources, opened.run, reporter)
-            _release(spec, parent, info, opened.run, out, reporter)
-    return RecalibrateResult(out, opened.run.path, opened.load_report())
+            _release(spec, model.folder, model.info, opened.run, bundle.path, reporter)
+    return SuccessorResult(bundle.path, opened.run.path, opened.load_report())
 
 
 def _score(spec: RecalibrateSpec, resources: Resources, run: RunDir, reporter: Reporter) -> None:

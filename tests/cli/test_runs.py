@@ -130,6 +130,7 @@ def test_forget_says_what_goes_and_ends_badly_where_rows_may_remain(tmp_path: Pa
     key.write_bytes(b"0123456789abcdef")
     root = tmp_path / "runs"
     files = [InputFile("1.dcm", "doe", "4711"), InputFile("2.dcm", "roe", "4712")]
+    files.append(InputFile("3.dcm", "", code="damaged"))
     make_scored(root / "r1", files, key=key.read_bytes(), key_file=key)
     told = ["runs", "forget", "-", str(root), "--patient-key", str(key)]
     done = CliRunner().invoke(app, told, input="4711\n")
@@ -137,6 +138,7 @@ def test_forget_says_what_goes_and_ends_badly_where_rows_may_remain(tmp_path: Pa
     assert done.stdout.splitlines() == [
         "r1: removing 1 scored",
         "1 of 1 finished scoring run had rows of this patient",
+        "rejected files that name no patient: 1 in 1 run; name those of this one by --path",
     ]
     record = (root / "r1" / "forgotten.json").read_text()
     assert "4711" not in record and "on request" in record

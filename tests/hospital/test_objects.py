@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import DataError, SpecError
 from orchestrator.hospital import export
 from orchestrator.hospital.export import export_results
 from orchestrator.hospital.results import RunFacts, find_studies
@@ -79,7 +79,7 @@ def test_a_picture_has_its_notice_burned_in_above_the_heat_map(tmp_path: Path) -
     heatmap = study.images[0].heatmap
     assert heatmap is not None
     facts = RunFacts.of(scored)
-    made = pydicom.dcmread(BytesIO(encode(build_picture(heatmap, study.images[0], study, facts))))
+    made = pydicom.dcmread(BytesIO(encode(build_picture(heatmap, study.images[0], facts))))
     drawn = np.asarray(Image.open(heatmap).convert("RGB"))
     strip = made.Rows - drawn.shape[0]
     assert strip > 30 and (made.pixel_array[strip:] == drawn).all()
@@ -102,6 +102,27 @@ def test_a_second_export_adds_none_and_changes_none(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert (first.num_studies, first.num_pictures, len(before)) == (3, 1, 4)
     assert (first.written, first.present, again.written, again.present) == (4, 0, 1, 3)
+
+
+def test_a_study_whose_missing_image_is_found_later_keeps_its_one_report(tmp_path: Path) -> None:
+    data = [write_xray(tmp_path / "in" / f"{n}.dcm", n, study=7) for n in range(2)]
+    run = make_run(tmp_path / "run", tmp_path / "in", [0.2, 0.9], heatmaps=[0, 1])
+    (tmp_path / "in" / "0.dcm").unlink()
+    first = export_results(run.path, tmp_path / "out", None, Recorder())
+    assert (first.num_studies, first.num_pictures, first.left_out) == (1, 1, {"gone": 1})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "in" / "0.dcm").write_bytes(data[0])
+    again = export_results(run.path, tmp_path / "out", None, Recorder())
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert (again.num_studies, again.written, again.left_out) == (1, 0, {"late": 1})
+    # Elsewhere, where both are there from the first, all is as ever: the objects have their UIDs.
+    whole = export_results(run.path, tmp_path / "whole", None, Recorder())
+    assert (whole.written, whole.num_faults) == (3, 0)
+    (report,) = (tmp_path / "out").glob("sr-*")
+    assert (tmp_path / "whole" / report.name).exists()
+    report.write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"sr-.* cannot be read as a structured report; remove it"):
+        export_results(run.path, tmp_path / "out", None, Recorder())
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,13 +209,15 @@ def test_originals_may_lie_in_the_archive(
     orthanc: Orthanc, scored: SimpleNamespace, tmp_path: Path
 ) -> None:
     unpack(tmp_path / "v1")
-    address = f"dicomweb+{orthanc.dicomweb}?Modality=DX&StudyDate=20260131"
+    address = f"dicomweb+{orthanc.dicomweb}?StudyDate=20260131"  # with the results stored there
     with pytest.MonkeyPatch.context() as patch:
         keep_in_process(patch)
         spec = ScoreSpec(
             input=address, model=str(tmp_path / "v1" / "bundle"), out=str(tmp_path / "run")
         )
         run = score(spec, Resources(), Recorder()).run
+    counts = json.loads((run / "report.json").read_text())["counts"]
+    assert (counts["found"], counts["ignored"]) == (NUM_IMAGES, NUM_STUDIES + NUM_HEATMAPS)
     result = export_results(run, tmp_path / "out", None, Recorder())
     assert (result.num_studies, result.left_out) == (NUM_STUDIES, {})
     read = [pydicom.dcmread(path) for path in (tmp_path / "out").iterdir()]

@@ -88,11 +88,59 @@ def test_what_the_archive_has_taken_is_recorded_and_not_sent_again(tmp_path: Pat
         again = export_results(run, None, address, Recorder())
     assert (first.stored, first.stored_before, again.stored, again.stored_before) == (3, 0, 0, 3)
     assert len(sent) == len(set(sent)) == 3
-    record = json.loads((run / "stored.json").read_text())
-    assert set(record[address.rstrip("/")]) == set(sent)
+    record = json.loads((run / "stored.json").read_text())[address.rstrip("/")]
+    assert {uid: entry["rows"] for uid, entry in record.items()} == {
+        uid: [row] for row, uid in enumerate(sent)
+    }
     with archive(stored) as (other, sent_there):
         export_results(run, None, other, Recorder())
     assert sorted(sent_there) == sorted(sent)
+
+
+def test_what_is_sent_again_is_read_again_and_nothing_else(tmp_path: Path) -> None:
+    for number, study in enumerate((0, 0, 1, 2)):
+        write_xray(tmp_path / "in" / f"{number}.dcm", number, study)
+    run = make_run(tmp_path / "run", tmp_path / "in", [0.4] * 4, heatmaps=[1, 3]).path
+    refused: list[str] = []
+
+    def answer(uid: str) -> tuple[int, dict[str, Any]]:
+        if len(sent) != 2:
+            return stored(uid)
+        refused.append(uid)
+        return failed(uid, 0xA700)
+
+    with archive(answer) as (address, sent):
+        first = export_results(run, None, address, Recorder())
+        assert first.refused == {refused[0]: "failure reason A700H"}  # the first study's heat map
+        for number in (0, 2, 3):  # nothing is left to send of these
+            (tmp_path / "in" / f"{number}.dcm").unlink()
+        recorder = Recorder()
+        again = export_results(run, None, address, recorder)
+        assert sent[5:] == refused and recorder.bars[0] == ("reading originals", 1)
+        last = export_results(run, None, address, recorder)
+    assert recorder.bars[2] == ("reading originals", 0)
+    shown = [
+        (r.num_studies, r.num_pictures, r.stored, r.stored_before) for r in (first, again, last)
+    ]
+    assert shown == [(3, 2, 4, 0), (3, 2, 1, 4), (3, 2, 0, 5)]
+    assert not again.left_out and not last.left_out
+
+
+def test_an_image_found_after_its_study_was_stored_makes_no_second_report(tmp_path: Path) -> None:
+    data = [write_xray(tmp_path / "in" / f"{n}.dcm", n, study=7) for n in range(2)]
+    run = make_run(tmp_path / "run", tmp_path / "in", [0.2, 0.9]).path
+    (tmp_path / "in" / "1.dcm").unlink()
+    with archive(stored) as (address, sent):
+        export_results(run, None, address, Recorder())
+        (tmp_path / "in" / "1.dcm").write_bytes(data[1])
+        done = CliRunner().invoke(app, ["export", str(run), "--stow", address])
+        export_results(run, None, address, Recorder())
+    assert len(sent) == 1
+    assert isinstance(done.exception, DataError)
+    assert "1 image without a result: found after the report of its study was made" in done.stdout
+    with archive(stored) as (other, sent_there):  # the same object wherever it goes
+        assert export_results(run, None, other, Recorder()).left_out == {"late": 1}
+    assert sent_there == sent
 
 
 def test_each_object_counts_by_what_is_said_of_it(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ _FILES = frozenset(
 )
 # Further streams of a file on NTFS, copied as files: where it was downloaded from, and the like.
 _STREAMS = (b"zone.identifier", b":encryptable", b":smartscreen", b":afp_afpinfo", b":$data")
+_RESULT = re.compile(rb"s[rc]-2\.25\.[0-9]+\.dcm")  # as `export --dicom` names them
 _MOST_REASONS = 30
 _MASKS = re.compile(rb"(?:.*[ _-]|manual|lung|left|right)?masks?", re.DOTALL)
 
@@ -72,6 +73,9 @@ class Ignoring:
         """
         if is_folder and name == LOCK_NAME.encode():
             return True  # not counted: that of this very run is there while it lists
+        if not is_folder and _RESULT.fullmatch(name):
+            self.counts[OUTPUTS] += 1
+            return True
         if self._include_hidden:
             return False
         reason = _reason(name, is_folder)

@@ -160,15 +160,27 @@ def default_batch_size(engine: EngineName, size_px: int) -> int:
     return 1 << most.bit_length() - 1
 
 
-def resolve_engine(engine: str) -> EngineName:
-    """Chooses the engine without importing Keras, which takes seconds."""
+def choose_engine(engine: str, precision: str = "f32", *, gpus: bool | None = None) -> EngineName:
+    """Returns the engine that is meant, without importing Keras, which takes seconds.
+
+    Args:
+        engine: `openvino`, `keras`, or `auto`: Keras on GPUs, except in int8.
+        precision: as `load_engine` takes it.
+        gpus: whether there are GPUs; None for whether this process may use one.
+
+    Raises:
+        SpecError: an unknown engine, or int8 with Keras.
+    """
+    if engine == "keras" and precision == "int8":
+        raise SpecError("Keras does not compute in int8; leave out --engine, or --precision int8")
     if engine == "openvino" or engine == "keras":
         return "openvino" if engine == "openvino" else "keras"
     if engine != "auto":
         raise SpecError(f"unknown engine {engine!r}; expected auto, openvino or keras")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()
-    has_gpu = Path("/dev/nvidiactl").exists() and visible not in ("", "-1", "NoDevFiles")
-    return "keras" if has_gpu else "openvino"
+    if gpus is None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()
+        gpus = Path("/dev/nvidiactl").exists() and visible not in ("", "-1", "NoDevFiles")
+    return "keras" if gpus and precision != "int8" else "openvino"
 
 
 def _check_precision(precision: str) -> Precision:

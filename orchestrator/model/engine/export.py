@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.errors import BundleError
-from orchestrator.model.engine.base import BACKBONE_FILE, Array, Engine, resolve_engine
+from orchestrator.model.engine.base import BACKBONE_FILE, Array, Engine, choose_engine
 from orchestrator.model.engine.keras import keras_engine
 from orchestrator.model.engine.openvino import openvino_engine
 from orchestrator.model.keras_file import last_line, load_keras_file
@@ -64,7 +64,7 @@ def build_engine(network: "keras.Model", num_views: int, num_threads: int) -> En
     Raises:
         BundleError: the OpenVINO export disagrees with Keras.
     """
-    if resolve_engine("auto") == "keras":
+    if choose_engine("auto") == "keras":
         model = scoring_model(network, num_views, with_features=True)
         return keras_engine(model, with_features=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.errors import SpecError
-
 if TYPE_CHECKING:
     import keras
 from orchestrator.model.engine.base import (
@@ -46,13 +44,11 @@ def keras_engine(
         The engine.
 
     Raises:
-        SpecError: unknown precision, or int8.
+        SpecError: unknown precision.
     """
     import keras
 
     checked = _check_precision(precision)
-    if checked == "int8":
-        raise SpecError("Keras does not compute in int8; add --engine openvino")
     batch_size = batch_size or _KERAS_BATCH
     if checked != "f32":
         set_policy(model, _KERAS_POLICIES[checked])

@@ -11,30 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import BundleError, SpecError
-from orchestrator.model.engine.base import BACKBONE_FILE, Engine, EngineName, resolve_engine
+from orchestrator.model.engine.base import BACKBONE_FILE, Engine, choose_engine
 from orchestrator.model.engine.keras import _limit_tensorflow_threads, keras_engine
 from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
 
 if TYPE_CHECKING:
     from orchestrator.model.bundle import BundleInfo
-
-
-def choose_engine(engine: str, precision: str, *, gpus: bool) -> EngineName:
-    """Returns the engine of a whole run.
-
-    Args:
-        engine: `openvino`, `keras`, or `auto`: Keras on GPUs, except in int8.
-        precision: as `score` takes it.
-        gpus: whether workers are given GPUs.
-
-    Raises:
-        SpecError: an unknown engine, or int8 with Keras.
-    """
-    if engine == "keras" and precision == "int8":
-        raise SpecError("Keras does not compute in int8; leave out --engine, or --precision int8")
-    if engine == "auto":
-        return "keras" if gpus and precision != "int8" else "openvino"
-    return resolve_engine(engine)
 
 
 def choose_precision(precision: str, engine: str, infos: Sequence["BundleInfo"]) -> str:
@@ -71,7 +53,7 @@ def load_engine(
     Args:
         folder: a bundle, or a folder written by `export.export_backbone`.
         engine: `openvino`, `keras`, or `auto`: Keras on a machine with an NVIDIA GPU that this
-            process may use, else OpenVINO.
+            process may use, else OpenVINO, as in int8.
         num_threads: CPU threads to use, >= 1; None for as many as this process may run on.
             TensorFlow keeps to it only where it has not started in this process yet.
         precision: `f32`; `bf16` or `f16`, without whose instructions a CPU is faster in f32; or
@@ -119,13 +101,16 @@ def _load(
     from orchestrator.model import bundle
 
     is_backbone = (folder / BACKBONE_FILE).exists()
-    if resolve_engine(engine) == "openvino":
+    if choose_engine(engine, precision) == "openvino":
         ir = folder / Path(BACKBONE_FILE).with_suffix(".xml")
         if not is_backbone:
             bundle.load_info(folder).at(precision)
             ir = folder / (bundle.INT8_FILE if precision == "int8" else bundle.IR_FILE)
         elif precision == "int8":
-            raise SpecError(f"{folder} holds a backbone, of which there is no int8 network")
+            raise SpecError(
+                f"{folder} holds a backbone, of which there is no int8 network; compute it in f32, "
+                "or name a bundle that `orchestrator quantize` made"
+            )
         return openvino_engine(ir, num_threads, precision, batch_size, with_features=with_features)
 
     from orchestrator.model.keras_file import load_keras_file

@@ -98,7 +98,10 @@ def quantize_ir(source: Path, target: Path, images: Array) -> None:
         except ValueError:  # a layer whose values are all the same has no histogram
             network = run(model)
     except (RuntimeError, ValueError) as error:
-        raise BundleError(f"NNCF cannot quantise {source}: {last_line(error)}") from error
+        raise BundleError(
+            f"NNCF cannot quantise {source}: {last_line(error)}; score this bundle in f32, or "
+            "train one of another backbone"
+        ) from error
     openvino.save_model(network, target, compress_to_fp16=False)
 
 

@@ -22,6 +22,10 @@ from orchestrator.runs.atomic import sha256_file
 from orchestrator.runs.run_dir import RunDir
 
 _LISTED = ["row", "root", "path", "size_bytes", "mtime_ns", "patient_id"]
+# By what a row of the predictions or a rejected one is known, null where the table has no such.
+_TRACED = pa.schema(
+    [("row", pa.int64())] + [(name, pa.string()) for name in ("patient_id", "sha256", "study_uid")]
+)
 
 
 @dataclass
@@ -34,6 +38,7 @@ class Traces:
         named: whole paths of files and folders that the user says are the patient's.
         files: whole paths of files found.
         contents: SHA-256 of files found.
+        studies: UIDs of their studies, as tables hold them.
     """
 
     key: bytes | None
@@ -41,10 +46,11 @@ class Traces:
     named: set[bytes] = field(default_factory=set)
     files: set[bytes] = field(default_factory=set)
     contents: set[str] = field(default_factory=set)
+    studies: set[str] = field(default_factory=set)
 
     def size(self) -> int:
         """Returns how much is known."""
-        return len(self.ids) + len(self.files) + len(self.contents)
+        return len(self.ids) + len(self.files) + len(self.contents) + len(self.studies)
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,13 @@ class PatientRows:
         rows: numbers of rows of the manifest.
         files: what a later night must know of them.
         counts: rows by table.
+        num_unnamed: other rejected rows, of which nothing tells whose they are.
     """
 
     rows: list[int]
     files: list[File]
     counts: dict[str, int]
+    num_unnamed: int
 
 
 def start_traces(
@@ -109,44 +117,50 @@ def find_rows(run: RunDir, traces: Traces) -> PatientRows:
 
 def _find_rows(run: RunDir, traces: Traces) -> PatientRows:
     stored = open_manifest_file(run.manifest)
-    rejected = set(open_parquet(run.rejected).read(columns=["row"])["row"].to_pylist())
+    bad = _load_traced(run.rejected)
+    unnamed = bad.filter(_all_null(bad))["row"]
+    rejected = {row["row"]: row for row in bad.to_pylist()}
     rows: list[int] = []
     files: list[File] = []
-    num_scored = 0
+    num_scored = num_unnamed = 0
     for shard, listed in enumerate(iter_shards(stored, _LISTED)):
         part = run.predictions / f"part-{shard:05d}.parquet"
-        scored = open_parquet(part).read(columns=["row", "patient_id", "sha256"])
+        scored = _load_traced(part)
         # What has no prediction is known by its file, or by what the listing says of it.
         unscored = pc.invert(pc.is_in(listed["row"], scored["row"]))
         mine = pc.is_in(listed["row"], scored.filter(_any_of(scored, traces))["row"])
         mine = pc.or_(mine, pc.and_(unscored, pc.is_in(listed["patient_id"], _texts(traces.ids))))
+        mine = pc.or_(mine, pc.is_in(listed["row"], bad.filter(_any_of(bad, traces))["row"]))
         for number, root in enumerate(stored.roots):
             of_root = pc.equal(listed["root"], number)
             named = _is_named(listed["path"], root, number, traces)
             again = pc.and_(unscored, pc.is_in(listed["path"], _below(root, traces.files)))
             mine = pc.or_(mine, pc.and_(of_root, pc.or_(named, again)))
+        blank = pc.and_(pc.is_in(listed["row"], unnamed), pc.is_null(listed["patient_id"]))
+        num_unnamed += pc.sum(pc.and_(blank, pc.invert(mine))).as_py() or 0
         listed = listed.filter(mine)
         scored = scored.filter(pc.is_in(scored["row"], listed["row"]))
         by_row = {row["row"]: row for row in scored.to_pylist()}
         for row in listed.to_pylist():
             path = whole_path(stored.roots[row["root"]], unescape_path(row["path"]))
-            found = by_row.get(row["row"], {})
+            found = by_row.get(row["row"]) or rejected.get(row["row"], {})
             sha, patient = found.get("sha256") or "", found.get("patient_id")
             traces.files.add(path)
             traces.contents |= {sha} - {""}
+            traces.studies |= {found.get("study_uid") or ""} - {""}
             if patient and patient.startswith(HASHED) and patient != row["patient_id"]:
                 traces.ids.add(patient)  # of the header, under whatever key
             rows.append(row["row"])
             num_scored += row["row"] in by_row
             state = (row["size_bytes"], row["mtime_ns"])
             files.append((path_hash(path).hex(), *state, sha))
-    counts = {"scored": num_scored, "rejected": len(rejected & set(rows))}
+    counts = {"scored": num_scored, "rejected": len(rejected.keys() & set(rows))}
     known = list(iter_known_rows(run, traces.contents, hash_files(traces.files)))
     for _, path, row in known:
         traces.files.add(path)
         state = (row["size_bytes"], row["mtime_ns"])
         files.append((path_hash(path).hex(), *state, row["sha256"] or ""))
-    return PatientRows(rows, files, counts | {"known": len(known)})
+    return PatientRows(rows, files, counts | {"known": len(known)}, num_unnamed)
 
 
 def hash_files(files: Iterable[bytes]) -> set[str]:
@@ -177,7 +191,7 @@ def iter_known_rows(
 def hides_patients(run: RunDir, traces: Traces) -> str | None:
     """Returns why a patient's rows in a run may be hidden from a search by id; None where not."""
     kept = [
-        *(_column_of(part, "patient_id") for part in run.prediction_parts()),
+        *(_load_traced(path)["patient_id"] for path in (*run.prediction_parts(), run.rejected)),
         *(table["patient_id"] for table in iter_shards(open_manifest_file(run.manifest))),
     ]
     hashed = [ids for ids in kept if pc.any(pc.starts_with(ids, HASHED)).as_py()]
@@ -203,10 +217,26 @@ def load_args(run: RunDir) -> dict[str, Any]:
     return args
 
 
-def _any_of(scored: pa.Table, traces: Traces) -> pa.Array:
-    """Whether each prediction is the patient's."""
-    by_id = pc.is_in(scored["patient_id"], _texts(traces.ids))
-    return pc.or_(by_id, pc.is_in(scored["sha256"], _texts(traces.contents)))
+def _any_of(table: pa.Table, traces: Traces) -> pa.Array:
+    """Whether each row of `_TRACED` is the patient's; a study tells where no patient is named."""
+    by_id = pc.is_in(table["patient_id"], _texts(traces.ids))
+    by_study = pc.is_in(table["study_uid"], _texts(traces.studies))
+    by_study = pc.and_(by_study, pc.is_null(table["patient_id"]))
+    return pc.or_(by_id, pc.or_(by_study, pc.is_in(table["sha256"], _texts(traces.contents))))
+
+
+def _all_null(table: pa.Table) -> pa.Array:
+    """Whether each row of `_TRACED` says nothing of whose it is."""
+    patient, sha, study = (pc.is_null(table[name]) for name in _TRACED.names[1:])
+    return pc.and_(patient, pc.and_(sha, study))
+
+
+def _load_traced(path: Path) -> pa.Table:
+    """Returns the columns of `_TRACED` of a table."""
+    file = open_parquet(path)
+    kept = [name for name in _TRACED.names if name in file.schema_arrow.names]
+    parts = [file.read(columns=kept), _TRACED.empty_table()]
+    return pa.concat_tables(parts, promote_options="default")
 
 
 def _is_named(paths: pa.ChunkedArray, root: bytes, number: int, traces: Traces) -> pa.Array:
@@ -233,7 +263,3 @@ def _below(root: bytes, files: Iterable[bytes]) -> pa.Array:
 
 def _texts(values: Iterable[str]) -> pa.Array:
     return pa.array(sorted(values), pa.string())
-
-
-def _column_of(part: Path, name: str) -> pa.ChunkedArray:
-    return open_parquet(part).read(columns=[name])[name]

@@ -31,12 +31,14 @@ class ForgetResult:
         removed: rows by table of each run that had any, by name of its folder.
         hidden: why rows may remain in a run whose ids are hashed, by name of its folder.
         left: why rows may remain in other folders, by name.
+        unnamed: rejected rows that remain and name no patient, of each run that has any, by name.
     """
 
     num_runs: int
     removed: dict[str, dict[str, int]] = field(default_factory=dict)
     hidden: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    unnamed: dict[str, int] = field(default_factory=dict)
 
 
 def forget_patient(
@@ -70,6 +72,7 @@ def _forget(
     finished, unfinished, others = _sort_runs(root)
     result = ForgetResult(len(finished))
     found = _find(finished, traces)
+    result.unnamed = {_name(run, root): e.num_unnamed for run, e in found.items() if e.num_unnamed}
     for run in finished:
         if (reason := hides_patients(run, traces)) is not None:
             result.hidden[_name(run, root)] = reason

@@ -5,7 +5,6 @@ What is judged, and by which images, is in `judge.py`.
 
 import importlib.metadata
 import tempfile
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from orchestrator.config.fields import STORED
 from orchestrator.config.quantize import QuantizeSpec
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.config.workers import Session, count_cpus
-from orchestrator.data.decode.images import DECODER_VERSION
-from orchestrator.data.listing.inputs import check_inputs
 from orchestrator.data.source import open_ingested
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.evaluation.int8_gate import (
@@ -31,7 +28,6 @@ from orchestrator.model.bundle import (
     BundleInfo,
     Quantized,
 )
-from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.bundle_writer import copy_bundle
 from orchestrator.model.engine.load import load_engine
 from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
@@ -39,26 +35,10 @@ from orchestrator.model.engine.quantize import LAYERS_F32, check_nncf, quantize_
 from orchestrator.model.golden import render_golden
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
 from orchestrator.pipelines.quantize.judge import Judged, QuantizeImages, choose_images, judge
+from orchestrator.pipelines.successor import SuccessorResult, open_successor
 from orchestrator.progress import Reporter
-from orchestrator.registry.reference import open_model
 from orchestrator.runs.atomic import write_json, write_text
-from orchestrator.runs.life_cycle import BundleFolder, open_run
-from orchestrator.runs.run_dir import RunDir, new_run_id
-
-
-@dataclass(frozen=True)
-class QuantizeResult:
-    """What a quantisation made.
-
-    Args:
-        bundle: folder of the new bundle.
-        run: folder of the run.
-        report: as in `report.json`.
-    """
-
-    bundle: Path
-    run: Path
-    report: dict[str, Any]
+from orchestrator.runs.run_dir import RunDir
 
 
 def quantize(
@@ -67,7 +47,7 @@ def quantize(
     reporter: Reporter,
     *,
     run_folder: Path | None = None,
-) -> QuantizeResult:
+) -> SuccessorResult:
     """Releases a bundle again with an int8 network beside its own, if that passes the gate.
 
     Args:
@@ -94,18 +74,9 @@ def quantize(
             "this CPU has neither AVX2 nor VNNI, so int8 would be no faster; quantise on a machine "
             "like those that are to score"
         )
-    model = open_model(spec.model)
-    parent, info = model.folder, model.info
-    check_inputs([spec.data])
-    spec = spec.model_copy(update={"model": model.name})
-    out = Path(spec.out or Path("models", new_run_id("quantize"))).absolute()
-    if out.resolve() == parent:
-        raise SpecError(f"--out {out} is the bundle itself; name another folder")
-    bundle = BundleFolder(out, INFO_FILE)
-    others = {"models": [info.sha256], "decoder": DECODER_VERSION}
-    with open_run(
-        "quantize", run_folder, spec, resources, reporter=reporter, others=others, bundle=bundle
-    ) as opened:
+    begun = open_successor("quantize", spec, resources, reporter, run_folder)
+    with begun as (spec, model, bundle, opened):
+        parent, info = model.folder, model.info
         if not opened.completed:
             prepared = _prepare(spec, info, resources, opened.run, reporter)
             images = choose_images(spec, info, prepared)
@@ -123,8 +94,8 @@ def quantize(
                     bundle.note.unlink()  # nothing is left where the bundle would have been
                     raise BundleError(_refusal(spec.model, judged))
                 write_text(Path(draft) / GOLDEN_INT8_FILE, render_golden(engines[1]))
-                _release(info, judged, images, parent, out, network, arithmetic, nncf)
-    return QuantizeResult(out, opened.run.path, opened.load_report())
+                _release(info, judged, images, parent, bundle.path, network, arithmetic, nncf)
+    return SuccessorResult(bundle.path, opened.run.path, opened.load_report())
 
 
 def _prepare(

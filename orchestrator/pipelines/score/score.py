@@ -29,7 +29,8 @@ from orchestrator.data.shard_files import has_part, part_path
 from orchestrator.data.shards import Stage, run_shards_here, shard_limit_s
 from orchestrator.data.source import FileSource, IngestedSource, Source, open_ingested
 from orchestrator.errors import DataError, SpecError, counted
-from orchestrator.model.engine.load import choose_engine, choose_precision
+from orchestrator.model.engine.base import choose_engine
+from orchestrator.model.engine.load import choose_precision
 from orchestrator.pipelines.prepare.ingest import (
     decode_limits,
     forget_hashed_patients,

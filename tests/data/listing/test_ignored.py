@@ -27,6 +27,16 @@ def test_files_that_are_no_input(name: bytes) -> None:
     assert not Ignoring(include_hidden=True).leaves_out(name, is_folder=False)
 
 
+@pytest.mark.parametrize("include_hidden", [False, True])
+def test_exported_results_are_no_input(include_hidden: bool) -> None:
+    ignoring = Ignoring(include_hidden=include_hidden)
+    for name in (b"sr-2.25.123.dcm", b"sc-2.25.123.dcm"):
+        assert ignoring.leaves_out(name, is_folder=False)
+    for name in (b"sc-2.26.1.dcm", b"sc-2.25.1.dcm.png", b"xsc-2.25.1.dcm", b"sc-2.25.dcm"):
+        assert not ignoring.leaves_out(name, is_folder=False)
+    assert ignoring.counts == {OUTPUTS: 2}
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_folders_that_are_no_input(name: bytes) -> None:
     assert Ignoring(include_hidden=False).leaves_out(name, is_folder=True)

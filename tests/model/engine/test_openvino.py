@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.backbones import build_backbone
-from orchestrator.model.engine.base import Precision, default_batch_size, resolve_engine
+from orchestrator.model.engine.base import Precision, choose_engine, default_batch_size
 from orchestrator.model.engine.export import export_backbone, export_ir
 from orchestrator.model.engine.keras import _full_float32, keras_engine
 from orchestrator.model.engine.load import load_engine
@@ -142,7 +142,17 @@ def test_openvino_never_falls_back_on_matrix_products(
 def test_auto_is_openvino_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
-    assert resolve_engine("auto") == "openvino"
+    assert choose_engine("auto") == "openvino"
+
+
+def test_auto_is_keras_on_gpus_except_in_int8() -> None:
+    assert choose_engine("auto", "f32", gpus=True) == "keras"
+    assert choose_engine("auto", "int8", gpus=True) == "openvino"
+    assert choose_engine("auto", "f32", gpus=False) == "openvino"
+    with pytest.raises(SpecError, match="Keras does not compute in int8; leave out --engine"):
+        choose_engine("keras", "int8", gpus=True)
+    with pytest.raises(SpecError, match="expected auto, openvino or keras"):
+        choose_engine("tpu")
 
 
 def test_no_images(exported: Path) -> None:
@@ -172,7 +182,7 @@ def test_unknown_engine_and_precision(exported: Path) -> None:
         load_engine(exported, "onnx")
     with pytest.raises(SpecError, match="unknown precision 'int4'; expected f32, bf16, f16"):
         load_engine(exported, "openvino", 1, "int4")
-    with pytest.raises(SpecError, match="holds a backbone, of which there is no int8 network"):
+    with pytest.raises(SpecError, match="no int8 network; compute it in f32, or name a bundle"):
         load_engine(exported, "openvino", 1, "int8")
 
 

@@ -12,7 +12,6 @@ from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import openvino as engines
 from orchestrator.model.engine.export import export_ir
-from orchestrator.model.engine.keras import keras_engine
 from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
 from orchestrator.model.engine.quantize import quantize_ir
 from orchestrator.model.network import build_network
@@ -65,7 +64,7 @@ def test_nncf_quantises_all_but_the_first_layers_and_the_head(
     assert capfd.readouterr().out == ""  # --json prints one object there
     check_int8(network, tmp_path / "int8.xml", {"f32", "I8"}, 256)
     (tmp_path / "bad.xml").write_text("<net/>")
-    with pytest.raises(BundleError, match=r"NNCF cannot quantise .*bad\.xml: "):
+    with pytest.raises(BundleError, match=r"NNCF cannot quantise .*bad\.xml: .*; score .* in f32"):
         quantize_ir(tmp_path / "bad.xml", tmp_path / "int8.xml", IMAGES)
 
 
@@ -100,11 +99,6 @@ def test_without_nncf_the_extra_is_named(
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(SpecError, match=r"needs NNCF, .*: pip install 'xray-orchestrator\[int8\]'"):
         quantize_ir(network, tmp_path / "int8.xml", IMAGES)
-
-
-def test_keras_has_no_int8() -> None:
-    with pytest.raises(SpecError, match="Keras does not compute in int8; add --engine openvino"):
-        keras_engine(build_backbone("tiny", "none", 32), "int8")
 
 
 @pytest.mark.parametrize(

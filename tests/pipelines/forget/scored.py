@@ -33,7 +33,8 @@ class InputFile:
         content: what stands for its bytes.
         patient: id in the DICOM header; None for one without.
         listed: id that a column or its name tells.
-        code: why it is rejected.
+        code: why it is rejected; with a patient it was decoded all the same, as out of scope.
+        study: UID of its study, as `--dicom-columns` keeps it.
         origin: run and row that scored the same bytes under another name.
     """
 
@@ -42,6 +43,7 @@ class InputFile:
     patient: str | None = None
     listed: str | None = None
     code: str | None = None
+    study: str | None = None
     origin: tuple[str, int] | None = None
 
 
@@ -68,27 +70,32 @@ def make_scored(
     write_manifest(Manifest(table, (root.encode(),)), run.manifest)
     run.predictions.mkdir(parents=True)
     bad, known, shadow = [], [], []
+    dicom = ["study_uid"] if any(file.study for file in files) else []
     for first in range(0, len(files), 2):
         scored = []
         for row, file in list(zip(rows, files, strict=True))[first : first + 2]:
             named = {name: row[name] for name in ("row", "root", "path", "label")}
+            header = file.patient and key and keyed_hash(key, file.patient)
+            about = {"patient_id": header or file.listed, "study_uid": file.study}
             if file.code:
                 message = "what was found"
-                bad.append(named | {"code": file.code, "message": message, "size_bytes": 1})
+                about |= {"sha256": sha(file.content)} if file.patient else {}
+                bad.append(named | about | {"code": file.code, "message": message, "size_bytes": 1})
             elif file.origin:
                 origin = {"run": file.origin[0], "run_row": file.origin[1]}
                 known.append(named | {"sha256": sha(file.content), "matched": "content"} | origin)
             else:
                 p = int(sha(file.content)[:4], 16) / 2**16
-                header = file.patient and key and keyed_hash(key, file.patient)
                 result: dict[str, Any] = {"probability": p, "predicted": int(p >= 0.5)}
                 shadow.append(named | result | {"live_probability": p})
-                about = {"patient_id": header or file.listed, "sha256": sha(file.content)}
                 about |= {"width_px": 40, "height_px": 20, "grey_rule": "as_stored"}
+                about["sha256"] = sha(file.content)
                 scored.append(named | result | about)
         part = run.predictions / f"part-{first // 2:05d}.parquet"
-        pq.write_table(pa.Table.from_pylist(scored, schema.PREDICTIONS), part)
-    pq.write_table(pa.Table.from_pylist(bad, schema.REJECTED), run.rejected)
+        predictions = schema.predictions_schema(1, dicom)
+        pq.write_table(pa.Table.from_pylist(scored, predictions), part)
+    rejected = pa.schema([*schema.REJECTED, *schema.dicom_fields(dicom)])
+    pq.write_table(pa.Table.from_pylist(bad, rejected), run.rejected)
     pq.write_table(pa.Table.from_pylist(known, schema.KNOWN), run.known)
     write_text(
         run.spec,

@@ -201,6 +201,39 @@ def test_no_later_night_scores_them_again_not_even_with_another_model(
     assert index_of(root).find_content(bytes.fromhex(sha("roe one"))) is not None
 
 
+def test_rejected_files_are_found_by_patient_bytes_and_study(
+    tmp_path: Path, key_file: Path, no_page: None
+) -> None:
+    root = tmp_path / "runs"
+    first = [
+        InputFile("a/1.dcm", "doe one", DOE, study="1.2"),
+        InputFile("a/2.dcm", "roe one", "ROE", study="1.3"),
+        InputFile("a/3.dcm", "doe's knee", DOE, code="out_of_scope_view"),
+        InputFile("a/4.dcm", "", code="damaged", study="1.2"),
+        InputFile("a/5.dcm", "roe's", code="damaged", study="1.3"),
+        InputFile("a/6.txt", "", code="not_an_image"),
+    ]
+    make_scored(root / "first", first, key=KEY, key_file=key_file, kept=False)
+    second = [
+        InputFile("b/1.dcm", "doe's knee", DOE, code="out_of_scope_view"),
+        InputFile("b/2.dcm", "roe one", "ROE"),
+        InputFile("b/3.dcm", "doe later", DOE),
+    ]
+    make_scored(root / "second", second, key=RANDOM, kept=False)
+    result = forget(root, key_file)
+    assert result.removed == {
+        "first": {"scored": 1, "rejected": 2, "known": 0},
+        "second": {"scored": 1, "rejected": 1, "known": 0},  # its bytes tell the hash of the id
+    }
+    assert (result.hidden, result.unnamed) == ({}, {"first": 1})
+    left = [
+        pq.read_table(RunDir(root / name).rejected)["path"].to_pylist()
+        for name in ("first", "second")
+    ]
+    assert left == [["a/5.dcm", "a/6.txt"], []]
+    assert sha("doe's knee") in {file[-1] for file in load_forgotten(root).files}
+
+
 def test_runs_whose_ids_are_hidden_are_named(tmp_path: Path, key_file: Path, no_page: None) -> None:
     root = tmp_path / "runs"
     make_scored(root / "hidden", FIRST, key=RANDOM, kept=False)

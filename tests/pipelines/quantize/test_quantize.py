@@ -202,10 +202,6 @@ def test_what_a_whole_run_computes_in(made: Any, monkeypatch: pytest.MonkeyPatch
     ):
         assert load.choose_precision("auto", engine, infos) == expected
     assert load.choose_precision("bf16", "openvino", [info]) == "bf16"
-    assert load.choose_engine("auto", "int8", gpus=True) == "openvino"
-    assert load.choose_engine("auto", "f32", gpus=True) == "keras"
-    with pytest.raises(SpecError, match="Keras does not compute in int8; leave out --engine"):
-        load.choose_engine("keras", "int8", gpus=True)
 
 
 def test_a_model_without_an_int8_network_is_refused_at_once(

@@ -7,7 +7,8 @@ import pytest
 
 from orchestrator.config.load import load_job
 from orchestrator.config.specs import Resources, ScoreSpec
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, SpecError
+from orchestrator.evaluation.review_rule import ReviewRule
 from orchestrator.pipelines.score import score as scoring
 from orchestrator.pipelines.score.ensemble import load_members
 from orchestrator.registry.history import promote
@@ -64,3 +65,26 @@ def test_a_report_names_the_version_and_its_hash(place: Path, tmp_path: Path) ->
     both = load_members(["models:lite@3", "other"]).facts()
     assert both["probability_1"].startswith("lite@3, tiny, none weights, ")
     assert both["probability_2"].startswith("tiny, none weights, ")
+
+
+def test_a_target_needs_a_rule_and_the_models_own_threshold(tmp_path: Path) -> None:
+    rule = ReviewRule(("review_rate", 0.4), 0.5, 160, 80, curve=())
+    ruled, bare = (
+        str(make_bundle(tmp_path / name, review=review))
+        for name, review in (("ruled", rule), ("bare", None))
+    )
+    assert len(load_members([ruled]).reviewers) == 1
+    with pytest.raises(SpecError, match="--review-rate and --threshold do not go together"):
+        load_members([ruled], 0.5, ("review_rate", 0.1))
+    assert load_members([bare]).reviewers == ()
+    assert load_members([ruled, bare]).reviewers == ()
+    with pytest.raises(SpecError, match=r"--accept-error needs .*bare does not; train or recali"):
+        load_members([ruled, bare], None, ("accept_error", 0.1))
+
+
+def test_models_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    bundle, other = (str(make_bundle(tmp_path / str(size), size_px=size)) for size in (64, 96))
+    with pytest.raises(SpecError, match=r"images of different sizes .*64 px.*96 px"):
+        load_members([bundle, other])
+    with pytest.raises(SpecError, match="named twice"):
+        load_members([bundle, bundle])

@@ -97,6 +97,7 @@ def test_they_are_rejected_where_that_is_asked_for(
     rejected = pq.read_table(result.run / "rejected.parquet").to_pylist()
     assert all(row["code"].startswith("out_of_scope_") for row in rejected)
     assert all("with --out-of-scope mark it is scored" in row["message"] for row in rejected)
+    assert all(len(row["sha256"]) == 64 for row in rejected)  # by which a patient is forgotten
     assert scope["by_root"][0]["name"] is None  # as the tables, which name no file
 
 

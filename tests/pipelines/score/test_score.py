@@ -19,7 +19,6 @@ from orchestrator.errors import BundleError, DataError, SpecError
 from orchestrator.model.bundle import load_info
 from orchestrator.model.bundle_folder import newest_bundle
 from orchestrator.pipelines.prepare.ingest import ingest
-from orchestrator.pipelines.score.ensemble import load_members
 from orchestrator.pipelines.score.score import score
 from tests.conftest import Recorder
 from tests.data.s3_server import serve_s3
@@ -104,18 +103,6 @@ def test_a_person_is_left_what_is_near_the_threshold_and_another_target_leaves_m
     more = run_score(trained, phantoms, tmp_path / "more", review_rate=0.6)
     assert more.report["review"]["counts"]["review"] > counts["review"]
     assert more.report["review"]["rules"][0]["target"] == ["review_rate", 0.6]
-
-
-def test_a_target_needs_a_rule_and_the_models_own_threshold(
-    trained: SimpleNamespace, tmp_path: Path
-) -> None:
-    with pytest.raises(SpecError, match="--review-rate and --threshold do not go together"):
-        load_members([str(trained.bundle)], 0.5, ("review_rate", 0.1))
-    bare = make_member(trained.bundle, tmp_path / "bare", review=None)
-    assert load_members([str(bare)]).reviewers == ()
-    assert load_members([str(trained.bundle), str(bare)]).reviewers == ()
-    with pytest.raises(SpecError, match=r"--accept-error needs .*bare does not; train or recali"):
-        load_members([str(trained.bundle), str(bare)], None, ("accept_error", 0.1))
 
 
 def test_report_counts_the_confusion_of_the_table(scored: Any) -> None:
@@ -395,13 +382,3 @@ def test_a_model_that_is_replaced_while_a_run_lasts_ends_it(
     with pytest.raises(BundleError, match=r"model holds the bundle .* and the run began with"):
         score(spec, HERE, Recorder())
     assert not list((tmp_path / "run" / "_shards").glob("part-*"))
-
-
-def test_models_that_do_not_go_together_are_refused(
-    trained: SimpleNamespace, tmp_path: Path
-) -> None:
-    other = make_member(trained.bundle, tmp_path / "other", size_px=96)
-    with pytest.raises(SpecError, match=r"images of different sizes .*64 px.*96 px"):
-        load_members([str(trained.bundle), str(other)])
-    with pytest.raises(SpecError, match="named twice"):
-        load_members([str(trained.bundle), str(trained.bundle)])

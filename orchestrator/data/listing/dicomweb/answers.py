@@ -11,6 +11,11 @@ import requests
 
 STUDY, SERIES, INSTANCE, SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
 
+# What results of this program say that are stored in an archive; nothing else says it.
+OWN_MANUFACTURER = "xray-orchestrator"
+OWN_REPORT, OWN_HEATMAP = "AI result, research use only", "AI heat map, research use only"
+_MANUFACTURER, _SERIES_DESCRIPTION = "00080070", "0008103E"
+
 PASSING = frozenset({408, 425, 429})  # besides 5xx: the same request may be answered later
 CREDENTIALS = frozenset({401, 407})
 GATEWAY = frozenset({502, 503, 504})  # the archive itself was not reached
@@ -34,6 +39,16 @@ def text_of(answer: dict[str, Any], tag: str) -> str:
         return str(answer[tag]["Value"][0])
     except (KeyError, IndexError, TypeError):
         return ""
+
+
+def is_own(answer: dict[str, Any]) -> bool:
+    """Returns whether an instance is a result that this program has made of an image.
+
+    It is told by its manufacturer, and where the archive does not give that, by its series.
+    """
+    if maker := text_of(answer, _MANUFACTURER):
+        return maker == OWN_MANUFACTURER
+    return text_of(answer, _SERIES_DESCRIPTION) in (OWN_REPORT, OWN_HEATMAP)
 
 
 def has_pixels(answer: dict[str, Any]) -> bool:

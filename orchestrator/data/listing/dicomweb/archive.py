@@ -27,6 +27,7 @@ from orchestrator.data.listing.dicomweb.answers import (
     STUDY,
     has_pixels,
     is_network,
+    is_own,
     may_pass,
     only_part,
     reason_of,
@@ -37,12 +38,15 @@ from orchestrator.data.listing.dicomweb.answers import (
 )
 from orchestrator.data.listing.dicomweb.login import PASSWORD, TOKEN_COMMAND, USERNAME, find_login
 from orchestrator.data.listing.dicomweb.query import Query, read_query
-from orchestrator.data.listing.ignored import Ignoring
+from orchestrator.data.listing.ignored import OUTPUTS, Ignoring
 from orchestrator.data.listing.listing import Found
 from orchestrator.errors import ClusterError, DataError, SpecError
 
 NO_PIXELS = "DICOM objects without pixels"
 
+_FIELDS = [
+    *("InstanceCreationDate", "InstanceCreationTime", "Manufacturer", "SeriesDescription"),
+]
 _PAGE = 1000  # instances asked for at a time
 _AT_ONCE = 4  # images asked for at a time by one process: an archive serves clinicians first
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # between attempts
@@ -89,7 +93,8 @@ class Archive:
         """Yields every instance that the archive finds, once, page by page.
 
         Args:
-            ignoring: counts the objects that hold no pixels, which are left out.
+            ignoring: counts the objects that are left out: results of this program, and what holds
+                no pixels.
 
         Raises:
             DataError: the archive does not take the query, or answers it in another form.
@@ -108,10 +113,11 @@ class Archive:
                 if key in seen:  # pages shift where instances come in meanwhile
                     continue
                 seen.add(key)
-                if has_pixels(answer):
+                left_out = OUTPUTS if is_own(answer) else None if has_pixels(answer) else NO_PIXELS
+                if left_out is None:
                     yield Found(path.encode(), None, state_ns(answer))
                 elif ignoring is not None:
-                    ignoring.counts[NO_PIXELS] += 1
+                    ignoring.counts[left_out] += 1
 
     def read(self, path: bytes, limits: Limits) -> bytes:
         """Returns the bytes of an instance, in the transfer syntax in which it is stored.
@@ -170,7 +176,7 @@ class Archive:
                 search_filters=filters,
                 limit=limit,
                 offset=offset,
-                fields=["InstanceCreationDate", "InstanceCreationTime"],
+                fields=_FIELDS,
             )
 
         try:

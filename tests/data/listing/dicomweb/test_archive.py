@@ -93,6 +93,25 @@ def test_reports_are_no_input_and_are_counted(served: SmallArchive) -> None:
     assert listed.notes.ignored == {"DICOM objects without pixels": 1}
 
 
+@pytest.mark.parametrize(
+    ("more", "is_own"),
+    [
+        ({"00080070": "xray-orchestrator"}, True),
+        ({"0008103E": "AI heat map, research use only"}, True),  # the archive gives no manufacturer
+        ({"0008103E": "AI heat map, research use only", "00080070": "Other"}, False),
+        ({}, False),
+    ],
+)
+def test_results_of_this_program_are_no_input_and_are_counted(
+    served: SmallArchive, more: dict[str, str], is_own: bool
+) -> None:
+    paths = [served.add(1), served.add(2, sop_class="1.2.840.10008.5.1.4.1.1.7", **more)]
+    listed = list_inputs([served.address()])
+    assert [row.path for row in listed.rows()] == paths[: 1 if is_own else 2]
+    assert listed.notes.lines() == ["ignored 1 name: results of this program (1)"] * is_own
+    assert "Manufacturer" in served.asked[0] and "SeriesDescription" in served.asked[0]
+
+
 def test_nothing_found_is_an_error_unless_allowed(served: SmallArchive) -> None:
     with pytest.raises(DataError, match=r"the archive finds no image for dicomweb.*--allow-empty"):
         list_inputs([served.address()])
