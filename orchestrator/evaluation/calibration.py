@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit, ndtr
+import scipy  # its parts are imported as they are used
 
 from orchestrator.errors import DataError, SpecError
 from orchestrator.evaluation.bootstrap import FloatArray
@@ -61,16 +61,15 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
         score = parameters[0] * scaled + parameters[1]
         value = np.mean(np.logaddexp(0.0, score) - targets * score)
-        error = expit(score) - targets
+        error = scipy.special.expit(score) - targets
         return float(value), np.array([np.mean(error * scaled), np.mean(error)])
-
-    # Imported here: it takes half a second, and scoring, which applies what was fitted, needs none.
-    from scipy.optimize import minimize
 
     start = np.array([1.0, np.log((num_positive + 1) / (num_negative + 1))])
     bounds = [(_MIN_SLOPE, _MAX_SLOPE), (None, None)]
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000}
-    fit = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    fit = scipy.optimize.minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    )
     slope, offset = (float(parameter) for parameter in fit.x)
     return Calibration(slope / spread, offset - slope * centre / spread)
 
@@ -195,7 +194,9 @@ def _gains(
 
 def _smoothed_youden(parts: Sequence[tuple[FloatArray, npt.NDArray[np.int8]]]) -> float:
     """Where the smoothed distribution functions of the classes are farthest apart."""
-    scored = [(logit(np.clip(wide, _CLOSEST, 1 - _CLOSEST)), label) for wide, label in parts]
+    scored = [
+        (scipy.special.logit(np.clip(wide, _CLOSEST, 1 - _CLOSEST)), label) for wide, label in parts
+    ]
     places = np.linspace(
         min(scores.min() for scores, _ in scored), max(scores.max() for scores, _ in scored), _GRID
     )
@@ -203,7 +204,7 @@ def _smoothed_youden(parts: Sequence[tuple[FloatArray, npt.NDArray[np.int8]]]) -
     # The middle of a plateau, and of several the more sensitive one.
     best = np.flatnonzero(gain >= gain.max() - 1e-9)
     plateau = best[: int(np.argmax(np.append(np.diff(best) > 1, True))) + 1]
-    return float(np.float32(expit(places[plateau].mean())))
+    return float(np.float32(scipy.special.expit(places[plateau].mean())))
 
 
 def _smoothed_gain(
@@ -220,7 +221,7 @@ def _smoothed_gain(
         total = np.zeros(_GRID)
         for start in range(0, of_class.size, _GRID):
             piece = of_class[start : start + _GRID]
-            total += ndtr((places[:, None] - piece) / width).sum(axis=1)
+            total += scipy.special.ndtr((places[:, None] - piece) / width).sum(axis=1)
         curves.append(total / of_class.size)
     return np.asarray(curves[0] - curves[1])
 

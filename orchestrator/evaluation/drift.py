@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # its parts are imported as they are used
 from pydantic import BaseModel, ConfigDict
-from scipy.special import chdtrc
 
 Counts = npt.NDArray[np.int64]
 
@@ -151,7 +151,7 @@ def two_sample_p(before: Counts, after: Counts) -> float:
         return 1.0
     expected = totals * table.sum(axis=0) / table.sum()
     statistic = float(((table - expected) ** 2 / expected).sum())
-    return float(chdtrc(table.shape[1] - 1, statistic))
+    return float(scipy.special.chdtrc(table.shape[1] - 1, statistic))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv, logit
+import scipy  # its parts are imported as they are used
 
 from orchestrator.config.review import ReviewTarget
 from orchestrator.evaluation.bootstrap import FloatArray, IntArray
@@ -46,7 +46,9 @@ def find_margins(
         Chow, On optimum recognition error and reject tradeoff, IEEE Trans. Inf. Theory 16, 1970.
     """
     odds = calibration.slope * np.asarray(logits, np.float64) + calibration.intercept
-    margins: FloatArray = np.abs(odds - logit(np.clip(threshold, _CLOSEST, 1 - _CLOSEST)))
+    margins: FloatArray = np.abs(
+        odds - scipy.special.logit(np.clip(threshold, _CLOSEST, 1 - _CLOSEST))
+    )
     return margins
 
 
@@ -149,7 +151,7 @@ def bound_share(failed: int, total: int) -> float:
     """
     if failed >= total:
         return 1.0
-    return float(betaincinv(failed + 1, total - failed, CONFIDENCE))
+    return float(scipy.special.betaincinv(failed + 1, total - failed, CONFIDENCE))
 
 
 def accepts(rule: ReviewRule, margins: FloatArray) -> BoolArray:

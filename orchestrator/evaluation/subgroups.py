@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr
+import scipy  # its parts are imported as they are used
 
 from orchestrator.evaluation.bootstrap import FloatArray, IntArray, cluster_rows
 from orchestrator.evaluation.drift import holm
@@ -235,4 +235,4 @@ def chance_of_lower(difference: float, spread: float, num_units: int) -> float:
     """
     if spread == 0:
         return 0.0 if difference < 0 else 1.0
-    return float(stdtr(num_units - 1, difference / spread))
+    return float(scipy.special.stdtr(num_units - 1, difference / spread))
