@@ -1,11 +1,13 @@
 """Whether heat maps lie on what the classifier was taught to see: opacities of phantoms.
 
-Slow, since three networks are trained. ImageNet weights come from a package for Lite0 alone. It is
-fine-tuned, as by `jobs/train-offline.yaml`: 97% of its maps are kept, 90% with a frozen backbone.
-The other two networks have random convolutions here, with the statistics of their
+Slow, since three networks are trained. With ImageNet weights a network is fine-tuned, as by
+`jobs/train-offline.yaml`, and 90% of its maps must be kept: of Lite0, whose weights come from a
+package, 97% are (90% with a frozen backbone). The weights of the other two must be downloaded, or
+lie in Keras's cache. Without them their convolutions are random here, with the statistics of their
 BatchNormalization taken from the phantoms, and only their head is trained. Such features hardly say
-where something is: of EfficientNetB0's maps 65% are kept and of ResNet50's 59%, so that the bar of
-90% is asked of Lite0 alone, and of the others that the opacities are hotter than the rest.
+where something is: of EfficientNetB0's maps 65% are kept and of ResNet50's 59%, so that it is only
+asked that the opacities are hotter than the rest. From pretrained weights of another origin, fine-
+tuned in the same way, 97% of EfficientNetB0's maps are kept.
 """
 
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from scipy.stats import spearmanr
 
 from orchestrator.data.decode.images import Limits, decode
 from orchestrator.data.phantoms import write_phantoms
+from orchestrator.errors import ClusterError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import export
 from orchestrator.model.engine.export import export_ir
@@ -62,15 +65,19 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train_classifier(
-    name: str, weights: str, size_px: int, folder: Path, path: Path, patch: pytest.MonkeyPatch
-) -> None:
+def train_classifier(name: str, folder: Path, path: Path, patch: pytest.MonkeyPatch) -> bool:
+    """Writes the IR of a trained classifier; returns whether its weights were pretrained."""
     keras.utils.set_random_seed(0)
-    images, labels, _ = load(folder / "train", size_px)
-    backbone = build_backbone(name, weights, size_px)
-    if weights != "none":
+    try:
+        backbone = build_backbone(name, None, 224)
+    except ClusterError:
+        backbone = None
+    if backbone is not None:
+        images, labels, _ = load(folder / "train", 224)
         fine_tune(build_network(backbone, 0.3), images, labels, path)
-        return
+        return True
+    images, labels, _ = load(folder / "train", 128)
+    backbone = build_backbone(name, "none", 128)
     settle_statistics(backbone, images[:48])
     # On noise, far from what its statistics are of, a random network is chaotic: a change of
     # the weights in their last place changes EfficientNetB0's features by 40% there.
@@ -84,6 +91,7 @@ def train_classifier(
     network = build_network(backbone, 0.3)
     copy_head(head, network)
     export_ir(logit_model(network), path)
+    return False
 
 
 def fine_tune(network: keras.Model, images: np.ndarray, labels: np.ndarray, path: Path) -> None:
@@ -141,24 +149,13 @@ def randomised(model: HeatModel, seed: int) -> HeatModel:
     return replace(model, head=head)
 
 
-@pytest.mark.parametrize(
-    ("name", "weights", "size_px"),
-    [
-        ("efficientnet-lite0", "offline", 224),
-        ("EfficientNetB0", "none", 128),
-        ("ResNet50", "none", 128),
-    ],
-)
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "EfficientNetB0", "ResNet50"])
 def test_heat_lies_on_opacities_and_hangs_on_the_heads_weights(
-    drawn: Path,
-    tmp_path: Path,
-    name: str,
-    weights: str,
-    size_px: int,
-    monkeypatch: pytest.MonkeyPatch,
+    drawn: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "classifier.xml"
-    train_classifier(name, weights, size_px, drawn, path, monkeypatch)
+    pretrained = train_classifier(name, drawn, path, monkeypatch)
+    assert pretrained or name != "efficientnet-lite0"
     model = open_heat_model(path)
     found = list(true_positives(model, drawn))
 
@@ -176,9 +173,9 @@ def test_heat_lies_on_opacities_and_hangs_on_the_heads_weights(
         f"{inside:.2f} times that of the image, rank correlation {alike:.3f}"
     )
     assert len(found) > 50  # to judge by
-    if weights == "none":
-        assert inside > 1.0
-    else:
+    if pretrained:
         assert kept >= 0.9
         assert inside > 1.5
+    else:
+        assert inside > 1.0
     assert abs(alike) < 0.3
