@@ -48,7 +48,7 @@ def decode_dicom(header: Header, limits: Limits, watch: Stopwatch) -> GreyImage:
             the libraries; their text must not be shown.
     """
     _check_object(header)
-    pixel_format = _read_format(header, limits)
+    pixel_format = read_format(header, limits)
     watch.check()
     stored = decode_pixels(header, pixel_format)
     watch.check()
@@ -72,7 +72,7 @@ def _check_object(header: Header) -> None:
         raise rejection("unsupported_pixels", "The pixels are floating-point numbers")
 
 
-def _read_format(header: Header, limits: Limits) -> PixelFormat:
+def read_format(header: Header, limits: Limits) -> PixelFormat:
     """Returns what the header says of the pixels, after checking it against the limits."""
     rows, columns = header.integer(tags.ROWS), header.integer(tags.COLUMNS)
     limits.check_pixels(columns, rows)

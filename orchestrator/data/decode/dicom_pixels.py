@@ -1,7 +1,7 @@
 """Decodes the stored values of the first frame of a DICOM image, compressed or not.
 
-pydicom and its plugins see pixel data and numbers only, never text. What the values look like is
-`grey`'s business.
+The decoders see pixel data and numbers only, never text. What the values look like is `grey`'s
+business.
 
 Over 300 lines, one section a transfer syntax.
 """
@@ -12,16 +12,17 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
-import gdcm
 import numpy as np
 import numpy.typing as npt
+from openjpeg.utils import decode_pixel_data
+from PIL import Image
 from pydicom import uid
-from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID_dictionary
 
 from orchestrator.data.decode import dicom_header as tags
 from orchestrator.data.decode.codestream import (
+    END,
     JPEG_START,
     Codestream,
     add_end_marker,
@@ -31,6 +32,7 @@ from orchestrator.data.decode.codestream import (
 )
 from orchestrator.data.decode.dicom_header import Header
 from orchestrator.data.decode.fragments import first_frame, is_fragmented
+from orchestrator.data.decode.gdcm_codecs import decode_by_gdcm
 from orchestrator.data.decode.jpeg import decode_grey_jpeg, decode_jpeg
 from orchestrator.data.decode.jpeg2000 import (
     add_jpeg2000_end,
@@ -42,9 +44,6 @@ from orchestrator.data.limits import rejection
 # The libraries report what they cannot decode by log, warning and trace as well as by exception.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module=r"pydicom\b")
-gdcm.Trace.DebugOff()
-gdcm.Trace.WarningOff()
-gdcm.Trace.ErrorOff()
 
 _NATIVE = (
     uid.ImplicitVRLittleEndian,
@@ -62,16 +61,7 @@ _JPEG_FAMILY = (
     uid.JPEG2000Lossless,
     uid.JPEG2000,
 )
-# By the coding that the stream itself names: the transfer syntax may name another of the family.
-# One decoder each, so that a file always decodes the same way: a second try by another library
-# would only multiply the cost of hostile files.
-_DECODERS = {
-    "jpeg lossless": (uid.JPEGLossless, "gdcm"),
-    "jpeg-ls": (uid.JPEGLSNearLossless, "gdcm"),  # pyjpegls spends 3 to 7 s on each damaged stream
-    "jpeg 2000": (uid.JPEG2000, "pylibjpeg"),
-}
 _YBR = ("YBR_FULL", "YBR_FULL_422")
-_END_OF_JPEG = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -136,12 +126,10 @@ def decode_pixels(header: Header, form: PixelFormat) -> StoredPixels:
     pixels = header.pixels or memoryview(b"")
     if form.syntax in _NATIVE:
         vr = header.pixels_vr.decode("ascii") or "OW"
-        return StoredPixels(_run(form.syntax, bytes(pixels), form, pixel_vr=vr), form, is_ybr)
+        return StoredPixels(_read_native(pixels, form, vr), form, is_ybr)
     frame = first_frame(pixels, form.num_frames, header.values.get(tags.EXTENDED_OFFSETS, b""))
     if form.syntax == uid.RLELossless:
-        by_plane = replace(form, planar=1)
-        native = _run(uid.ExplicitVRLittleEndian, _decode_rle(frame, form), by_plane)
-        return StoredPixels(native, form, is_ybr)
+        return StoredPixels(_decode_rle(frame, form), form, is_ybr)
     stream = _check_stream(frame, form)
     if stream.colour_model:
         is_ybr = stream.colour_model == "ycbcr"
@@ -161,18 +149,15 @@ def decode_pixels(header: Header, form: PixelFormat) -> StoredPixels:
     return StoredPixels(values, form, is_ybr, () if has_end else ("no_end_marker",))
 
 
-def _run(
-    syntax: str, pixels: bytes, form: PixelFormat, plugin: str = "", pixel_vr: str = "OW"
-) -> npt.NDArray[Any]:
-    """Returns what pydicom and one plugin make of the pixels, nothing converted or corrected."""
+def _read_native(pixels: memoryview, form: PixelFormat, vr: str) -> npt.NDArray[Any]:
+    """Returns uncompressed pixels as pydicom reads them, nothing converted or corrected."""
     values: npt.NDArray[Any]
     # Unvalidated: the numbers are checked, and its complaints about padding are only noise.
-    values, _ = get_decoder(syntax).as_array(
+    values, _ = get_decoder(form.syntax).as_array(
         pixels,
         index=0,
         validate=False,
         raw=True,
-        decoding_plugin=plugin,
         rows=form.rows,
         columns=form.columns,
         number_of_frames=1,
@@ -183,17 +168,61 @@ def _run(
         pixel_representation=int(form.is_signed),
         planar_configuration=form.planar,
         pixel_keyword="PixelData",
-        pixel_vr=pixel_vr,
+        pixel_vr=vr,
         correct_unused_bits=False,
-        apply_j2k_sign_correction=False,
-        apply_jls_sign_correction=False,
+        view_only=True,
     )
     return values
 
 
 def _decode_stream(frame: bytes, stream: Codestream, form: PixelFormat) -> npt.NDArray[Any]:
-    syntax, plugin = _DECODERS[stream.coding]
-    return _run(syntax, encapsulate([frame]), form, plugin)
+    """Returns the samples of a compressed stream, nothing converted or corrected.
+
+    The stream says its coding: the transfer syntax may name another of the family. Each has one
+    decoder, so that a file always decodes the same way: a second try by another library would only
+    multiply the cost of hostile files.
+
+    Raises:
+        ImageError: the decoder gave no samples, or not as many as the header says.
+    """
+    raw: Any
+    planar = form.planar
+    if stream.coding == "jpeg 2000":
+        raw = decode_pixel_data(frame, version=2)
+    else:
+        allocated, stored = form.bits_allocated, form.bits_stored
+        if stream.coding == "jpeg-ls":
+            allocated, stored = 8 if stream.precision_bits <= 8 else 16, stream.precision_bits
+            planar = 0  # whatever the header says, the samples of a pixel come together
+        layout = (form.samples, allocated, stored, form.is_signed)
+        size = (form.columns, form.rows)
+        raw = decode_by_gdcm(frame, stream.coding, size, layout, form.photometric, planar)
+    num_samples = form.rows * form.columns * form.samples
+    num_bytes, num_over = divmod(len(raw), num_samples)
+    if num_bytes not in (1, 2) or num_over > 1:  # GDCM adds a byte to an odd number
+        raise rejection("damaged", "The compressed pixels give more or less than the image")
+    samples = np.frombuffer(raw, _type_name(form, num_bytes), num_samples)
+    return _arrange(samples, form, planar)
+
+
+def _type_name(form: PixelFormat, num_bytes: int) -> str:
+    return f"<{'i' if form.is_signed else 'u'}{num_bytes}"
+
+
+def _arrange(samples: npt.NDArray[Any], form: PixelFormat, planar: int) -> npt.NDArray[Any]:
+    """Returns samples, [N], widened to BitsAllocated, as [rows, columns] or [rows, columns, 3].
+
+    Args:
+        samples: as decoded, [N].
+        form: what the header says.
+        planar: of the samples, as in `PixelFormat`.
+    """
+    samples = samples.astype(_type_name(form, form.bits_allocated // 8), copy=False)
+    if form.samples == 1:
+        return samples.reshape(form.rows, form.columns)
+    if planar:
+        return samples.reshape(form.samples, form.rows, form.columns).transpose(1, 2, 0)
+    return samples.reshape(form.rows, form.columns, form.samples)
 
 
 def check_syntax(header: Header) -> str:
@@ -256,7 +285,8 @@ def _prepare(frame: bytes, stream: Codestream, form: PixelFormat) -> tuple[bytes
         ended = add_jpeg2000_end(frame)
         return ended, ended is frame
     if stream.coding == "jpeg-ls":
-        if _END_OF_JPEG in frame:  # coded bytes may look like other markers, but never like this
+        # Coded bytes may look like other markers, but never like this; most often it is the last
+        if frame.rfind(END) >= 0:
             return frame, True
         return add_end_marker(
             frame, lambda whole: _decode_stream(whole, stream, form), is_strict=True
@@ -275,11 +305,11 @@ def _rebuild(frame: bytes) -> bytes:
     return rebuilt
 
 
-def _decode_rle(frame: bytes, form: PixelFormat) -> bytes:
-    """Returns an RLE frame as little-endian samples, colour by plane.
+def _decode_rle(frame: bytes, form: PixelFormat) -> npt.NDArray[Any]:
+    """Returns the samples of an RLE frame.
 
-    pydicom's own decoder expands a segment whatever its size; this one stops at the size that the
-    header says.
+    pydicom's own decoder expands a segment whatever its size, byte by byte in Python; Pillow's for
+    the same coding in TIFF stops at the size that the header says.
 
     Reference: DICOM PS3.5 annex G.
     """
@@ -292,27 +322,14 @@ def _decode_rle(frame: bytes, form: PixelFormat) -> bytes:
     decoded = np.empty((form.samples, num_pixels, sample_bytes), np.uint8)
     for index in range(num_segments):
         plane, byte = divmod(index, sample_bytes)  # the most significant byte comes first
-        segment = _unpack_bits(frame[offsets[index] : ends[index]], num_pixels)
-        decoded[plane, :, sample_bytes - 1 - byte] = np.frombuffer(segment, np.uint8)
-    return decoded.tobytes()
-
-
-def _unpack_bits(segment: bytes, num_bytes: int) -> bytes:
-    """Returns the first bytes of one run-length coded segment."""
-    decoded = bytearray()
-    position = 0
-    while len(decoded) < num_bytes and position < len(segment):
-        code = segment[position]
-        if code < 128:  # a literal run of code + 1 bytes
-            decoded += segment[position + 1 : position + 2 + code]
-            position += 2 + code
-        else:  # one byte repeated 257 - code times; 128 means nothing
-            if code > 128:
-                decoded += segment[position + 1 : position + 2] * (257 - code)
-            position += 2 if code > 128 else 1
-    if len(decoded) < num_bytes:
-        raise rejection("damaged", "The RLE pixels end before the image is full")
-    return bytes(decoded[:num_bytes])
+        segment = frame[offsets[index] : ends[index]]
+        try:  # as one long row, since some writers let runs cross the ends of rows
+            row = Image.frombytes("L", (num_pixels, 1), segment, "packbits", "L")
+        except ValueError:
+            found = "The RLE pixels end before the image is full"
+            raise rejection("damaged", found) from None
+        decoded[plane, :, sample_bytes - 1 - byte] = np.asarray(row)[0]
+    return _arrange(decoded.ravel().view(_type_name(form, sample_bytes)), form, planar=1)
 
 
 def registered_name(identifier: str, unknown: str) -> str:

@@ -17,6 +17,7 @@ from tests.data.field.dicom_tools import (
     LS,
     OPEN_ITEM,
     OPEN_SEQUENCE,
+    RLE,
     SEQUENCE_END,
     Way,
     all_unknown,
@@ -117,6 +118,22 @@ def plain(grey: np.ndarray, **how: bool) -> bytes:
     return without_meta(data_set(twelve(grey), 12), **how)
 
 
+def in_ycbcr(grey: np.ndarray) -> np.ndarray:
+    return np.dstack([grey, *[np.full_like(grey, 128)] * 2])
+
+
+def packed(pixels: np.ndarray) -> bytes:
+    """Returns 8-bit pixels as an RLE frame of literal runs, which do not end with the rows."""
+    segments = []
+    for plane in np.atleast_3d(pixels).transpose(2, 0, 1):
+        flat = plane.tobytes()
+        runs = [flat[at : at + 100] for at in range(0, len(flat), 100)]
+        segments.append(b"".join(bytes([len(run) - 1]) + run for run in runs))
+    starts = [64 + sum(map(len, segments[:place])) for place in range(len(segments))]
+    head = struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(starts)))
+    return head + b"".join(segments)
+
+
 IMPLICIT, EXPLICIT, BIG = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.2"
 
 # Structure: sequences, fragments, lengths, file meta.
@@ -210,6 +227,10 @@ STREAM_WAYS = {
     "delimiter with a length": Way(lambda g: baseline(g)[:-4] + b"\xff" * 4, "as_stored", levels=4),
     "defined length": Way(lambda g: of_defined_length(baseline(g)), "as_stored", levels=4),
     "defined length rle": Way(lambda g: of_defined_length(rle(g, 8)), "as_stored"),
+    "rle with runs across rows": Way(lambda g: wrapped(g, 8, RLE, packed(g)), "as_stored"),
+    "rle in ycbcr 422": Way(
+        lambda g: wrapped(in_ycbcr(g), 8, RLE, packed(in_ycbcr(g)), **YBR_422), "as_stored"
+    ),
     "jpeg without end": Way(
         lambda g: wrapped(g, 8, BASELINE, jpeg(g)[:-2]), "as_stored", levels=4, **NO_END
     ),
@@ -248,6 +269,11 @@ STREAM_WAYS = {
     ),
     "jpeg-ls with a zero before its end": Way(
         lambda g: wrapped(twelve(g), 12, LS, jpegls(twelve(g), 12)[:-2] + b"\0\xff\xd9")
+    ),
+    "jpeg-ls of 8 says 7": Way(
+        lambda g: wrapped(g, 8, LS, jpegls(g, 8), BitsStored=7, HighBit=6),
+        "as_stored",
+        "bits_exceeded",
     ),
     "jpeg-ls near lossless": Way(
         lambda g: wrapped(
@@ -299,7 +325,7 @@ STREAM_WAYS = {
         levels=4,
     ),
     "native ycbcr says rgb": Way(
-        lambda g: native(np.dstack([g, *[np.full_like(g, 128)] * 2]), 8),
+        lambda g: native(in_ycbcr(g), 8),
         "as_stored",
         "colour_model_corrected",
     ),

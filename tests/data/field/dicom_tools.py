@@ -32,6 +32,7 @@ MONO1 = {"PhotometricInterpretation": "MONOCHROME1"}
 SIGNED = {"PixelRepresentation": 1}
 BASELINE, LOSSLESS = uid.JPEGBaseline8Bit, uid.JPEGLosslessSV1
 J2K, J2K_LOSSY, LS = uid.JPEG2000Lossless, uid.JPEG2000, uid.JPEGLSLossless
+RLE = uid.RLELossless
 FULL_12 = {"WindowCenter": 2048, "WindowWidth": 4096}
 
 
