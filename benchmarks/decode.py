@@ -36,7 +36,7 @@ from tests.data.make_images import compress_lossless, encapsulated, make_dataset
 LIMITS = Limits()
 _PHANTOM_PX, _NOISE_12_BIT = 400, 8  # noise is added at full size, as a detector has it
 _QUALITY = 90
-_TIED = 0.98  # two ways to one decoder differ by so much from run to run
+_TIED = 0.95  # two ways to one decoder differ by so much: in their copies, and from run to run
 _SCALED_LEVELS = 4  # a scaled JPEG is averaged before rounding, not after
 Decode = Callable[[bytes], Any]
 
