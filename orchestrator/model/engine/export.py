@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 # Largest accepted |OpenVINO - Keras| as a share of the outputs' scale: both compute in float32,
 # in another order of additions.
 MAX_DIFFERENCE = 3e-5
+# A network that was not pretrained may be chaotic on what it was not trained on: a change of the
+# grey levels by this much, that of some roundings in float32, changes its outputs far more
+# (EfficientNetB5 trained from scratch for 700 steps: 5e-2 on noise). Its engines may differ by as
+# much as its outputs then do, up to the limit.
+_ROUNDING = 1e-6
+_MAX_CHAOS = 0.1
 _NUM_PROBES = 8  # images of each kind
 
 
@@ -84,7 +90,7 @@ def export_ir(model: "keras.Model", path: Path, num_threads: int | None = None) 
 
     Returns:
         The largest |OpenVINO - Keras| over the outputs' scale, which is their largest magnitude,
-        for logits at least 1; at most `MAX_DIFFERENCE`.
+        for logits at least 1; at most `MAX_DIFFERENCE`, of a chaotic network more.
 
     Raises:
         BundleError: the difference is larger; no file is written.
@@ -109,10 +115,13 @@ def _export_draft(model: "keras.Model", path: Path, num_threads: int | None) -> 
     else:
         _convert_in_tensorflow(model, path)
     difference = _largest_difference(model, path, num_threads)
-    if not difference <= MAX_DIFFERENCE:  # so that NaN fails too
+    if difference <= MAX_DIFFERENCE:
+        return difference
+    allowed = max(MAX_DIFFERENCE, min(_chaos(model), _MAX_CHAOS))
+    if not difference <= allowed:  # so that NaN fails too
         raise BundleError(
             f"the OpenVINO export of {model.name} differs from Keras by {difference:.1e} of the "
-            f"outputs' scale, expected at most {MAX_DIFFERENCE:.0e}; use --engine keras, and "
+            f"outputs' scale, expected at most {allowed:.0e}; use --engine keras, and "
             "report the backbone"
         )
     return difference
@@ -157,6 +166,21 @@ def _largest_difference(model: "keras.Model", path: Path, num_threads: int | Non
     probes = _probe_images(int(model.input_shape[1]))
     expected = keras_engine(model, batch_size=len(probes)).predict(probes)
     received = openvino_engine(path, num_threads, "f32", len(probes)).predict(probes)
+    return _change(expected, received)
+
+
+def _chaos(model: "keras.Model") -> float:
+    """What Keras's own outputs on the probe images change by where the images hardly do."""
+    probes = _probe_images(int(model.input_shape[1]))[..., np.newaxis].astype(np.float32)
+    first, second = (
+        np.asarray(model.predict_on_batch(probes * np.float32(factor)))
+        for factor in (1.0, 1.0 - _ROUNDING)
+    )
+    return _change(first, second)
+
+
+def _change(expected: Array, received: Array) -> float:
+    """The largest difference of outputs over their scale."""
     scale = float(np.abs(expected).max())
     if expected.shape[1] == 1:
         scale = max(scale, 1.0)

@@ -65,11 +65,27 @@ def test_export_that_differs_is_refused_and_removed(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "MAX_DIFFERENCE", -1.0)
+    monkeypatch.setattr(export, "_MAX_CHAOS", -1.0)
 
     with pytest.raises(BundleError, match=r"export of tiny differs from Keras by .*--engine keras"):
         export.export_ir(build_backbone("tiny", "none", 16), tmp_path / "m.xml", 1)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chaotic_network_may_differ_by_what_its_own_outputs_do(tmp_path) -> None:
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 1))
+    maps = keras.layers.Conv2D(16, 3)(keras.layers.Conv2D(16, 3)(image))
+    mean = keras.layers.GlobalAveragePooling2D()(maps)
+
+    def scaled(factor: float) -> keras.Model:
+        return keras.Model(image, keras.ops.sin(mean * factor))
+
+    difference = export.export_ir(scaled(1e2), tmp_path / "m.xml", 1)
+    assert export.MAX_DIFFERENCE < difference < 0.1
+    with pytest.raises(BundleError, match="expected at most 1e-01"):
+        export.export_ir(scaled(1e6), tmp_path / "m.xml", 1)
 
 
 def test_wrong_weights_are_found(tmp_path) -> None:
