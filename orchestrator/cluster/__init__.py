@@ -14,6 +14,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # a failure.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 
+# A report waits until the one before it is fetched: at Ray's 2 s an epoch of a head on cached
+# features, which takes less, would take as long.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+
+# Whether a node is drained our workers ask themselves (`leaving.py`), without a process for it.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
 # Ray Tune: its loggers would write three files a trial, its Ctrl-C handler would return half a
 # search as if it were whole, a trial that failed reports no metric, the search's own ledger is what
 # it resumes from, and its new output cannot be silenced.

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from typing import Any
 
 from orchestrator.cluster.room import is_placed
 
@@ -38,6 +37,13 @@ def draining_nodes() -> set[str]:
     return set(ray._private.state.state.get_draining_nodes())
 
 
+def _own_node() -> str:
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
 class GroupNotice:
     """Whether a training group is to save what it has and leave; asked at every step.
 
@@ -58,22 +64,20 @@ class GroupNotice:
             placement_group([size], name=f"{name}-{number}")
             for number in range(min(missing, _MOST_PLACES))
         ]
-        self._look_at = time.monotonic() + _SETTLED_S
+        self._settled_at = time.monotonic() + _SETTLED_S
+        self._look_at = 0.0
 
     def __call__(self) -> bool:
-        """Whether this worker knows a reason to leave."""
-        from ray.train.v2._internal.execution.context import get_train_context
-
-        # Ray Train tells every worker of the group of the drain of one's node.
-        preempted: Any = get_train_context().preemption_context.preemption_info
-        return is_terminated() or preempted is not None or self._has_room()
-
-    def _has_room(self) -> bool:
-        """Whether a place for another worker has been found, looked at every few seconds."""
-        if not self._places or time.monotonic() < self._look_at:
+        """Whether this worker knows a reason to leave; looks for one every few seconds."""
+        if is_terminated():
+            return True
+        now = time.monotonic()
+        if now < self._look_at:
             return False
-        self._look_at = time.monotonic() + _LOOK_S
-        return any(map(is_placed, self._places))
+        self._look_at = now + _LOOK_S
+        if _own_node() in draining_nodes():
+            return True
+        return now >= self._settled_at and any(map(is_placed, self._places))
 
 
 def give_back(name: str) -> None:

@@ -1,33 +1,22 @@
-"""One Ray Train run of our own training loop.
-
-The trainer is Ray's `DataParallelTrainer` with the process group set-up of its
-`TensorflowTrainer`, which is all that class adds. `TensorflowTrainer` itself cannot be imported
-without TensorFlow, in the driver and again in the controller, at 4 to 7 s each; here only the
-workers import it.
-"""
+"""One Ray Train run of our own training loop: its groups of workers, one after the other."""
 
 import json
-import os
 import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
-from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from orchestrator.cluster.leaving import GroupNotice, give_back, heed_sigterm
+from orchestrator.cluster.leaving import GroupNotice, give_back
 from orchestrator.cluster.room import await_room
+from orchestrator.cluster.trainer import build_trainer
 from orchestrator.cluster.worker_context import Leave, WorkerContext
 from orchestrator.config.workers import Session
 from orchestrator.errors import ClusterError, OrchestratorError, counted
@@ -36,51 +25,6 @@ from orchestrator.runs.atomic import sha256_file, write_errors, write_json
 _MAX_WORKER_FAILURES = 3
 _POLL_S = 0.5
 _SUMS = "sums.json"  # in a checkpoint: SHA-256 of each of its files
-_SET_UP_S = 300.0
-
-
-class _WorkerGroupBackend(Backend):
-    """Tells each worker the addresses of all, in the form that `tf.distribute` reads."""
-
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Prepares every worker of the group before the loop begins."""
-        import ray
-
-        addresses = worker_group.execute(_free_address)
-        ray.get(
-            [
-                worker_group.execute_single_async(
-                    rank, _prepare_worker, addresses=addresses, index=rank
-                )
-                for rank in range(len(worker_group))
-            ],
-            timeout=_SET_UP_S,
-        )
-
-
-@dataclass
-class WorkerGroupConfig(BackendConfig):
-    """Process group of TensorFlow workers."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """The class that sets the group up."""
-        return _WorkerGroupBackend
-
-
-def _free_address() -> str:
-    from ray._common.network_utils import build_address
-    from ray.train._internal.utils import get_address_and_port
-
-    address, port = get_address_and_port()
-    return str(build_address(address, port))
-
-
-def _prepare_worker(addresses: list[str], index: int) -> None:
-    heed_sigterm()
-    os.environ["TF_CONFIG"] = json.dumps(
-        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-    )
 
 
 def run_training(
@@ -126,7 +70,7 @@ def run_training(
         run = partial(_run_loop, loop, arguments, session.size, fewest, most, name)
         try:
             with _polled(on_poll):
-                returned = _build_trainer(run, storage, num_workers, session).fit().return_value
+                returned = build_trainer(run, storage, num_workers, session).fit().return_value
         except TrainingFailedError as error:
             if (raised := _raised_by_worker(error)) is not None:
                 raise raised from None
@@ -142,31 +86,6 @@ def run_training(
                 give_back(name)
         if not isinstance(returned, Leave):
             return returned
-
-
-def _build_trainer(
-    run: Callable[[], Any], storage: Path, num_workers: int, session: Session
-) -> DataParallelTrainer:
-    """The trainer of one group, which ends with the first worker that fails."""
-    return DataParallelTrainer(
-        # Not with a `train_loop_config`, which Ray's dashboard may show: arguments name images.
-        lambda: run(),
-        backend_config=WorkerGroupConfig(),
-        scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=session.gpus_per_worker > 0,
-            resources_per_worker=session.size,
-        ),
-        run_config=RunConfig(
-            name=storage.name,
-            storage_path=str(storage.parent),
-            failure_config=FailureConfig(
-                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
-            ),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
 
 
 def _forget_torn(storage: Path) -> None:

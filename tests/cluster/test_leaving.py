@@ -42,7 +42,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tupl
 
         monkeypatch.setattr(ray_train, "give_back", given_back.append)
         monkeypatch.setattr(ray_train, "await_room", await_room)
-        monkeypatch.setattr(ray_train, "_build_trainer", lambda *_: SimpleNamespace(fit=fit))
+        monkeypatch.setattr(ray_train, "build_trainer", lambda *_: SimpleNamespace(fit=fit))
         found = run_training(
             lambda: None, (), tmp_path, SESSION.group, SESSION, lambda: None, said.append
         )
@@ -93,17 +93,13 @@ def test_places_that_a_group_has_asked_for_end_with_it_and_not_before() -> None:
     assert states() == {"REMOVED"}
 
 
-def test_a_worker_leaves_when_it_is_told_or_its_group_can_grow(
+def test_a_worker_leaves_when_its_node_does_or_its_group_can_grow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import ray.train.v2._internal.execution.context as context
-
     asked: list[dict[str, float]] = []
     placed: list[Any] = []
-    told = SimpleNamespace(preemption_info=None)
+    draining: set[str] = set()
     now = [100.0]
-    ours = SimpleNamespace(preemption_context=told)
-    monkeypatch.setattr(context, "get_train_context", lambda: ours)
     placements = sys.modules["ray.util.placement_group"]  # a function hides it
 
     def place(sizes: list[dict[str, float]], name: str) -> int:
@@ -113,6 +109,8 @@ def test_a_worker_leaves_when_it_is_told_or_its_group_can_grow(
 
     monkeypatch.setattr(placements, "placement_group", place)
     monkeypatch.setattr(leaving, "is_placed", lambda place: place in placed)
+    monkeypatch.setattr(leaving, "draining_nodes", lambda: draining)
+    monkeypatch.setattr(leaving, "_own_node", lambda: "ours")
     monkeypatch.setattr(leaving, "time", SimpleNamespace(monotonic=lambda: now[0]))
     first = GroupNotice(2, {"CPU": 1.0}, "group")
     other = GroupNotice(0, {"CPU": 1.0}, "group")
@@ -122,14 +120,26 @@ def test_a_worker_leaves_when_it_is_told_or_its_group_can_grow(
     now[0] += 30
     assert first()
     placed.clear()
+    now[0] += 5
+    draining.add("theirs")
     assert not first()
     assert not other()
-    told.preemption_info = INFO
+    draining.add("ours")
+    assert not other()  # it looks every few seconds
+    now[0] += 5
     assert first()
     assert other()
-    told.preemption_info = None
+    draining.clear()
     leaving._terminated.set()
     try:
         assert other()
     finally:
         leaving._terminated.clear()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_node_of_the_cluster_is_known_by_the_name_that_a_drain_has() -> None:
+    import ray
+
+    assert leaving._own_node() in {node["NodeID"] for node in ray.nodes()}
+    assert leaving._own_node() not in leaving.draining_nodes()

@@ -38,6 +38,7 @@ def compared(
         backbones=("tiny", str(folder / "other.keras")),
         limit=140,
         image_size=64,
+        views=1,
         epochs=2,
         ensemble="vote",
     )
