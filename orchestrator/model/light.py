@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import dctn, idctn
 
+from orchestrator.model.resample import Resampler
+
 Array = npt.NDArray[Any]
 
 # All ranges of the recipe. "Log" is the natural logarithm of a factor, up and down alike.
@@ -54,21 +56,17 @@ def apply_light(images: Array, draws: Array) -> Array:
 
 def _move(images: Array, draws: Array) -> Array:
     """Mirrors, turns, zooms and shifts in one resampling; what moves in is black."""
-    import keras
-
-    moved = keras.ops.image.affine_transform(
-        keras.ops.cast(images[..., np.newaxis], "float32"),
-        transforms(draws, images.shape[1]).astype(np.float32),
-        interpolation="bilinear",
-        fill_mode="constant",
-        fill_value=0.0,
-    )
-    pixels: Array = keras.ops.convert_to_numpy(moved)[..., 0]
-    return pixels
+    moved = np.empty(images.shape, np.float32)
+    resampler = Resampler(images.shape[1])
+    for image, transform, out in zip(
+        images, transforms(draws, images.shape[1]), moved, strict=True
+    ):
+        resampler.resample(image, transform, out, mirror=False)
+    return moved
 
 
 def transforms(draws: Array, size_px: int) -> Array:
-    """Returns the movements as projective transforms.
+    """Returns the movements as affine transforms.
 
     Args:
         draws: float [n, >= 6], 0..1: mirroring, turn, zoom, aspect, shift down and across; 0.5
@@ -76,7 +74,7 @@ def transforms(draws: Array, size_px: int) -> Array:
         size_px: height and width of the images, px.
 
     Returns:
-        float [n, 8], from places in the result to places in the image.
+        float [n, 6], from places in the result to places in the image.
     """
     spread = 2.0 * draws - 1.0
     mirror = np.where(draws[:, 0] < FLIP_SHARE, -1.0, 1.0)
@@ -86,12 +84,11 @@ def transforms(draws: Array, size_px: int) -> Array:
     wide, high = mirror * zoom * aspect, zoom / aspect
     a, b = wide * np.cos(angle), -wide * np.sin(angle)
     c, d = high * np.sin(angle), high * np.cos(angle)
-    centre, zero = 0.5 * (size_px - 1), np.zeros_like(angle)
+    centre = 0.5 * (size_px - 1)
     return np.stack(
         [
             *(a, b, centre * (1.0 - a - b) + across),
             *(c, d, centre * (1.0 - c - d) + down),
-            *(zero, zero),
         ],
         axis=1,
     )
