@@ -50,7 +50,7 @@ def apply_light(images: Array, draws: Array) -> Array:
     x = _move(images, draws)
     x = _change_detail(x, draws[:, 6], draws[:, 7], spread[:, 8:11])
     x = _change_exposure(x, spread[:, 11], spread[:, 12], spread[:, 13])
-    augmented: Array = np.rint(x).astype(np.uint8)
+    augmented: Array = np.rint(x, out=x).astype(np.uint8)
     return augmented
 
 
@@ -95,7 +95,7 @@ def transforms(draws: Array, size_px: int) -> Array:
 
 
 def _change_detail(x: Array, chosen: Array, place: Array, bands: Array) -> Array:
-    """Splits each image into three bands of detail and a blurred rest; weights the bands again.
+    """Splits each image into three bands of detail and a blurred rest; weights them in place.
 
     A blur with mirrored edges multiplies the coefficients of the cosine transform, so that all of
     them together are one multiplication there. Image by image, since the order of additions in a
@@ -104,13 +104,12 @@ def _change_detail(x: Array, chosen: Array, place: Array, bands: Array) -> Array
     t = np.where(chosen < DETAIL_SHARE, DETAIL_LOW + (DETAIL_HIGH - DETAIL_LOW) * place, 0.0)
     gains = np.exp(np.outer(t, BAND_SHARES) + LOG_BAND * bands).astype(np.float32)
     *band_shares, rest = _shares(x.shape[1])
-    changed = np.empty_like(x)
     for index, image in enumerate(x):
         weights = rest + sum(
             gain * share for gain, share in zip(gains[index], band_shares, strict=True)
         )
-        changed[index] = idctn(dctn(image, norm="ortho") * weights, norm="ortho")
-    return changed
+        x[index] = idctn(dctn(image, norm="ortho") * weights, norm="ortho")
+    return x
 
 
 @cache
@@ -129,7 +128,7 @@ def _shares(size_px: int) -> tuple[Array, ...]:
 
 
 def _change_exposure(x: Array, contrast: Array, brightness: Array, gamma: Array) -> Array:
-    """Contrast about the mean, brightness, gamma; clipped to 0..255."""
+    """Contrast about the mean, brightness, gamma; clipped to 0..255; in place."""
     factor = np.exp(LOG_CONTRAST * contrast)
     offset = (1.0 - factor) * x.mean(
         axis=(1, 2), dtype=np.float64
@@ -137,6 +136,10 @@ def _change_exposure(x: Array, contrast: Array, brightness: Array, gamma: Array)
     factor, offset, exponent = (
         v.astype(np.float32).reshape(-1, 1, 1) for v in (factor, offset, np.exp(LOG_GAMMA * gamma))
     )
-    grey = np.clip(x * factor + offset, 0, 255) / np.float32(255)
-    exposed: Array = np.float32(255) * grey**exponent
-    return exposed
+    x *= factor
+    x += offset
+    np.clip(x, 0, 255, out=x)
+    x /= np.float32(255)
+    np.power(x, exponent, out=x)
+    x *= np.float32(255)
+    return x
