@@ -13,7 +13,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray Train begins a group where there is room for it; after its 60 s a busy machine would count as
 # a failure.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
-# Its workers wait at the end of an epoch until they are next looked at, by default every 2 s: longer
+# A worker waits at the end of an epoch until it is next looked at, by default every 2 s: longer
 # than an epoch of a head takes.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
