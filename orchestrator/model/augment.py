@@ -1,24 +1,21 @@
-"""Augmentation of training images: the paper's Table II as Keras's own layers.
+"""Augmentation of training images: the paper's Table II, as Keras's layers compute it.
 
 A lighter recipe, with its ranges, is in `light.py`; `augment` applies either.
 
 Keras draws what to do to an image from a generator that runs along the batch. Here the draws come
-from (seed, row, view) instead, and the layers are told what to do: an augmented view of an image
-is then the same whatever batch, worker or resumed run it is made in, and cached features equal
-live training.
+from (seed, row, view) instead: an augmented view of an image is then the same whatever batch,
+worker or resumed run it is made in, and cached features equal live training. No framework is
+loaded: workers that compute features need none.
 """
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import SpecError
 from orchestrator.model.light import NUM_DRAWS, apply_light
-
-if TYPE_CHECKING:
-    import keras
+from orchestrator.model.resample import Resampler
 
 Array = npt.NDArray[Any]
 
@@ -31,32 +28,6 @@ TRANSLATION = 0.1  # of the side, down and across
 RECIPES = ("paper", "light")
 _NUM_DRAWS = 8
 _CHUNK = 32  # images at a time, to bound memory
-
-
-def build_augmentation() -> dict[str, "keras.layers.Layer"]:
-    """Builds the layers of the paper's Table II, in the order they are applied.
-
-    That order is Table II's, the flips last. Points that move in from outside the image are filled
-    by reflection, Keras's default. Flips are two layers: Keras's single one for both axes flips
-    both or neither.
-
-    Returns:
-        Name -> layer, for images [N, S, S, 1] with grey levels 0..255.
-    """
-    import keras
-
-    grey = (0, 255)
-    return {
-        "rotation": keras.layers.RandomRotation(ROTATION),
-        # A single factor would only raise contrast in this release of Keras, against its
-        # documentation; a pair is (down, up).
-        "contrast": keras.layers.RandomContrast((CONTRAST, CONTRAST), value_range=grey),
-        "zoom": keras.layers.RandomZoom(ZOOM),
-        "brightness": keras.layers.RandomBrightness(BRIGHTNESS, value_range=grey),
-        "translation": keras.layers.RandomTranslation(TRANSLATION, TRANSLATION),
-        "flip_horizontal": keras.layers.RandomFlip("horizontal"),
-        "flip_vertical": keras.layers.RandomFlip("vertical"),
-    }
 
 
 def augment(images: Array, rows: Array, view: int, seed: int, *, recipe: str = "paper") -> Array:
@@ -91,7 +62,7 @@ def augment(images: Array, rows: Array, view: int, seed: int, *, recipe: str = "
             out[chunk] = apply_light(images[chunk], draws)
         else:
             draws = _draws(rows[chunk], view, seed, _NUM_DRAWS)
-            out[chunk] = _apply(images[chunk], transformations(draws, images.shape[1]))
+            out[chunk] = _augment_paper(images[chunk], draws)
     return out
 
 
@@ -100,69 +71,53 @@ def _draws(rows: Array, view: int, seed: int, number: int) -> Array:
     return np.stack([np.random.default_rng([seed, int(row), view]).random(number) for row in rows])
 
 
-def transformations(draws: Array, size_px: int) -> dict[str, dict[str, Array]]:
-    """Turns uniform draws into what Keras's layers take as their random transformation.
+def _augment_paper(images: Array, draws: Array) -> Array:
+    """Makes one view of each image by Table II, in its order, the flips last.
+
+    What moves in from outside an image is the image mirrored at its edges, Keras's default.
 
     Args:
-        draws: float [N, 8], 0..1.
-        size_px: height and width of the images, px.
+        images: uint8 [n, S, S].
+        draws: float [n, 8], uniform in 0..1; 0.5 changes nothing.
 
     Returns:
-        Layer name -> the layer's own keys -> bool or float32 arrays with N first.
+        uint8 [n, S, S]; rounded once, at the end.
     """
-    count = len(draws)
+    size_px = images.shape[1]
+    resampler = Resampler(size_px)
+    turns, zooms, shifts = _transforms(draws, size_px)
     spread = 2.0 * draws - 1.0  # uniform in [-1, 1)
-    flip_h, flip_v = draws[:, 0] < 0.5, draws[:, 1] < 0.5
-    down, across = spread[:, 4] * TRANSLATION * size_px, spread[:, 5] * TRANSLATION * size_px
-    zoom = 1.0 + spread[:, 3:4] * ZOOM
-    values: dict[str, dict[str, Array]] = {
-        "rotation": {"rotation_matrix": _rotation_matrix(spread[:, 2] * ROTATION, size_px)},
-        "contrast": {"contrast_factor": 1.0 + spread[:, 6].reshape(count, 1, 1, 1) * CONTRAST},
-        "zoom": {"height_zoom": zoom, "width_zoom": zoom},
-        "brightness": {"rgb_delta": 255.0 * BRIGHTNESS * spread[:, 7].reshape(count, 1, 1, 1)},
-        "translation": {"translations": np.stack([across, down], axis=1)},
-        "flip_horizontal": {"flips": flip_h.reshape(count, 1, 1, 1)},
-        "flip_vertical": {"flips": flip_v.reshape(count, 1, 1, 1)},
-    }
-    return {
-        name: {
-            key: value if value.dtype == bool else value.astype(np.float32)
-            for key, value in transformation.items()
-        }
-        for name, transformation in values.items()
-    }
+    factors = 1.0 + CONTRAST * spread[:, 6]
+    added = 255.0 * BRIGHTNESS * spread[:, 7]
+    x = np.empty((size_px, size_px), np.float32)
+    out = np.empty_like(images)
+    for index, image in enumerate(images):
+        resampler.resample(image, turns[index], x, mirror=True)
+        factor, mean = factors[index], x.mean(dtype=np.float64)
+        x *= np.float32(factor)
+        x += np.float32((1.0 - factor) * mean)
+        np.clip(x, 0, 255, out=x)
+        resampler.resample(x, zooms[index], x, mirror=True)
+        x += np.float32(added[index])
+        np.clip(x, 0, 255, out=x)
+        resampler.resample(x, shifts[index], x, mirror=True)
+        across, down = (-1 if draw < 0.5 else 1 for draw in draws[index, :2])
+        out[index] = np.rint(x, out=x)[::down, ::across]
+    return out
 
 
-def _rotation_matrix(turns: Array, size_px: int) -> Array:
-    """Projective transforms [N, 8] that rotate about the centre of the image."""
-    angle = 2.0 * np.pi * turns
-    cos, sin, zero = np.cos(angle), np.sin(angle), np.zeros_like(angle)
-    centre = 0.5 * (size_px - 1)
+def _transforms(draws: Array, size_px: int) -> tuple[Array, Array, Array]:
+    """Rotation and zoom about the centre, and translation, each [n, 6] as `Resampler` takes it."""
+    spread = 2.0 * draws - 1.0
+    angle = 2.0 * np.pi * ROTATION * spread[:, 2]
+    cos, sin = np.cos(angle), np.sin(angle)
+    zoom = 1.0 + ZOOM * spread[:, 3]
+    down, across = (TRANSLATION * size_px * spread[:, index] for index in (4, 5))
+    centre, zero, one = 0.5 * (size_px - 1), np.zeros_like(zoom), np.ones_like(zoom)
     shift_x, shift_y = centre * (1.0 - cos + sin), centre * (1.0 - sin - cos)
-    return np.stack([cos, -sin, shift_x, sin, cos, shift_y, zero, zero], axis=1)
-
-
-def _apply(images: Array, chosen: dict[str, dict[str, Array]]) -> Array:
-    """Runs the layers on uint8 [n, S, S] with given transformations; rounds at the end only."""
-    import keras
-
-    x = keras.ops.cast(images[..., np.newaxis], "float32")
-    for name, layer in _layers().items():
-        transformation = chosen[name]
-        if name == "contrast" and keras.backend.backend() != "jax":
-            # It takes each image's mean, and the order of additions within a mean depends on the
-            # batch; in float32 that would now and then turn a grey level by one. (JAX has no
-            # float64 unless the whole process is set to it.)
-            x = keras.ops.cast(x, "float64")
-            transformation = {
-                key: value.astype(np.float64) for key, value in transformation.items()
-            }
-        x = layer.transform_images(x, transformation, training=True)
-    x = keras.ops.cast(keras.ops.round(keras.ops.clip(x, 0, 255)), "uint8")
-    augmented: Array = keras.ops.convert_to_numpy(x)[..., 0]
-    return augmented
-
-
-@cache
-def _layers() -> dict[str, "keras.layers.Layer"]:
-    return build_augmentation()
+    inset = centre * (1.0 - zoom)
+    return (
+        np.stack([cos, -sin, shift_x, sin, cos, shift_y], axis=1),
+        np.stack([zoom, zero, inset, zero, zoom, inset], axis=1),
+        np.stack([one, zero, -across, zero, one, -down], axis=1),
+    )

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import dctn, idctn
 
+from orchestrator.model.resample import Resampler
+
 Array = npt.NDArray[Any]
 
 # All ranges of the recipe. "Log" is the natural logarithm of a factor, up and down alike.
@@ -48,27 +50,23 @@ def apply_light(images: Array, draws: Array) -> Array:
     x = _move(images, draws)
     x = _change_detail(x, draws[:, 6], draws[:, 7], spread[:, 8:11])
     x = _change_exposure(x, spread[:, 11], spread[:, 12], spread[:, 13])
-    augmented: Array = np.rint(x).astype(np.uint8)
+    augmented: Array = np.rint(x, out=x).astype(np.uint8)
     return augmented
 
 
 def _move(images: Array, draws: Array) -> Array:
     """Mirrors, turns, zooms and shifts in one resampling; what moves in is black."""
-    import keras
-
-    moved = keras.ops.image.affine_transform(
-        keras.ops.cast(images[..., np.newaxis], "float32"),
-        transforms(draws, images.shape[1]).astype(np.float32),
-        interpolation="bilinear",
-        fill_mode="constant",
-        fill_value=0.0,
-    )
-    pixels: Array = keras.ops.convert_to_numpy(moved)[..., 0]
-    return pixels
+    moved = np.empty(images.shape, np.float32)
+    resampler = Resampler(images.shape[1])
+    for image, transform, out in zip(
+        images, transforms(draws, images.shape[1]), moved, strict=True
+    ):
+        resampler.resample(image, transform, out, mirror=False)
+    return moved
 
 
 def transforms(draws: Array, size_px: int) -> Array:
-    """Returns the movements as projective transforms.
+    """Returns the movements as affine transforms.
 
     Args:
         draws: float [n, >= 6], 0..1: mirroring, turn, zoom, aspect, shift down and across; 0.5
@@ -76,7 +74,7 @@ def transforms(draws: Array, size_px: int) -> Array:
         size_px: height and width of the images, px.
 
     Returns:
-        float [n, 8], from places in the result to places in the image.
+        float [n, 6], from places in the result to places in the image.
     """
     spread = 2.0 * draws - 1.0
     mirror = np.where(draws[:, 0] < FLIP_SHARE, -1.0, 1.0)
@@ -86,19 +84,18 @@ def transforms(draws: Array, size_px: int) -> Array:
     wide, high = mirror * zoom * aspect, zoom / aspect
     a, b = wide * np.cos(angle), -wide * np.sin(angle)
     c, d = high * np.sin(angle), high * np.cos(angle)
-    centre, zero = 0.5 * (size_px - 1), np.zeros_like(angle)
+    centre = 0.5 * (size_px - 1)
     return np.stack(
         [
             *(a, b, centre * (1.0 - a - b) + across),
             *(c, d, centre * (1.0 - c - d) + down),
-            *(zero, zero),
         ],
         axis=1,
     )
 
 
 def _change_detail(x: Array, chosen: Array, place: Array, bands: Array) -> Array:
-    """Splits each image into three bands of detail and a blurred rest; weights the bands again.
+    """Splits each image into three bands of detail and a blurred rest; weights them in place.
 
     A blur with mirrored edges multiplies the coefficients of the cosine transform, so that all of
     them together are one multiplication there. Image by image, since the order of additions in a
@@ -107,13 +104,12 @@ def _change_detail(x: Array, chosen: Array, place: Array, bands: Array) -> Array
     t = np.where(chosen < DETAIL_SHARE, DETAIL_LOW + (DETAIL_HIGH - DETAIL_LOW) * place, 0.0)
     gains = np.exp(np.outer(t, BAND_SHARES) + LOG_BAND * bands).astype(np.float32)
     *band_shares, rest = _shares(x.shape[1])
-    changed = np.empty_like(x)
     for index, image in enumerate(x):
         weights = rest + sum(
             gain * share for gain, share in zip(gains[index], band_shares, strict=True)
         )
-        changed[index] = idctn(dctn(image, norm="ortho") * weights, norm="ortho")
-    return changed
+        x[index] = idctn(dctn(image, norm="ortho") * weights, norm="ortho")
+    return x
 
 
 @cache
@@ -132,7 +128,7 @@ def _shares(size_px: int) -> tuple[Array, ...]:
 
 
 def _change_exposure(x: Array, contrast: Array, brightness: Array, gamma: Array) -> Array:
-    """Contrast about the mean, brightness, gamma; clipped to 0..255."""
+    """Contrast about the mean, brightness, gamma; clipped to 0..255; in place."""
     factor = np.exp(LOG_CONTRAST * contrast)
     offset = (1.0 - factor) * x.mean(
         axis=(1, 2), dtype=np.float64
@@ -140,6 +136,10 @@ def _change_exposure(x: Array, contrast: Array, brightness: Array, gamma: Array)
     factor, offset, exponent = (
         v.astype(np.float32).reshape(-1, 1, 1) for v in (factor, offset, np.exp(LOG_GAMMA * gamma))
     )
-    grey = np.clip(x * factor + offset, 0, 255) / np.float32(255)
-    exposed: Array = np.float32(255) * grey**exponent
-    return exposed
+    x *= factor
+    x += offset
+    np.clip(x, 0, 255, out=x)
+    x /= np.float32(255)
+    np.power(x, exponent, out=x)
+    x *= np.float32(255)
+    return x

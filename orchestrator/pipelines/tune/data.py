@@ -42,6 +42,7 @@ _SOURCES = (
     "model/engine/openvino.py",
     "model/light.py",
     "model/lite.py",
+    "model/resample.py",
     "model/small_networks.py",
     "model/torch_file.py",
 )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from orchestrator.config.specs import SEARCHED, TuneSpec
@@ -126,6 +125,5 @@ class HeadTraining:
         self._fit.run(self._batches, self._val, self._fold.val_labels, lambda row: None)
 
     def logits(self, rows: IntArray) -> Array:
-        """Returns the logits of rows, float64 [n], in their order."""
-        found = self._head.model.predict(self._features.take(rows)[0], verbose=0)
-        return np.asarray(found, np.float64)[:, 0]
+        """Returns the logits of rows, float64 [n], in their order; call it after `begin`."""
+        return self._fit.step.predict(self._features.take(rows)[0])

@@ -214,11 +214,13 @@ def test_openvino_engine_imports_no_framework(exported: Path) -> None:
 import sys
 import numpy as np
 from pathlib import Path
-from orchestrator.model import backbones, bundle
+from orchestrator.model import augment, backbones, bundle
 from orchestrator.model.engine import load as engine
 backbones.check_weights("EfficientNetB5", None)
 loaded = engine.load_engine(Path({str(exported)!r}), "openvino", 1)
-loaded.predict(np.zeros((1, 64, 64), np.uint8))
+images = np.zeros((1, 64, 64), np.uint8)
+for recipe in augment.RECIPES:
+    loaded.predict(augment.augment(images, np.arange(1), 1, 0, recipe=recipe))
 found = [name for name in ("tensorflow", "keras", "jax", "torch", "ray") if name in sys.modules]
 assert not found, found
 """
