@@ -25,12 +25,11 @@ from orchestrator.model.network import HEAD_LAYERS
 # without).
 LAYERS_F32 = (*(f"/{name}" for name in HEAD_LAYERS), "/average")
 # The first convolutions: few channels, each with values of its own range, on which all others
-# build (fine-tuned Lite0, one view: 0.065 with all of them, 0.048 without the first depthwise one,
-# 0.029 without the first five). DenseNet121 hardly changes: 0.048 and 0.042.
+# build (fine-tuned Lite0, three views: 0.028 without the first one, 0.017 without three, 0.019
+# without five).
 _FIRST_F32 = 3
-# In networks with swish, those of Keras's EfficientNets: squeeze-and-excitation. What it multiplies
-# OpenVINO computes in one pass in float32, and in int8 in several (EfficientNetB0 at 224 px: 3.3
-# times the speed of float32 without it, 1.6 times with it).
+# In networks with swish, those of Keras's EfficientNets: squeeze-and-excitation (untrained B5 at
+# 150 px: 1.4 and 2.2 times the speed of float32 with it, 1.0 and 2.1 times without).
 _SWISH_TYPES_F32 = ("ReduceMean", "Sigmoid", "Multiply")
 
 
