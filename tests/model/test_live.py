@@ -1,10 +1,13 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
+from orchestrator.model import live
+from orchestrator.model.augment import augment
 from orchestrator.model.live import ImageBatches, made_ahead
 from tests.model.worker_run import NUM_TRAIN, MemoryStore
 
@@ -34,6 +37,23 @@ def test_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
         shown = sorted(image.tobytes() for image in epoch)
         assert shown == sorted(image.tobytes() for image in store.images[rows])
     assert not np.array_equal(*epochs)
+
+
+def test_a_batch_is_augmented_by_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2)
+
+    def augment_together(*given: Any, **named: Any) -> Any:
+        together.wait(timeout=10)  # until another thread is here too
+        return augment(*given, **named)
+
+    monkeypatch.setattr(live, "count_cpus", lambda: 2)
+    monkeypatch.setattr(live, "augment", augment_together)
+    store = MemoryStore(32)
+    rows = np.arange(32)
+    made = ImageBatches(store, rows, store.labels[rows], 16, 3, "paper")
+    order = np.random.default_rng([3, 1]).permutation(32)
+    views = augment(store.images[order], order, 1, 3)
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in made.epoch(1)])[..., 0], views)
 
 
 def test_items_are_made_ahead_in_order_and_only_a_few() -> None:
