@@ -6,8 +6,7 @@ package, 97% are (90% with a frozen backbone). The weights of the other two must
 lie in Keras's cache. Without them their convolutions are random here, with the statistics of their
 BatchNormalization taken from the phantoms, and only their head is trained. Such features hardly say
 where something is: of EfficientNetB0's maps 65% are kept and of ResNet50's 59%, so that it is only
-asked that the opacities are hotter than the rest. From pretrained weights of another origin, fine-
-tuned in the same way, 97% of EfficientNetB0's maps are kept.
+asked that the opacities are hotter than the rest.
 """
 
 from collections.abc import Iterator
