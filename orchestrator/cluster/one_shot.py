@@ -21,6 +21,21 @@ def run_calls(
 ) -> list[ResultT]:
     """Runs each call in a process of its own, many at once, and returns what they returned.
 
+    Arguments and errors are those of `start_calls` and of what it returns.
+    """
+    return start_calls(function, calls, task=task, session=session, reporter=reporter)()
+
+
+def start_calls(
+    function: Callable[..., ResultT],
+    calls: Sequence[tuple[object, ...]],
+    *,
+    task: str,
+    session: Session | None,
+    reporter: Reporter,
+) -> Callable[[], list[ResultT]]:
+    """Starts each call in a process of its own, once there is room for one.
+
     A process ends with its call, and with it the framework that it loaded and its memory. A call
     whose process dies is made once more.
 
@@ -28,41 +43,47 @@ def run_calls(
         function: pickled, as are its arguments and its result.
         calls: positional arguments of each call.
         task: what the calls do, for messages: "building the backbone".
-        session: size of each process, and how long to wait for room for it.
+        session: size of each process, and how long to wait for room for it; None for short calls
+            of one thread each, which take no place of their own beside other work.
         reporter: told of that wait.
 
     Returns:
-        The results, in the order of the calls.
+        A function that waits for the calls and returns their results, in their order. It raises
+        the `OrchestratorError` that a call raised, as it was, and ClusterError where a call failed
+        with anything else, its process died twice, or there is no room left for it.
 
     Raises:
-        OrchestratorError: what a call raised, as it was.
-        ClusterError: a call failed with anything else, its process died twice, or there is no room
-            for it.
+        ClusterError: there is no room for a call.
     """
     import ray
 
-    await_room(session, 1, reporter.say)
+    if session:
+        await_room(session, 1, reporter.say)
     remote = ray.remote(
-        num_cpus=session.cpus_per_worker,
-        num_gpus=session.gpus_per_worker,
+        num_cpus=session.cpus_per_worker if session else 0,
+        num_gpus=session.gpus_per_worker if session else 0,
         max_retries=1,
         max_calls=1,
     )(function)
     asked = [remote.remote(*arguments) for arguments in calls]
-    try:
-        waiting = asked
-        while waiting:
-            done, waiting = ray.wait(waiting, timeout=LOOK_S)
-            if not done:
-                check_room(session)  # a call that lost its node would wait for another without end
-            ray.get(done)
-        found: list[ResultT] = ray.get(asked)
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, OrchestratorError):
-            raise cause from None
-        raise ClusterError(
-            f"{task} failed: {str(error).strip().splitlines()[-1]}; run the same command again to "
-            "continue"
-        ) from error
-    return found
+
+    def collect() -> list[ResultT]:
+        try:
+            waiting = asked
+            while waiting:
+                done, waiting = ray.wait(waiting, timeout=LOOK_S)
+                if session and not done:  # one that lost its node would wait without end
+                    check_room(session)
+                ray.get(done)
+            found: list[ResultT] = ray.get(asked)
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, OrchestratorError):
+                raise cause from None
+            raise ClusterError(
+                f"{task} failed: {str(error).strip().splitlines()[-1]}; run the same command again "
+                "to continue"
+            ) from error
+        return found
+
+    return collect

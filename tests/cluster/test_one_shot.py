@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray import cloudpickle
 
 from orchestrator.cluster import one_shot
@@ -35,6 +36,14 @@ def break_down() -> None:
     raise ZeroDivisionError("no number")
 
 
+def call_beside(number: int) -> int:
+    """Waits for a call beside this one, which has every CPU."""
+    collect = one_shot.start_calls(
+        square, [(number,)], task="squaring", session=None, reporter=Recorder()
+    )
+    return collect()[0][0]
+
+
 def die_once(mark: Path) -> str:
     if not mark.exists():
         mark.touch()
@@ -63,3 +72,12 @@ def test_a_fault_of_a_call_names_the_task_and_what_to_do() -> None:
 
 def test_a_call_whose_process_dies_is_made_again(tmp_path: Path) -> None:
     assert run_calls(die_once, [(tmp_path / "mark",)]) == ["done"]
+
+
+def test_a_call_without_a_place_runs_beside_what_has_every_cpu() -> None:
+    cpus = ray.cluster_resources()["CPU"]
+    session = Session(num_workers=1, cpus_per_worker=cpus, gpus_per_worker=0.0)
+    found = one_shot.run_calls(
+        call_beside, [(5,)], task="squaring", session=session, reporter=Recorder()
+    )
+    assert found == [25]

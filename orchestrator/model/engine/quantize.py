@@ -7,7 +7,6 @@ import contextlib
 import importlib.metadata
 import io
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,6 @@ def quantize_ir(source: Path, target: Path, images: Array) -> None:
         BundleError: it cannot quantise this network.
     """
     check_nncf()
-    os.environ["NNCF_CI"] = "1"  # or it would send how it is used to Google Analytics
     import nncf
     import openvino
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet

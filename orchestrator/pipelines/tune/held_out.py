@@ -6,16 +6,14 @@ yardstick for what the configuration changes.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.cluster.one_shot import run_calls
+from orchestrator.cluster.one_shot import start_calls
 from orchestrator.config.specs import TrainSpec, TuneSpec
-from orchestrator.config.workers import Session
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.parquet import write_parquet
 from orchestrator.evaluation.metrics import point_metrics
@@ -30,7 +28,9 @@ METRICS = ("auroc", "auprc", "log_loss")
 NUM_SEEDS = 3
 _BY_SEED = pa.list_(pa.float32())
 # Configurations by name -> calibrated probabilities on the held-out rows, float32 [seeds, n].
-Measure = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, Any]]
+Measured = Mapping[str, Any]
+# Starts the training of configurations, and returns what waits for its end.
+Measure = Callable[[Mapping[str, Mapping[str, float]]], Callable[[], Measured]]
 
 
 def default_config(fold: Fold, finetune: str) -> dict[str, float]:
@@ -41,15 +41,15 @@ def default_config(fold: Fold, finetune: str) -> dict[str, float]:
     return {"lr": lr, "alpha": alpha, "gamma": spec.gamma, "dropout": spec.dropout}
 
 
-def judge(
+def start_judging(
     spec: TuneSpec,
     configs: Mapping[str, Mapping[str, float]],
     held_out: LabelledRows,
     measure: Measure,
     run: RunDir,
     reporter: Reporter,
-) -> dict[str, Any]:
-    """Trains both configurations and measures them on the held-out fold, once a run.
+) -> Callable[[], dict[str, Any]]:
+    """Starts to train both configurations, to be measured on the held-out fold, once a run.
 
     Args:
         spec: the search.
@@ -60,73 +60,84 @@ def judge(
         reporter: receives it.
 
     Returns:
-        num_images, num_patients, seeds; of `winner` and `default` config and metrics by seed; and
-        `difference`: each metric of the winner minus that of the default, means over the seeds,
-        with its interval.
+        A function that waits for it and returns num_images, num_patients, seeds; of `winner` and
+        `default` config and metrics by seed; and `difference`: each metric of the winner minus
+        that of the default, means over the seeds, with its interval.
     """
     stored = run.held_out_json
     if not stored.exists():
         reporter.say("comparing the winner with the default configuration on the held-out fold")
-        found = measure(configs)
-        _write_rows(run.held_out_table, held_out, found)
-        write_json(stored, _describe(spec, configs, held_out, found))
-    judged: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
-    return judged
+        measured = measure(configs)
+
+    def collect() -> dict[str, Any]:
+        if not stored.exists():
+            found = measured()
+            _write_rows(run.held_out_table, held_out, found)
+            write_json(stored, _describe(spec, configs, held_out, found))
+        judged: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
+        return judged
+
+    return collect
 
 
 def measure_cached(
     task: SearchTask,
     fold: Fold,
     rows: Any,
-    session: Session,
     reporter: Reporter,
     configs: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
-    """Trains heads on cached features.
+) -> Callable[[], Measured]:
+    """Starts to train heads on cached features, all in one process.
+
+    They take some seconds of one thread, and no place from the training of the model that is
+    released, which begins at the same time.
 
     Args:
         task: the search.
         fold: what to train on and choose the epoch and calibration by.
         rows: int64 [n], the held-out rows.
-        session: how long to wait for room.
-        reporter: told of that wait.
+        reporter: told of them.
         configs: by name.
 
     Returns:
-        Of each configuration the calibrated probabilities, float32 [seeds, n].
+        A function that waits for the calibrated probabilities of each configuration, float32
+        [seeds, n].
     """
-    found = run_calls(
+    collect = start_calls(
         _measure,
-        [(task, fold, dict(config), rows) for config in configs.values()],
+        [(task, fold, configs, rows)],
         task="training for the held-out fold",
-        session=replace(session, cpus_per_worker=task.num_threads, gpus_per_worker=0.0),
+        session=None,
         reporter=reporter,
     )
-    return dict(zip(configs, found, strict=True))
+    return lambda: collect()[0]
 
 
-def _measure(task: SearchTask, fold: Fold, config: dict[str, float], rows: Any) -> Any:
-    """What a worker does for one configuration."""
+def _measure(
+    task: SearchTask, fold: Fold, configs: Mapping[str, Mapping[str, float]], rows: Any
+) -> Measured:
+    """What the worker does."""
     limit_process(task.num_threads)
     from orchestrator.evaluation.calibration import fit_calibration
     from orchestrator.pipelines.prepare.feature_set import open_features
 
     features = open_features(task.features)
-    found = []
+    found: dict[str, list[Any]] = {name: [] for name in configs}
     for index in range(NUM_SEEDS):
         training = HeadTraining(features, fold, task.spec, task.spec.seed + index)
-        training.begin(config)
-        training.run()
-        calibration = fit_calibration(training.logits(fold.val_rows), fold.val_labels)
-        found.append(calibration.apply(training.logits(rows)))
-    return np.stack(found)
+        for name, config in configs.items():
+            training.begin(config)
+            training.run()
+            calibration = fit_calibration(training.logits(fold.val_rows), fold.val_labels)
+            found[name].append(calibration.apply(training.logits(rows)))
+    return {name: np.stack(by_seed) for name, by_seed in found.items()}
 
 
 def _describe(
     spec: TuneSpec,
     configs: Mapping[str, Mapping[str, float]],
     held_out: LabelledRows,
-    found: Mapping[str, Any],
+    found: Measured,
 ) -> dict[str, Any]:
     labels, patients = held_out.labels, held_out.patients
     described: dict[str, Any] = {
@@ -155,7 +166,7 @@ def _describe(
     return described
 
 
-def _write_rows(final: Path, held_out: LabelledRows, found: Mapping[str, Any]) -> None:
+def _write_rows(final: Path, held_out: LabelledRows, found: Measured) -> None:
     table = pa.table(
         {
             "row": pa.array(held_out.rows, pa.int64()),

@@ -1,10 +1,9 @@
 """How the trials of a search are run: heads on cached features, or whole networks on images."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ from orchestrator.pipelines.prepare.features import prepare_backbone
 from orchestrator.pipelines.tune.cached_trial import CachedTrial
 from orchestrator.pipelines.tune.data import Division, build_fold, find_store, prepare_features
 from orchestrator.pipelines.tune.head_training import Fold, SearchTask
-from orchestrator.pipelines.tune.held_out import Measure, measure_cached
+from orchestrator.pipelines.tune.held_out import Measure, Measured, measure_cached
 from orchestrator.pipelines.tune.live_trial import LiveSearch, LiveTrial, train_live
 from orchestrator.pipelines.tune.search import Runner
 from orchestrator.progress import Reporter
@@ -32,7 +31,7 @@ class SearchPlan:
     Args:
         runner: runs a trial.
         concurrent: trials that fit the cluster at a time.
-        measure: trains the configurations that are compared on the held-out fold.
+        measure: starts to train the configurations that are compared on the held-out fold.
         features: the packed feature set, where there is one.
     """
 
@@ -60,7 +59,7 @@ def plan_cached(
     return SearchPlan(
         Runner(CachedTrial, {"task": task}, {"cpu": task.num_threads}, reuse=True),
         concurrent=sum(int(node.get("CPU", 0)) for node in node_resources()),
-        measure=functools.partial(measure_cached, task, fold, division.held_out, session, reporter),
+        measure=functools.partial(measure_cached, task, fold, division.held_out, reporter),
         features=features,
     )
 
@@ -91,11 +90,12 @@ def plan_live(
     )
     fitting = plan_workers(each, node_resources()).num_workers
 
-    def measure(configs: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-        return {
+    def measure(configs: Mapping[str, Mapping[str, float]]) -> Callable[[], Measured]:
+        found = {
             name: np.stack([train_live(search, name, config, judge=True)["probabilities"]])
             for name, config in configs.items()
         }
+        return lambda: found
 
     return SearchPlan(
         # The process only watches: the CPUs are its workers', but Ray Tune wants a request that is

@@ -25,7 +25,7 @@ from orchestrator.pipelines.prepare.images import Prepared, prepare_images
 from orchestrator.pipelines.train.check import check_run_folder, check_spec
 from orchestrator.pipelines.train.train import train
 from orchestrator.pipelines.tune.data import divide, find_store
-from orchestrator.pipelines.tune.held_out import default_config, judge
+from orchestrator.pipelines.tune.held_out import default_config, start_judging
 from orchestrator.pipelines.tune.runners import SearchPlan, plan_cached, plan_live, training_fold
 from orchestrator.pipelines.tune.search import run_search
 from orchestrator.pipelines.tune.space import (
@@ -142,7 +142,7 @@ def _search_and_refit(
     _search(spec, searched, ledger, run, reporter)
     best = _choose(spec, ledger)
     default = default_config(training_fold(rows, names, division), spec.finetune)
-    judged = judge(
+    judge = start_judging(
         spec,
         {"winner": best.config, "default": default},
         LabelledRows.of(rows.take(pa.array(division.held_out))),
@@ -157,7 +157,7 @@ def _search_and_refit(
         best=best.number,
         objective=spec.objective,
         importances=find_importances(spec, ledger.ended),
-        held_out=judged,
+        held_out=judge(),
         refit=refit,
         splits=prepared.counts,
         recipe=spec.model_dump(mode="json", exclude={"out", "overwrite"}),
