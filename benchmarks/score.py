@@ -7,7 +7,7 @@ and shown apart. Keras runs the model as it is saved, in float32, whatever the p
 product, and its clock stops at its last batch: TensorFlow's tuner of input pipelines sleeps for up
 to a minute, and now and then the end of the loop waits for it. The ceiling is what the engine and
 the decoder allow on the same cores, one after the other, with the seconds that the product took for
-tables and report.
+tables and report. ONNX Runtime takes part where the extra `bench` is installed.
 
     python -m benchmarks.score --images 1000 --rounds 5
     python -m benchmarks.score --images 1000 --rounds 5 --precision bf16
@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import score_peers
@@ -260,6 +261,7 @@ PEERS: dict[str, Callable[[Path, Path, int, str, Path], Timed]] = {
     "product": time_product,
     "keras": score_peers.time_keras,
     "loop": score_peers.time_loop,
+    "onnx": score_peers.time_onnx,
     "ray_data": score_peers.time_ray_data,
     "ray_data_pattern": score_peers.time_ray_data_pattern,
     "engine": time_engine,
@@ -288,7 +290,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=150)
     parser.add_argument("--precision", default="f32", choices=("f32", "bf16", "int8"))
     parser.add_argument("--source", type=Path, default=SOURCE)
-    parser.add_argument("--peers", default=",".join(PEERS), help="separated by commas")
+    installed = [name for name in PEERS if name != "onnx" or find_spec("onnxruntime")]
+    parser.add_argument("--peers", default=",".join(installed), help="separated by commas")
     parser.add_argument("--model", type=Path, help="a bundle to use; made otherwise")
     parser.add_argument("--peer", choices=PEERS, help="time this one alone and print JSON")
     parser.add_argument("--folder", type=Path, help="with --peer: the images")
@@ -312,7 +315,8 @@ def main() -> None:
                 timed.append(run_peer(peer, options, images, model))
                 print(f"{peer}: {timed[-1]}", file=sys.stderr, flush=True)
     print_rates(options, timed_by)
-    print_stages(options, timed_by)
+    if timed_by.keys() >= {"product", "keras", "engine", "decoder", "first"}:
+        print_stages(options, timed_by)
 
 
 def median(timed_by: dict[str, list[Timed]], peer: str, name: str) -> float:
@@ -328,7 +332,7 @@ def print_rates(options: argparse.Namespace, timed_by: dict[str, list[Timed]]) -
         f"{os.cpu_count()} cores, medians of {options.rounds}"
     )
     print(f"{'':<18}{'images/s':>10}{'start-up s':>12}{'product / it':>14}")
-    for peer in ("product", "keras", "loop", "ray_data", "ray_data_pattern", "engine", "decoder"):
+    for peer in [name for name in PEERS if name != "first"]:
         if peer not in timed_by:
             continue
         pairs = zip(timed_by.get("product", []), timed_by[peer], strict=False)
