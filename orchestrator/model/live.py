@@ -22,7 +22,8 @@ from orchestrator.model.slices import batch_counts, worker_slice
 if TYPE_CHECKING:
     import keras
 
-    from orchestrator.model.steps import Array, Step
+    from orchestrator.model.fit import Batches
+    from orchestrator.model.steps import Array, ModelInputs, Step
 
 ItemT = TypeVar("ItemT")
 _BATCHES_AHEAD = 4
@@ -86,6 +87,47 @@ class ImageBatches:
             return augment(images[piece], rows[piece], epoch, self.seed, recipe=self.augmentation)
 
         return np.concatenate([*pool.map(augment_piece, range(0, len(images), _PIECE))])
+
+
+@dataclass(frozen=True)
+class FeatureBatches:
+    """Pooled features of a worker's batches of images, computed while the step before runs.
+
+    Args:
+        images: the batches, images uint8 [n, S, S, 1].
+        predict: gives features float32 [n, D] of images uint8 [n, S, S].
+    """
+
+    images: "Batches"
+    predict: "Callable[[Array], Array]"
+
+    def epoch(self, epoch: int, first: int = 0) -> "Iterator[tuple[Array, Array]]":
+        """Yields features float32 [n, D] and labels float32 [n, 1]; n may be 0."""
+        batches = self.images.epoch(epoch, first)
+        return made_ahead((self.predict(images[..., 0]), labels) for images, labels in batches)
+
+
+class KeptFeatures:
+    """Pooled features of images that a model is measured on each epoch, computed once.
+
+    Args:
+        images: gives slices uint8 [n, S, S, 1].
+        predict: as `FeatureBatches` takes it.
+    """
+
+    def __init__(self, images: "ModelInputs", predict: "Callable[[Array], Array]") -> None:
+        self._images, self._predict = images, predict
+        self._kept: dict[tuple[int, int], Array] = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: slice, /) -> "Array":
+        """Returns float32 [n, D]."""
+        key = rows.start, rows.stop
+        if key not in self._kept:
+            self._kept[key] = self._predict(self._images[rows][..., 0])
+        return self._kept[key]
 
 
 def made_ahead(items: Iterator[ItemT], ahead: int = _BATCHES_AHEAD) -> Iterator[ItemT]:

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.model import live
 from orchestrator.model.augment import augment
-from orchestrator.model.live import ImageBatches, made_ahead
+from orchestrator.model.live import FeatureBatches, ImageBatches, KeptFeatures, made_ahead
 from tests.model.worker_run import NUM_TRAIN, MemoryStore
 
 
@@ -54,6 +54,35 @@ def test_a_batch_is_augmented_by_several_threads_at_once(monkeypatch: pytest.Mon
     order = np.random.default_rng([3, 1]).permutation(32)
     views = augment(store.images[order], order, 1, 3)
     np.testing.assert_array_equal(np.concatenate([x for x, _ in made.epoch(1)])[..., 0], views)
+
+
+def mean_of_images(images: np.ndarray) -> np.ndarray:
+    assert images.dtype == np.uint8 and images.ndim == 3  # as an engine takes them
+    return images.mean((1, 2), dtype=np.float32)[:, np.newaxis]
+
+
+def test_features_of_batches_are_those_of_their_images() -> None:
+    store = MemoryStore(32)
+    rows = np.arange(NUM_TRAIN)
+    images = ImageBatches(store, rows, store.labels[rows], 8, 3, "light")
+    found = list(FeatureBatches(images, mean_of_images).epoch(2, first=1))
+    for (features, labels), (batch, expected) in zip(found, images.epoch(2, 1), strict=True):
+        np.testing.assert_array_equal(features, mean_of_images(batch[..., 0]))
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_features_to_measure_on_are_computed_once() -> None:
+    images, computed = MemoryStore(32).images[:10, ..., np.newaxis], []
+
+    def predict(some: np.ndarray) -> np.ndarray:
+        computed.append(len(some))
+        return mean_of_images(some)
+
+    kept = KeptFeatures(images, predict)
+    for _ in range(2):
+        slices = [kept[start : start + 4] for start in range(0, len(kept), 4)]
+        np.testing.assert_array_equal(np.concatenate(slices), mean_of_images(images[..., 0]))
+    assert computed == [4, 4, 2]
 
 
 def test_items_are_made_ahead_in_order_and_only_a_few() -> None:

@@ -180,7 +180,7 @@ def prepare_backbone(
         folder: where to write it.
         session: size of the worker.
         reporter: told when it is built.
-        engines: write the form for `load_engine` too, for feature workers.
+        engines: write the form for `load_engine` too, for workers that compute features.
 
     Raises:
         OrchestratorError: the backbone's weights are not to be had.

@@ -1,6 +1,7 @@
 """What a training worker does to train on images: the head, then the unfrozen network.
 
-Each worker runs the same loop on its share of every global batch; rank 0 writes.
+Each worker runs the same loop on its share of every global batch; rank 0 writes. On CPUs the head
+is trained on features that the scoring engine, which is faster, computes of each batch.
 """
 
 import json
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.cluster.worker_context import Leave, WorkerContext
-from orchestrator.config.specs import TrainSpec
 from orchestrator.config.threshold import SHIFTED
 from orchestrator.data.labelled_rows import LabelledRows
 from orchestrator.data.shard_files import Images
@@ -28,8 +28,9 @@ from orchestrator.runs.atomic import write_json
 from orchestrator.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from orchestrator.model.fit import Fit
-    from orchestrator.model.steps import Step
+    from orchestrator.model.engine.base import Engine
+    from orchestrator.model.fit import Batches, Fit
+    from orchestrator.model.steps import ModelInputs, Step
 
 _STAGE_FILE = "stage.json"
 _BATCHES_A_STREAM = 8  # of an evaluation, at a time: the streams rarely wait for each other
@@ -47,6 +48,8 @@ class _LiveRun:
         store: the images.
         network: trained in place.
         make_step: as `open_steps` gives it.
+        backbone: gives the features of images that the head is trained on; None where it is
+            trained as a part of the network.
     """
 
     worker: WorkerContext
@@ -55,6 +58,7 @@ class _LiveRun:
     store: ImageStore
     network: Any
     make_step: "Callable[[Any, int, int, int], Step]"
+    backbone: "Engine | None"
 
 
 def train_network(
@@ -115,26 +119,28 @@ def fit_network(
     Returns:
         The live run, whose network has the weights of the best epoch, the history and that epoch.
     """
+    from orchestrator.model.engine.load import load_engine
     from orchestrator.model.live import open_steps
 
     make_step = open_steps(worker.size, task.num_threads, worker.num_shares, worker.leaving)
     run = RunDir(task.run)
     network = _build(task, task.spec.precision)
-    live = _LiveRun(worker, task, load_parts(run), ImageStore(dataset), network, make_step)
+    backbone = None
+    if task.spec.features == "live" and run.backbone.with_suffix(".xml").exists():
+        backbone = load_engine(run.backbone.parent, "openvino", task.num_threads)
+    live = _LiveRun(
+        worker, task, load_parts(run), ImageStore(dataset), network, make_step, backbone
+    )
     history, best_epoch = _train_stages(live, _take_head(run, network))
     return live, history, best_epoch
-
-
-def _stages(spec: TrainSpec) -> list[str]:
-    head = ["head"] if spec.features == "live" else []
-    return head if spec.finetune == "none" else [*head, "finetune"]
 
 
 def _train_stages(
     live: _LiveRun, history: list[dict[str, float]]
 ) -> tuple[list[dict[str, float]], int]:
     """Runs what is left of the stages; returns the whole history and the best epoch."""
-    stages, resumed = _stages(live.task.spec), live.worker.checkpoint
+    spec, resumed = live.task.spec, live.worker.checkpoint
+    stages = ["head"] * (spec.features == "live") + ["finetune"] * (spec.finetune != "none")
     done = json.loads((resumed / _STAGE_FILE).read_text()) if resumed else stages[0]
     best_epoch = 0
     for stage in stages[stages.index(done) :]:
@@ -149,12 +155,16 @@ def _prepare(live: _LiveRun, stage: str, history: list[dict[str, float]]) -> "Fi
     """Compiles the network for a stage."""
     from orchestrator.model.finetune import compile_finetuning, unfreeze
     from orchestrator.model.fit import Fit, FitConfig, FitState, compile_model
+    from orchestrator.model.network import build_head
 
     task, network = live.task, live.network
     spec, num_train = task.spec, len(live.parts["train"])
     if stage == "head":
+        trained = network
+        if live.backbone:
+            trained = build_head(live.backbone.num_outputs, spec.dropout, seed=spec.seed)
         model = compile_model(
-            network, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed
+            trained, lr=task.lr, alpha=task.alpha, gamma=spec.gamma, seed=spec.seed
         )
         config = FitConfig(spec.epochs, spec.patience, objective=spec.objective)
     else:
@@ -186,11 +196,12 @@ def _prepare(live: _LiveRun, stage: str, history: list[dict[str, float]]) -> "Fi
 
 def _run(live: _LiveRun, stage: str, fit: "Fit") -> list[dict[str, float]]:
     """Runs one stage to its end; the network then holds the weights of its best epoch."""
-    from orchestrator.model.live import ImageBatches
+    from orchestrator.model.live import FeatureBatches, ImageBatches, KeptFeatures
+    from orchestrator.model.network import copy_head
 
     spec, worker = live.task.spec, live.worker
     train, val = live.parts["train"], live.parts["val"]
-    batches = ImageBatches(
+    batches: Batches = ImageBatches(
         live.store,
         train.rows,
         train.labels,
@@ -201,14 +212,22 @@ def _run(live: _LiveRun, stage: str, fit: "Fit") -> list[dict[str, float]]:
         worker.size,
         worker.num_shares,
     )
+    inputs: ModelInputs = StoredImages(live.store, val.rows)
+    backbone = live.backbone if stage == "head" else None
+    if backbone:
+        batches = FeatureBatches(batches, backbone.predict)
+        inputs = KeptFeatures(inputs, backbone.predict)
     notes = {_STAGE_FILE: json.dumps(stage)}
     report = epoch_reporter(fit, RunDir(live.task.run), worker, notes)
     try:
-        return fit.run(batches, StoredImages(live.store, val.rows), val.labels, report)
+        history = fit.run(batches, inputs, val.labels, report)
     except Leave:
         if fit.state.part.steps:
             report({})
         raise
+    if backbone:
+        copy_head(fit.model, live.network)
+    return history
 
 
 def _build(task: TrainingTask, precision: str) -> Any:

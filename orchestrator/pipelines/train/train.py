@@ -25,7 +25,11 @@ from orchestrator.evaluation.groups import find_groups
 from orchestrator.model.bundle_folder import INFO_FILE
 from orchestrator.model.network import focal_alpha
 from orchestrator.model.strip import pick_samples
-from orchestrator.pipelines.prepare.features import compute_features, prepare_backbone
+from orchestrator.pipelines.prepare.features import (
+    compute_features,
+    feature_engine,
+    prepare_backbone,
+)
 from orchestrator.pipelines.prepare.images import Prepared, by_split, prepare_images
 from orchestrator.pipelines.prepare.ingest import fingerprint
 from orchestrator.pipelines.train.check import check_run_folder, check_spec, check_workers
@@ -130,7 +134,8 @@ def _train(
     by_cohort = spec.threshold.endswith(COHORTS)  # told before the work, not after it
     cohorts = number_cohorts(rows.filter(pc.equal(names, "val"))) if by_cohort else None
     if spec.features == "live":
-        prepare_backbone(spec, run.backbone.parent, session, reporter, engines=False)
+        engines = spec.precision == "f32" and feature_engine(session) == "openvino"
+        prepare_backbone(spec, run.backbone.parent, session, reporter, engines=engines)
     elif not run.head.exists():
         splits, uuid = names.to_pylist(), run.load_uuid()
         compute_features(spec, dataset, splits, run.features, uuid, session, reporter)

@@ -13,7 +13,7 @@ from orchestrator.config.specs import Resources, TuneSpec
 from orchestrator.config.workers import Session, plan_workers
 from orchestrator.data.parquet import write_parquet
 from orchestrator.data.source import IngestedSource
-from orchestrator.pipelines.prepare.features import prepare_backbone
+from orchestrator.pipelines.prepare.features import feature_engine, prepare_backbone
 from orchestrator.pipelines.tune.cached_trial import CachedTrial
 from orchestrator.pipelines.tune.data import Division, build_fold, find_store, prepare_features
 from orchestrator.pipelines.tune.head_training import Fold, SearchTask
@@ -75,7 +75,8 @@ def plan_live(
     reporter: Reporter,
 ) -> SearchPlan:
     """A Ray Train run a trial; as many at a time as have all their workers at once."""
-    prepare_backbone(spec, run.backbone.parent, session, reporter, engines=False)
+    engines = feature_engine(session) == "openvino"
+    prepare_backbone(spec, run.backbone.parent, session, reporter, engines=engines)
     folder = run.live_trials
     search = LiveSearch(
         spec,

@@ -131,11 +131,13 @@ def undisturbed(
         bars=dict(zip(recorder.bars, recorder.counts, strict=True)),
         history=history_of(result.run),
         weights=weights_of(result.bundle),
+        exported=result.run / "features" / "backbone" / "backbone.xml",
     )
 
 
 def test_live_training_releases_a_bundle_of_its_best_epoch(undisturbed: SimpleNamespace) -> None:
     info = load_info(undisturbed.bundle)
+    assert undisturbed.exported.exists()  # its head learns from the scoring engine's features
     report, history = undisturbed.report, undisturbed.history
     assert [row["epoch"] for row in history] == list(range(1, HEAD_EPOCHS + FINETUNE_EPOCHS + 1))
     assert history[-1]["lr"] < history[HEAD_EPOCHS + 2]["lr"]
