@@ -1,7 +1,8 @@
 """Search the settings of a training for the price of one feature pass, and release the best.
 
 folder -> split -> held-out fold -> features, once -> trials of heads -> the winner against the
-default configuration on the held-out fold -> the winner trained on all training rows -> bundle.
+default configuration on the held-out fold, and meanwhile the winner trained on all training rows ->
+bundle.
 """
 
 import json
