@@ -203,7 +203,7 @@ def test_score_goes_on_on_a_node_that_joins(
 ) -> None:
     run = tmp_path / "run"
     with open_nodes(env, head_cpus=0, others=2) as nodes:
-        driver = orchestrate(nodes, *score_arguments(trained, large, run))
+        driver = orchestrate(nodes, *score_arguments(trained, large, run), code=SCORE_SLOWLY)
         wait_for(lambda: committed(run) >= 6, driver)
         nodes.tell("kill")
         nodes.tell("add")
@@ -227,9 +227,9 @@ def test_score_grows_on_a_node_that_joins_and_loses_nothing_of_one_that_is_drain
         driver = orchestrate(nodes, *score_arguments(trained, large, run), code=SCORE_SLOWLY)
         wait_for(lambda: committed(run) >= 3, driver)
         nodes.tell("add")
-        wait_for(lambda: len(workers(nodes)) == 2, driver)
-        nodes.tell("drain")
+        wait_for(lambda: len(workers(nodes, "ray::_Worker.run")) == 2, driver)
         before = committed(run)
+        nodes.tell("drain")
         # The drained node has nothing in work once its worker is gone, and may go at any time.
         wait_for(lambda: len(workers(nodes)) == 1, driver)
         assert committed(run) > before  # what was in hand
@@ -238,9 +238,9 @@ def test_score_grows_on_a_node_that_joins_and_loses_nothing_of_one_that_is_drain
         check_scored(driver, large, run)
 
 
-def workers(nodes: Nodes) -> list[int]:
-    """Processes of the cluster's pool of workers."""
-    return [pid for pid in descendants(nodes.process.pid) if "ray::_Worker" in title(pid)]
+def workers(nodes: Nodes, named: str = "ray::_Worker") -> list[int]:
+    """Processes of the cluster's pool of workers; while one is at work, `.run` ends its name."""
+    return [pid for pid in descendants(nodes.process.pid) if named in title(pid)]
 
 
 @pytest.mark.ray
