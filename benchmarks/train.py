@@ -2,8 +2,10 @@
 
 The network is a frozen EfficientNetB5 (random weights: speed does not depend on them) with the
 paper's head and focal loss, batch 32, no augmentation on either side, so that both do the same
-work. On a CPU one and two workers are timed; under `KERAS_BACKEND=jax` one accelerator, and the
-cached path beside it. Rounds are interleaved; the table gives medians and ratios paired by round.
+work. On a CPU one and two workers are timed, with the network in TensorFlow (`live`) and, as the
+product does there, the frozen backbone in the scoring engine (`engine`); under
+`KERAS_BACKEND=jax` one accelerator, and the cached path beside it. Rounds are interleaved; the
+table gives medians and ratios paired by round.
 
     python -m benchmarks.train --images 320 --rounds 5
 """
@@ -15,7 +17,9 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +78,58 @@ def _time_fit(options: argparse.Namespace, store: MemoryStore, jit: Any) -> floa
 
 
 def time_live(options: argparse.Namespace, store: MemoryStore) -> float:
-    """The product's live step and loop; one process of the workers that TF_CONFIG names."""
-    from orchestrator.model.live import ImageBatches, open_steps
+    """The product's live loop as on GPUs: every step computes the whole network."""
+    make_step = _open_steps(options)
+    return _time_steps(options, store, make_step, build(options))
 
+
+def time_engine(options: argparse.Namespace, store: MemoryStore) -> float:
+    """The product's live loop as on CPUs: the engine computes the backbone, a step the head."""
+    from orchestrator.model.backbones import build_backbone
+    from orchestrator.model.engine.export import export_ir
+    from orchestrator.model.engine.openvino import openvino_engine
+    from orchestrator.model.live import FeatureBatches
+
+    make_step = _open_steps(options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "backbone.xml")
+        export_ir(build_backbone(options.backbone, "none", options.size), path, options.threads)
+        engine = openvino_engine(path, options.threads, "f32")
+    head = build_compiled_head(engine.num_outputs)
+    return _time_steps(
+        options, store, make_step, head, lambda batches: FeatureBatches(batches, engine.predict)
+    )
+
+
+def _workers() -> tuple[int, int]:
+    """This process's number and how many there are, as TF_CONFIG names them."""
     described = json.loads(os.environ.get("TF_CONFIG", "{}"))
     size = len(described.get("cluster", {}).get("worker", [0]))
-    rank = described.get("task", {}).get("index", 0)
-    make_step = open_steps(size, options.threads)
-    network = build(options)
+    return described.get("task", {}).get("index", 0), size
+
+
+def _open_steps(options: argparse.Namespace) -> Any:
+    from orchestrator.model.live import open_steps
+
+    return open_steps(_workers()[1], options.threads)
+
+
+def _time_steps(
+    options: argparse.Namespace,
+    store: MemoryStore,
+    make_step: Any,
+    model: Any,
+    wrap: Callable[[Any], Any] = lambda batches: batches,
+) -> float:
+    from orchestrator.model.live import ImageBatches
+
+    rank, size = _workers()
     rows = np.arange(len(store.labels))
-    step = make_step(network, options.batch, len(rows), 0)
-    batches = ImageBatches(
+    step = make_step(model, options.batch, len(rows), 0)
+    images = ImageBatches(
         store, rows, store.labels, options.batch, 0, options.augmentation, rank, size
     )
+    batches = wrap(images)
     step.train_epoch(batches.epoch(0))
     started = time.perf_counter()
     for epoch in range(EPOCHS):
@@ -94,19 +137,25 @@ def time_live(options: argparse.Namespace, store: MemoryStore) -> float:
     return EPOCHS * len(rows) / (time.perf_counter() - started)
 
 
+def build_compiled_head(num_features: int) -> Any:
+    """The head alone, compiled as `build` compiles the network."""
+    from orchestrator.model.fit import compile_model
+    from orchestrator.model.network import build_head
+
+    head = build_head(num_features, 0.2)
+    return compile_model(head, lr=0.001, alpha=0.257, gamma=2.0, seed=0)
+
+
 def time_cached(options: argparse.Namespace, store: MemoryStore) -> float:
     """The head on cached features: an epoch's images a second once the features are there."""
     from orchestrator.model.backbones import build_backbone
     from orchestrator.model.engine.keras import keras_engine
-    from orchestrator.model.fit import ArrayBatches, compile_model
-    from orchestrator.model.network import build_head
+    from orchestrator.model.fit import ArrayBatches
     from orchestrator.model.steps import KerasStep
 
     engine = keras_engine(build_backbone(options.backbone, "none", options.size))
     features = engine.predict(store.images)[None]
-    head = build_head(features.shape[-1], 0.2)
-    model = compile_model(head, lr=0.001, alpha=0.257, gamma=2.0, seed=0)
-    step = KerasStep(model, options.batch)
+    step = KerasStep(build_compiled_head(features.shape[-1]), options.batch)
     batches = ArrayBatches(features, store.labels, options.batch, 0)
     step.train_epoch(batches.epoch(0))
     started = time.perf_counter()
@@ -115,11 +164,17 @@ def time_cached(options: argparse.Namespace, store: MemoryStore) -> float:
     return EPOCHS * len(store.labels) / (time.perf_counter() - started)
 
 
-TIMED = {"fit": time_fit, "fit-auto": time_fit_auto, "live": time_live, "cached": time_cached}
+TIMED = {
+    "fit": time_fit,
+    "fit-auto": time_fit_auto,
+    "live": time_live,
+    "engine": time_engine,
+    "cached": time_cached,
+}
 
 
 def run_peer(name: str, options: argparse.Namespace) -> float:
-    """Times one peer in processes of its own; `live N` runs N workers."""
+    """Times one peer in processes of its own; `live N` and `engine N` run N workers."""
     kind, _, number = name.partition(" ")
     workers = int(number or 1)
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -176,7 +231,7 @@ def main() -> None:
         print(TIMED[options.peer](options, store))
         return
     on_cpu = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
-    default = "fit,fit-auto,live 1,live 2,cached" if on_cpu else "fit,live 1,cached"
+    default = "fit,fit-auto,live 1,engine 1,engine 2,cached" if on_cpu else "fit,live 1,cached"
     peers = (options.peers or default).split(",")
     rates: dict[str, list[float]] = {peer: [] for peer in peers}
     for _ in range(options.rounds):
