@@ -1,7 +1,7 @@
 """Single calls in worker processes, for work that is not a stage over shards."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from orchestrator.cluster.room import LOOK_S, await_room, check_room
 from orchestrator.config.workers import Session
@@ -59,12 +59,13 @@ def start_calls(
 
     if session:
         await_room(session, 1, reporter.say)
-    remote = ray.remote(
-        num_cpus=session.cpus_per_worker if session else 0,
-        num_gpus=session.gpus_per_worker if session else 0,
-        max_retries=1,
-        max_calls=1,
-    )(function)
+        place: dict[str, Any] = {
+            "num_cpus": session.cpus_per_worker,
+            "num_gpus": session.gpus_per_worker,
+        }
+    else:
+        place = {"num_cpus": 0, "scheduling_strategy": _beside_work()}
+    remote = ray.remote(**place, max_retries=1, max_calls=1)(function)
     asked = [remote.remote(*arguments) for arguments in calls]
 
     def collect() -> list[ResultT]:
@@ -87,3 +88,14 @@ def start_calls(
         return found
 
     return collect
+
+
+def _beside_work() -> Any:
+    """Where what takes no place may go: Ray could choose a head that is to do no work."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    for node in reversed(ray.nodes()):
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1:
+            return NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+    return "DEFAULT"

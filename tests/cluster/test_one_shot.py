@@ -81,3 +81,16 @@ def test_a_call_without_a_place_runs_beside_what_has_every_cpu() -> None:
         call_beside, [(5,)], task="squaring", session=session, reporter=Recorder()
     )
     assert found == [25]
+
+
+def test_a_call_without_a_place_keeps_off_a_head_that_does_no_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, head, gone = "a" * 56, "b" * 56, "c" * 56
+    nodes = [
+        {"NodeID": worker, "Alive": True, "Resources": {"CPU": 4.0}},
+        {"NodeID": gone, "Alive": False, "Resources": {"CPU": 4.0}},
+        {"NodeID": head, "Alive": True, "Resources": {"memory": 1e9}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert one_shot._beside_work().node_id == worker
