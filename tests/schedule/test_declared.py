@@ -1,6 +1,6 @@
 """Job files that go wrong, go away and come back, in a world moved by hand."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -9,11 +9,7 @@ from orchestrator.config.job import Job
 from orchestrator.errors import SpecError
 from tests.schedule.fake_cluster import dump_job
 from tests.schedule.test_job_folder import FAULTS
-from tests.schedule.world import World
-
-
-def at(*parts: int) -> datetime:
-    return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type]
+from tests.schedule.world import World, at
 
 
 def succeeded(world: World, job: str = "nightly") -> list[datetime]:

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.config.job import OnFailure
 from orchestrator.runs.states import Status
 from orchestrator.schedule.notify import find_problem, send
-from tests.schedule.world import World
+from tests.schedule.world import World, one_tick
 
 SECRET = "geheim"
 
@@ -38,6 +38,63 @@ def tell(world: World) -> None:
     world.restart(minutes=1)
     world.step(5)
     assert world.history()[0].notice == "sent"
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def fail_to_the_end(world: World) -> None:
+    for _ in range(8):
+        world.finish_all(Status.FAILED)
+        world.step()
+        world.pass_time(seconds=31)
+    for _ in range(200):
+        world.step(seconds=2)
+        if not world.ledger.notices():
+            return
+        time.sleep(0.02)
+
+
+def test_after_the_last_try_the_command_is_called_once(world: World) -> None:
+    told = world.folder / "told"
+    script = f'echo "$ORCHESTRATOR_JOB $ORCHESTRATOR_TICK $ORCHESTRATOR_ATTEMPTS" >> {told}'
+    one_tick(world, retries=2, on_failure={"command": ["sh", "-c", script]})
+    fail_to_the_end(world)
+    assert told.read_text() == "nightly 2026-03-01T01:00:00+00:00 3\n"
+    assert len(world.cluster.journal()) == 3
+    assert (world.history()[0].state, world.history()[0].notice) == ("FAILED", "sent")
+
+
+def test_a_command_that_fails_is_given_up_and_said(world: World) -> None:
+    one_tick(world, on_failure={"command": ["/nowhere/page-oncall"]})
+    fail_to_the_end(world)
+    assert "did not start" in (world.history()[0].notice or "")
+    assert any("nobody was notified" in line for line in world.said)
+
+
+def test_an_unreachable_cluster_is_told_of_and_the_run_is_kept(world: World) -> None:
+    told = world.folder / "told"
+    world.unreachable = ConnectionError("refused")
+    one_tick(
+        world,
+        window="1h",
+        cron="0 1 * * *",
+        on_failure={"command": ["sh", "-c", f"echo $ORCHESTRATOR_STATE >> {told}"]},
+    )
+    world.step(61, seconds=60)
+    fail_to_the_end(world)
+    assert sorted(told.read_text().split()) == ["OVERDUE", "SUBMITTING"]
+    assert world.states() == ["SUBMITTING"]
+    world.unreachable = None
+    world.pass_time(seconds=10)
+    world.step(2)
+    run = world.history()[0]
+    assert str(run.state) == "FAILED"
+    assert "could not be submitted within 1 h" in (run.reason or "")
+    assert world.cluster.ids() == []
+
+
+# --- webhooks and addresses -----------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -2,20 +2,16 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from orchestrator.runs.states import Status
-from tests.schedule.world import World
+from tests.schedule.world import World, at
 
 TELL = 'echo "$ORCHESTRATOR_STATE $ORCHESTRATOR_TICK $ORCHESTRATOR_REASON" >> {}'
 DAY = timedelta(days=1)
-
-
-def at(*parts: int) -> datetime:
-    return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -15,7 +15,12 @@ from orchestrator.schedule.loop import Scheduler
 from orchestrator.schedule.rows import RunRow
 from tests.schedule.fake_cluster import FileStore, dump_job
 
-START = datetime(2026, 3, 1, 0, 0, 30, tzinfo=UTC)
+
+def at(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type]
+
+
+START = at(2026, 3, 1, 0, 0, 30)
 
 
 class World:
@@ -101,7 +106,7 @@ class World:
 
     def go_to(self, *parts: int) -> None:
         """Lets time pass to an instant, without a step in between."""
-        span = datetime(*parts, tzinfo=UTC) - self.now  # type: ignore[arg-type]
+        span = at(*parts) - self.now
         assert span > timedelta()
         self.pass_time(seconds=span.total_seconds())
 
@@ -141,3 +146,12 @@ class World:
 
     def states(self, job: str = "nightly") -> list[str]:
         return [str(run.state) for run in self.history(job)]
+
+
+def one_tick(world: World, **keys: object) -> str:
+    """Writes a job, lets 01:00 come and returns the id of the first try of that tick."""
+    world.job(**keys)  # type: ignore[arg-type]
+    world.step()
+    world.go_to(2026, 3, 1, 1)
+    world.step()
+    return "nightly-20260301T010000Z-1"
