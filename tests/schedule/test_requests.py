@@ -1,6 +1,6 @@
-"""Runs that no clock asks for: triggers, backfills, and jobs that follow others."""
+"""Runs that a person asks for: triggers and backfills."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,18 +8,9 @@ import pytest
 from orchestrator.config.job import Job
 from orchestrator.runs.states import Status, TickState
 from orchestrator.schedule.looks import NoAnswer
-from tests.schedule.world import World
+from tests.schedule.world import World, at
 
 HOUR = timedelta(hours=1)
-
-
-def at(*parts: int) -> datetime:
-    return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type]
-
-
-def outcomes(world: World, job: str = "nightly") -> list[tuple[str, str]]:
-    """Where each run came from and what became of it, oldest tick first."""
-    return [(run.origin, str(run.state)) for run in world.history(job)]
 
 
 def begin(world: World) -> str:
@@ -44,7 +35,7 @@ def test_a_trigger_runs_once_as_a_tick_of_its_own(world: World) -> None:
     assert world.cluster.journal() == ["nightly-20260301T000031Z-1"]
     world.restart(hours=2)
     world.drain()
-    assert outcomes(world) == [("trigger", "SUCCEEDED"), ("cron", "SUCCEEDED")]
+    assert world.outcomes() == [("trigger", "SUCCEEDED"), ("cron", "SUCCEEDED")]
     assert len(world.cluster.journal()) == 2
 
 
@@ -55,14 +46,14 @@ def test_triggers_and_ticks_of_one_instant_are_all_kept(world: World) -> None:
     ticks = [world.ledger.trigger("nightly", world.now) for _ in range(3)]
     assert ticks == [at(2026, 3, 1, 1) + timedelta(seconds=n) for n in (1, 2, 3)]
     world.drain()
-    assert outcomes(world) == [("cron", "SUCCEEDED"), *[("trigger", "SUCCEEDED")] * 3]
+    assert world.outcomes() == [("cron", "SUCCEEDED"), *[("trigger", "SUCCEEDED")] * 3]
 
 
 def test_a_trigger_before_the_first_scheduler_waits_for_it(world: World) -> None:
     world.job(cron="0 2 * * *")
     world.ledger.trigger("nightly", world.now)
     world.drain()
-    assert outcomes(world) == [("trigger", "SUCCEEDED")]
+    assert world.outcomes() == [("trigger", "SUCCEEDED")]
 
 
 @pytest.mark.parametrize(
@@ -227,137 +218,6 @@ def test_a_backfill_that_waits_lets_new_ticks_pass(world: World) -> None:
     assert world.states() == [*["SUCCEEDED"] * 3, "SKIPPED", "SUCCEEDED"]
 
 
-# --- after ----------------------------------------------------------------------------------------
-
-
-def test_each_success_starts_what_follows_it_once(world: World) -> None:
-    world.job("first", retries=1)
-    world.job("second", after="first")
-    world.job("third", after="second")
-    world.step()
-    assert world.ledger.jobs()["second"].cron == "after first"
-    assert "second: scheduled: after first" in world.said
-    world.go_to(2026, 3, 1, 1)
-    world.step()
-    world.finish_all(Status.FAILED)
-    world.step()
-    assert world.history("second") == []  # another try is to come
-    world.pass_time(seconds=31)
-    world.drain()
-    world.restart(minutes=10)
-    world.drain()
-    assert world.cluster.journal() == [
-        "first-20260301T010000Z-1",
-        "first-20260301T010000Z-2",
-        "second-20260301T010000Z-1",
-        "third-20260301T010000Z-1",
-    ]
-    assert outcomes(world, "second") == [("after first-20260301T010000Z", "SUCCEEDED")]
-    assert outcomes(world, "third") == [("after second-20260301T010000Z", "SUCCEEDED")]
-    world.go_to(2026, 3, 1, 2)
-    for _ in range(3):  # it fails for good
-        world.step()
-        world.finish_all(Status.FAILED, 2)
-    world.step(3)
-    assert len(world.history("second")) == 1
-
-
-def test_a_success_and_its_request_are_one_transaction(world: World) -> None:
-    world.job("first")
-    world.job("second", after="first")
-    world.step()
-    world.go_to(2026, 3, 1, 1)
-    world.step()
-    world.finish_all()
-    world.scheduler._follower.follow(everything=True)  # and then it is killed
-    assert world.states("first") == ["SUCCEEDED"]
-    assert world.states("second") == ["REQUESTED"]
-    world.restart(minutes=1)
-    world.drain()
-    assert world.states("second") == ["SUCCEEDED"]
-
-
-def test_what_follows_queues_and_meets_its_own_triggers(world: World) -> None:
-    world.job("first", cron="* * * * *", overlap="queue")
-    world.job("second", after="first")
-    world.step()
-    # A trigger of the second in the second that the first's success would take.
-    tick = world.ledger.trigger("first", world.now)
-    assert world.ledger.trigger("second", world.now) == tick
-    world.step()
-    world.finish_all()
-    world.step(2)
-    assert [run.tick - tick for run in world.history("second")] == [
-        timedelta(),
-        timedelta(seconds=1),
-    ]
-    for _ in range(4):
-        world.pass_time(minutes=1)
-        world.step()
-        for found in world.cluster.ids():
-            known = world.cluster.look_up(found)
-            if found.startswith("first") and known and known.status is Status.PENDING:
-                world.cluster.begin(found)
-                world.cluster.end(found, Status.SUCCEEDED)
-        world.step()
-    world.drain()
-    firsts = [run for run in world.history("first") if run.state is TickState.SUCCEEDED]
-    seconds = [run for run in world.history("second") if run.origin != "trigger"]
-    assert len(firsts) >= 5
-    assert sorted(run.origin for run in seconds) == sorted(
-        f"after first-{run.tick:%Y%m%dT%H%M%SZ}" for run in firsts
-    )
-    assert {str(run.state) for run in seconds} == {"SUCCEEDED"}
-
-
-def test_what_is_paused_does_not_start(world: World) -> None:
-    world.job("first")
-    world.job("second", after="first")
-    world.job("third", after="first", overlap="skip")
-    world.step()
-    world.ledger.pause("second", world.now)
-    world.go_to(2026, 3, 1, 1)
-    world.drain()
-    assert [run.reason for run in world.history("second")] == ["paused"]
-    assert world.states("third") == ["SUCCEEDED"]
-
-
-def test_a_broken_chain_keeps_its_last_good_version(world: World) -> None:
-    world.job("first")
-    world.job("second", after="first")
-    world.step()
-    world.job("first", after="second")
-    world.step()
-    problem = "after: first -> second -> first is a circle; begin it with a job that has a cron"
-    assert world.ledger.faults()["first", "file"] == problem
-    world.job("first", after="nobody")
-    world.step()
-    problem = "after: no scheduled job is named nobody; known: second"
-    assert world.ledger.faults() == {("first", "file"): problem}
-    world.go_to(2026, 3, 1, 1)
-    world.drain()
-    assert world.states("first") == world.states("second") == ["SUCCEEDED"]
-    world.job("first", cron="30 * * * *")
-    world.step()
-    assert world.ledger.faults() == {}
-    world.job("second", after="second")
-    world.step()
-    assert "second -> second is a circle" in world.ledger.faults()["second", "file"]
-
-
-def test_a_fault_of_the_job_before_is_not_told_of_the_one_that_follows(world: World) -> None:
-    (world.jobs / "first.yaml").write_text("name: [")
-    world.job("second", after="first")
-    world.step()
-    assert [source for source, _ in world.ledger.faults()] == ["first.yaml"]
-    world.job("first")
-    world.step()
-    assert world.ledger.faults() == {}
-    world.go_to(2026, 3, 1, 1)
-    world.drain()
-    assert world.states("second") == ["SUCCEEDED"]
-
-
 def test_a_tick_that_a_backfill_has_asked_for_replaces_nothing(world: World) -> None:
     world.job(cron="0 * * * *", overlap="replace")
     world.step()
@@ -368,55 +228,3 @@ def test_a_tick_that_a_backfill_has_asked_for_replaces_nothing(world: World) -> 
     world.go_to(2026, 3, 1, 2)
     world.step()
     assert world.history()[0].stop_reason is None
-
-
-# --- pause_on_failure -----------------------------------------------------------------------------
-
-
-def test_a_schedule_pauses_after_a_run_that_failed_for_good_and_goes_on_when_resumed(
-    world: World,
-) -> None:
-    world.job(pause_on_failure=True, retries=1, on_failure={"command": ["true"]})
-    world.step()
-    world.go_to(2026, 3, 1, 1)
-    world.step()
-    world.finish_all(Status.FAILED)
-    world.step()
-    assert world.ledger.paused() == set()  # another try is to come
-    world.pass_time(seconds=31)
-    world.step()
-    world.finish_all(Status.FAILED)
-    world.step()
-    assert world.ledger.paused() == {"nightly"}
-    says = "the schedule is paused until `orchestrator schedule resume nightly`"
-    (run,) = world.history()
-    assert (run.reason or "").endswith(f"status.json say why; {says}")
-    assert any(says in line for line in world.said)
-    assert run.notice in ("pending", "sent")
-    world.restart(hours=3)
-    world.step()
-    assert world.states() == ["FAILED", *["SKIPPED"] * 3]
-    assert world.history()[-1].reason == "paused"
-    world.ledger.resume("nightly", world.now)
-    world.go_to(2026, 3, 1, 5)
-    world.drain()
-    assert world.states()[4:] == ["SUCCEEDED"]
-    assert world.ledger.paused() == set()
-
-
-def test_a_run_that_is_stopped_or_of_a_job_without_it_pauses_nothing(
-    world: World,
-) -> None:
-    world.job(pause_on_failure=True)
-    world.job("other")
-    world.step()
-    world.go_to(2026, 3, 1, 1)
-    world.step()
-    first, second = world.cluster.ids()
-    world.cluster.begin(first)
-    world.cluster.report(first, Status.STOPPED)
-    world.cluster.begin(second)
-    world.cluster.end(second, Status.FAILED)
-    world.step()
-    assert (world.states(), world.states("other")) == (["STOPPED"], ["FAILED"])
-    assert world.ledger.paused() == set()

@@ -147,6 +147,10 @@ class World:
     def states(self, job: str = "nightly") -> list[str]:
         return [str(run.state) for run in self.history(job)]
 
+    def outcomes(self, job: str = "nightly") -> list[tuple[str, str]]:
+        """Where each run came from and what became of it, oldest tick first."""
+        return [(run.origin, str(run.state)) for run in self.history(job)]
+
 
 def one_tick(world: World, **keys: object) -> str:
     """Writes a job, lets 01:00 come and returns the id of the first try of that tick."""
