@@ -13,7 +13,7 @@ from orchestrator.data.manifest import build_manifest
 from orchestrator.data.splits import class_by_split, patient_keys, split_rows
 from orchestrator.errors import DataError
 from tests.conftest import ROOT
-from tests.data.make_layouts import LAYOUTS
+from tests.data.layouts import LAYOUTS
 
 COLUMNS = ("found", "ignored", "labels", "train", "val", "test", "unused", "patients", "said")
 

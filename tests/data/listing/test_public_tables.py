@@ -1,4 +1,4 @@
-"""Tables of public data sets, row by row; whole layouts of them are in `make_layouts.py`."""
+"""Tables of public data sets, row by row; whole layouts of them are in `tests/data/layouts/`."""
 
 from pathlib import Path
 
