@@ -1,12 +1,9 @@
-import hashlib
-import hmac
-import logging
-import pickle
+"""DICOM files of every kind: the pixels that pydicom shows, or the reason why there are none."""
+
 import subprocess
 import sys
 import warnings
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -14,99 +11,22 @@ import pytest
 from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
 
 from orchestrator.data.decode.dicom_header import is_dicom
-from orchestrator.data.decode.images import REJECTION_CODES, Limits, decode
+from orchestrator.data.decode.images import decode
 from orchestrator.errors import ImageError
-from tests.data.make_canaries import CANARY, COMPRESSED, make_canary_files, stream_of, with_syntax
+from tests.data.decode.decoded import LIMITS, grey_of, rejected
+from tests.data.decode.dicom_by_hand import EXAMPLES, by_hand
+from tests.data.make_canaries import CANARY, with_syntax
 from tests.data.make_images import (
     DICOM_WAYS,
     SIDE_PX,
-    encapsulated,
-    make_chest,
     make_dataset,
     make_lut,
     to_bytes,
     write_dicom,
 )
-
-LIMITS = Limits()
-KEY = b"key of the run"
-EXAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
-
-
-@pytest.fixture(scope="module")
-def chest() -> np.ndarray:
-    return make_chest()
-
-
-def rejected(data: bytes, limits: Limits = LIMITS) -> ImageError:
-    with pytest.raises(ImageError) as caught:
-        decode(data, SIDE_PX, limits, KEY)
-    error = caught.value
-    assert error.message.endswith(REJECTION_CODES[error.code])
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    return error
-
-
-def grey_of(data: bytes, size_px: int = SIDE_PX) -> np.ndarray:
-    return decode(data, size_px, LIMITS).pixels.astype(int)
-
-
-def by_hand(data: bytes) -> np.ndarray:
-    """Returns the first frame as displayed, in 0..255, through pydicom alone."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ds = pydicom.dcmread(BytesIO(data), force=True)
-        if not hasattr(ds.file_meta, "TransferSyntaxUID"):
-            ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-        stored = pixel_array(ds, index=0)
-        if ds.PhotometricInterpretation == "PALETTE COLOR":
-            stored = apply_color_lut(stored, ds) >> 8
-        if stored.ndim == 3:
-            rgb = (stored >> max(ds.BitsStored - 8, 0)).astype(np.uint8)
-            return np.asarray(Image.fromarray(rgb).convert("L"), float)
-        low, high = shown_range(ds, stored)
-        ends = apply_modality_lut(np.array([low, high]), ds).astype(float)
-        shown = apply_modality_lut(stored, ds)
-        has_lut = "VOILUTSequence" in ds
-        if has_lut or usable_window(ds):
-            shown = apply_voi_lut(shown, ds)
-            if has_lut:
-                ends = np.array([0, 2 ** ds.VOILUTSequence[0].LUTDescriptor[2] - 1])
-            else:  # pydicom spreads a window over the range of the stored bits
-                ends = apply_modality_lut(np.array(stored_ends(ds)), ds).astype(float)
-    grey = np.clip((shown - ends.min()) / (ends.max() - ends.min()), 0, 1) * 255
-    return 255 - grey if ds.PhotometricInterpretation == "MONOCHROME1" else grey
-
-
-def usable_window(ds: Dataset) -> bool:
-    width = ds.get("WindowWidth")
-    return width is not None and np.atleast_1d(width)[0] > 0
-
-
-def stored_ends(ds: Dataset) -> tuple[int, int]:
-    half = 1 << (ds.BitsStored - 1)
-    return (-half, half - 1) if ds.PixelRepresentation else (0, 2 * half - 1)
-
-
-def shown_range(ds: Dataset, stored: np.ndarray) -> tuple[int, int]:
-    """Returns the declared range, or for 16 bits that of the smallest usual depth.
-
-    Signed values of which none is negative run from zero.
-    """
-    if ds.BitsStored < 16:
-        return stored_ends(ds)
-    for bits in (8, 10, 12, 14, 16):
-        half = 1 << (bits - 1)
-        is_signed = ds.PixelRepresentation and stored.min() < 0
-        ends = (-half, half - 1) if is_signed else (0, 2 * half - 1)
-        if ends[0] <= stored.min() and stored.max() <= ends[1]:
-            return ends
-    raise AssertionError("no depth holds the pixels")
 
 
 @pytest.mark.parametrize("way", DICOM_WAYS)
@@ -121,6 +41,23 @@ def test_every_way_of_writing_gives_the_same_pixels(way, chest):
 def test_every_way_agrees_with_pydicom_by_hand(way, chest):
     data = write_dicom(chest, way)
     assert np.abs(grey_of(data) - by_hand(data)).max() <= 0.51  # rounding to a level
+
+
+def test_jpeg_ls_is_decoded_without_the_package_that_tests_write_it_with(chest, tmp_path):
+    for number, way in enumerate(["jpeg-ls", "jpeg-ls 12"]):
+        (tmp_path / f"{number}.dcm").write_bytes(write_dicom(chest, way))
+    program = """
+import pathlib, sys
+sys.modules["jpeg_ls"] = None  # an import of it fails
+from orchestrator.data.decode.images import Limits, decode
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    sys.stdout.buffer.write(decode(path.read_bytes(), 64, Limits()).pixels.tobytes())
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
+    ours = [decode(path.read_bytes(), 64, LIMITS) for path in sorted(tmp_path.iterdir())]
+    assert done.stdout == b"".join(image.pixels.tobytes() for image in ours)
+    assert len(done.stdout) == 2 * 64 * 64
 
 
 NO_PICTURE = {"dicom_not_an_image", "dicom_directory", "dicom_header", "not_an_image"}
@@ -151,23 +88,6 @@ OVERRULED_EXAMPLES = {
     "17196": ("narrower_depth", "window_ignored"),
     "JPEG2000.dcm": ("pixel_range", None),  # 245 counts in a few points, 88 in all others
 }
-
-
-def test_jpeg_ls_is_decoded_without_the_package_that_tests_write_it_with(chest, tmp_path):
-    for number, way in enumerate(["jpeg-ls", "jpeg-ls 12"]):
-        (tmp_path / f"{number}.dcm").write_bytes(write_dicom(chest, way))
-    program = """
-import pathlib, sys
-sys.modules["jpeg_ls"] = None  # an import of it fails
-from orchestrator.data.decode.images import Limits, decode
-for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
-    sys.stdout.buffer.write(decode(path.read_bytes(), 64, Limits()).pixels.tobytes())
-"""
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
-    ours = [decode(path.read_bytes(), 64, LIMITS) for path in sorted(tmp_path.iterdir())]
-    assert done.stdout == b"".join(image.pixels.tobytes() for image in ours)
-    assert len(done.stdout) == 2 * 64 * 64
 
 
 @pytest.mark.skipif(not EXAMPLES.is_dir(), reason="this pydicom comes without its examples")
@@ -210,104 +130,6 @@ def test_dicom_is_told_by_content(chest):
         b"\x02\0" + b"x" * 99,
     ):
         assert not is_dicom(text)
-
-
-def test_window_of_zero_width_means_none(chest):
-    ds = make_dataset(chest, 8, WindowCenter="0", WindowWidth="0")
-    assert np.abs(grey_of(to_bytes(ds)) - chest).max() == 0
-
-
-@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize("width", [1, 2, 77.5, 400])
-def test_window_functions_agree_with_pydicom(function, width, chest):
-    center = 110.25
-    ds = make_dataset(
-        chest, 8, WindowCenter=center, WindowWidth=width, VOILUTFunction=function,
-        RescaleSlope=1, RescaleIntercept=0,
-    )  # fmt: skip
-    data = to_bytes(ds)
-    assert np.abs(grey_of(data) - by_hand(data)).max() <= 0.51
-
-
-def test_sigmoid_by_the_formula():
-    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    ds = make_dataset(
-        stored, 8, WindowCenter=100, WindowWidth=50, VOILUTFunction="SIGMOID"
-    )  # fmt: skip
-    expected = 255 / (1 + np.exp(-4 * (stored - 100.0) / 50))
-    assert np.abs(grey_of(to_bytes(ds), 16) - expected).max() <= 0.5
-
-
-def test_linear_window_by_hand():
-    stored = np.kron(np.array([[0, 10, 11, 12], [19, 20, 30, 255]]), np.ones((16, 8)))
-    ds = make_dataset(stored.astype(np.uint8), 8, WindowCenter=16, WindowWidth=10)
-    # PS3.3 C.11.2.1.2.1: ((x - 15.5) / 9 + 0.5) * 255 between 11 and 20
-    expected = [[0, 0, 0, 28], [227, 255, 255, 255]]
-    pixels = decode(to_bytes(ds), 32, LIMITS).pixels
-    assert pixels[4, 4::8].tolist() == expected[0]
-    assert pixels[28, 4::8].tolist() == expected[1]
-
-
-def test_lut_entries_may_be_packed_bytes(chest):
-    lut = make_lut(0, 8, np.arange(256))
-    lut[0x00283006].value = bytes(255 - np.arange(256, dtype=np.uint8))
-    ds = make_dataset(chest, 8, VOILUTSequence=Sequence([lut]))
-    assert np.abs(grey_of(to_bytes(ds)) - (255 - chest.astype(int))).max() == 0
-
-
-def test_values_beyond_a_lut_take_its_ends():
-    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    ds = make_dataset(
-        stored, 8, VOILUTSequence=Sequence([make_lut(100, 8, np.array([5, 90, 250]))])
-    )
-    pixels = grey_of(to_bytes(ds), 16)
-    assert (pixels[stored <= 100] == 5).all()
-    assert (pixels[stored >= 102] == 250).all()
-
-
-def test_undefined_length_sequences_are_stepped_over(chest):
-    ds = make_dataset(chest, 8)
-    inner = Dataset()
-    inner.PatientID = "inner"
-    inner.Rows = 7
-    middle = Dataset()
-    middle.OtherPatientIDsSequence = Sequence([inner, inner])
-    middle["OtherPatientIDsSequence"].is_undefined_length = True
-    ds.ReferencedStudySequence = Sequence([middle, middle])
-    ds["ReferencedStudySequence"].is_undefined_length = True
-    for item in ds.ReferencedStudySequence:
-        item.is_undefined_length_sequence_item = True
-    for syntax in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
-        ds.file_meta.TransferSyntaxUID = syntax
-        image = decode(to_bytes(ds), SIDE_PX, LIMITS, KEY)
-        assert (image.pixels == chest).all()
-        assert image.patient_id == expected_hash(b"P-17")
-
-
-def test_endless_nesting_is_rejected(chest):
-    data = write_dicom(chest, "implicit")
-    start = data.index(b"\x08\0\x16\0")
-    nested = (b"\x08\0\x40\x11" + b"\xff" * 4 + b"\xfe\xff\0\xe0" + b"\xff" * 4) * 5000
-    assert "nested" in rejected(data[:start] + nested + data[start:]).message
-
-
-def expected_hash(message: bytes) -> str:
-    return "hmac:" + hmac.new(KEY, message, hashlib.sha256).hexdigest()[:32]
-
-
-def test_patient_id_is_a_keyed_hash(chest):
-    ds = make_dataset(chest, 8)
-    assert decode(to_bytes(ds), 8, LIMITS).patient_id is None
-    assert decode(to_bytes(ds), 8, LIMITS, KEY).patient_id == expected_hash(b"P-17")
-    ds.PatientID = "P-17 "  # padding does not count
-    assert decode(to_bytes(ds), 8, LIMITS, KEY).patient_id == expected_hash(b"P-17")
-    ds.IssuerOfPatientID = "St. Elsewhere"
-    assert decode(to_bytes(ds), 8, LIMITS, KEY).patient_id == expected_hash(b"P-17\0St. Elsewhere")
-    ds.PatientID = ""
-    assert decode(to_bytes(ds), 8, LIMITS, KEY).patient_id is None
-    other = decode(write_dicom(chest, "rle"), 8, LIMITS, b"another key").patient_id
-    assert other is not None
-    assert other != expected_hash(b"P-17")
 
 
 def changed(chest: np.ndarray, **elements: object) -> bytes:
@@ -410,110 +232,3 @@ def test_dicomdir_is_recognised():
     folder = EXAMPLES / "dicomdirtests"
     for name in ("DICOMDIR", "DICOMDIR-bigEnd", "DICOMDIR-implicit"):
         assert rejected((folder / name).read_bytes()).code == "dicom_directory"
-
-
-@pytest.mark.parametrize("way", sorted(set(DICOM_WAYS) - {"frames"}))
-@pytest.mark.parametrize("kept", [0.5, 0.95])
-def test_a_file_cut_short_is_rejected(way, kept, chest):
-    data = write_dicom(chest, way)
-    assert rejected(data[: int(len(data) * kept)]).code == "damaged"
-
-
-@pytest.mark.parametrize("way", COMPRESSED)
-@pytest.mark.parametrize("tail", ["cut", "zeros"])
-def test_a_stream_cut_short_is_rejected(way, tail, chest):
-    ds, stream = stream_of(write_dicom(chest, way))
-    half = len(stream) // 2
-    kept = stream[:half] + (bytes(half) if tail == "zeros" else b"")
-    assert rejected(encapsulated(ds, ds.file_meta.TransferSyntaxUID, kept)).code == "damaged"
-
-
-@pytest.mark.parametrize("way", COMPRESSED)
-def test_a_stream_of_another_size_is_rejected_before_decoding(way, chest):
-    ds, _ = stream_of(write_dicom(chest, way))
-    _, stream = stream_of(write_dicom(make_chest(48, 40), way))
-    error = rejected(encapsulated(ds, ds.file_meta.TransferSyntaxUID, stream))
-    assert error.code == "damaged"
-    if not way.startswith("rle"):
-        assert "differ in size" in error.message
-
-
-def test_lossless_stream_with_a_second_frame_header_is_rejected(chest):
-    ds, stream = stream_of(write_dicom(chest, "jpeg lossless 16"))
-    start = stream.index(b"\xff\xc3")
-    header = stream[start : start + 2 + int.from_bytes(stream[start + 2 : start + 4], "big")]
-    twice = stream[:start] + header + stream[start:]
-    error = rejected(encapsulated(ds, ds.file_meta.TransferSyntaxUID, twice))
-    assert "malformed" in error.message
-
-
-def test_rle_bomb_stops_at_the_size_of_the_image(chest):
-    ds, stream = stream_of(write_dicom(chest, "rle"))
-    bomb = stream[:64] + b"\x81\x07" * 2_000_000  # would expand to 256 MB
-    error = rejected(encapsulated(ds, uid.RLELossless, bomb))
-    assert error.code == "no_contrast"  # the image is full of one value, and no more was expanded
-
-
-def test_deflate_bomb_is_rejected(chest):
-    ds = make_dataset(chest, 8, ImageComments="x" * 10_000)
-    ds.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
-    ds.add_new(0x00091010, "OB", bytes(50_000_000))
-    data = to_bytes(ds)
-    assert len(data) < 200_000
-    assert rejected(data, Limits(max_bytes=10_000_000)).code == "too_large"
-    assert (grey_of(data) == chest).all()
-
-
-def test_limits_on_pixels_frames_and_seconds(chest):
-    data = write_dicom(chest, "frames")
-    assert rejected(data, Limits(max_pixels=SIDE_PX**2 - 1)).code == "too_many_pixels"
-    assert rejected(data, Limits(max_frames=1)).code == "too_many_frames"
-    assert rejected(data, Limits(max_seconds=0)).code == "too_slow"
-
-
-@pytest.fixture(scope="module")
-def canary_files(chest: np.ndarray) -> dict[str, bytes]:
-    return make_canary_files(chest)
-
-
-def test_no_text_of_a_header_gets_out(canary_files, caplog, capfd, recwarn):
-    assert canary_files["good"].count(CANARY.encode()) > 4500
-    recwarn.clear()
-    caplog.clear()
-    caplog.set_level(logging.DEBUG)
-    capfd.readouterr()
-    num_rejected = 0
-    for name, data in canary_files.items():
-        try:
-            text = repr(decode(data, SIDE_PX, LIMITS, KEY))
-        except ImageError as error:
-            num_rejected += 1
-            text = str(error) + repr(pickle.loads(pickle.dumps(error))) + error.code
-            assert error.__context__ is None
-        else:
-            assert name == "good" or name.endswith("twisted")
-        assert CANARY not in text
-    assert num_rejected >= len(canary_files) - 1 - len(COMPRESSED)
-    printed = capfd.readouterr()
-    warned = " ".join(str(warning.message) for warning in recwarn)
-    assert CANARY not in caplog.text + printed.out + printed.err + warned
-
-
-def test_a_process_that_logs_everything_prints_no_header_text(canary_files, tmp_path):
-    for number, data in enumerate(canary_files.values()):
-        (tmp_path / f"{number}.dcm").write_bytes(data)
-    program = """
-import logging, pathlib, sys, traceback, warnings
-logging.basicConfig(level=logging.DEBUG)
-from orchestrator.data.decode.images import Limits, decode
-for path in pathlib.Path(sys.argv[1]).iterdir():
-    try:
-        print(decode(path.read_bytes(), 8, Limits(), b"key"))
-    except Exception:
-        traceback.print_exc()
-"""
-    command = [sys.executable, "-W", "always", "-c", program, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stderr.count("ImageError") > 10
-    assert "hmac:" in done.stdout
-    assert CANARY not in done.stdout + done.stderr

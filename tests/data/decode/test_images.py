@@ -11,36 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from orchestrator.data.decode.images import REJECTION_CODES, DecodedImage, Limits, decode
+from orchestrator.data.decode.images import DecodedImage, Limits, decode
 from orchestrator.data.decode.perceptual import perceptual_hash
 from orchestrator.data.limits import Stopwatch, rejection
 from orchestrator.errors import ImageError
 from tests.conftest import PUBLIC_DATA
+from tests.data.decode.decoded import LIMITS, rejected
 from tests.data.make_images import PICTURE_WAYS, SIDE_PX, make_chest, save, write_picture
 
 # Under pytest the package's own filter is not in force
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 
-LIMITS = Limits()
 CANARY = "Canary^Jane 19660101"
 FULLRES = PUBLIC_DATA / "fullres"
-
-
-@pytest.fixture(scope="module")
-def chest() -> np.ndarray:
-    return make_chest()
-
-
-def rejected(data: bytes, limits: Limits = LIMITS, size_px: int = SIDE_PX) -> ImageError:
-    with pytest.raises(ImageError) as caught:
-        decode(data, size_px, limits)
-    error = caught.value
-    assert error.code in REJECTION_CODES
-    assert error.message.endswith(REJECTION_CODES[error.code])
-    assert "\n" not in error.message
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    return error
 
 
 def largest_difference(image: DecodedImage, grey: np.ndarray) -> int:
