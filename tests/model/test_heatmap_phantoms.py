@@ -28,7 +28,23 @@ from orchestrator.model.network import build_network, logit_model
 from tests.conftest import PUBLIC_DATA
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-_STEPS = 200  # of 16 X-rays
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: steps of 16 X-rays, where it needs them, then on phantoms."""
+
+    steps: int = 0
+    steps_lr: float = 0.0
+    epochs: int = 4
+    lr: float = 3e-4
+
+
+# Those that first learn X-rays, in the fewest steps with which they learn to tell them apart.
+UNTRAINED = {
+    "EfficientNetB0": Recipe(steps=300, steps_lr=2e-3, epochs=8, lr=1e-3),
+    "ResNet50": Recipe(steps=200, steps_lr=1e-3),
+}
 
 
 @dataclass(frozen=True)
@@ -63,23 +79,24 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pretrained(name: str) -> tuple[keras.Model, int]:
-    """Returns a backbone whose weights know images, and the size to fine-tune it at."""
+def pretrained(name: str) -> tuple[keras.Model, Recipe]:
+    """Returns a backbone whose weights know images, at the size to fine-tune it at, and how."""
     try:
-        return build_backbone(name, None, 224), 224
+        return build_backbone(name, None, 224), Recipe()
     except ClusterError:
-        pass
+        recipe = UNTRAINED[name]
     if not PUBLIC_DATA.is_dir():
         pytest.skip(f"{name} has neither ImageNet weights nor X-rays to learn from")
-    weights = learn_xrays(build_backbone(name, "none", 128), 128).get_weights()
+    learnt = build_backbone(name, "none", 128)
+    learn_xrays(learnt, recipe)
     backbone = build_backbone(name, "none", 160)
-    backbone.set_weights(weights)
-    return backbone, 160
+    backbone.set_weights(learnt.get_weights())
+    return backbone, recipe
 
 
-def learn_xrays(backbone: keras.Model, size_px: int) -> keras.Model:
-    """Trains all of a backbone from random weights; returns it."""
-    images, labels, _ = load(PUBLIC_DATA / "kermany224" / "train", size_px)
+def learn_xrays(backbone: keras.Model, recipe: Recipe) -> None:
+    """Trains all of a backbone from random weights."""
+    images, labels, _ = load(PUBLIC_DATA / "kermany224" / "train", backbone.input_shape[1])
     for layer in backbone.layers:
         layer.trainable = True
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -87,18 +104,17 @@ def learn_xrays(backbone: keras.Model, size_px: int) -> keras.Model:
     logit = keras.layers.Dense(1)(keras.layers.Dropout(0.2)(backbone.output))
     model = keras.Model(backbone.input, logit)
     rate = keras.optimizers.schedules.CosineDecay(
-        1e-4, _STEPS - 60, warmup_target=1e-3, warmup_steps=60
+        1e-4, recipe.steps - 60, warmup_target=recipe.steps_lr, warmup_steps=60
     )
     rng = np.random.default_rng(0)
     classes = [np.flatnonzero(labels == value) for value in (0, 1)]
-    rows = np.concatenate([rng.choice(of, (_STEPS, 8)) for of in classes], axis=1).ravel()
+    rows = np.concatenate([rng.choice(of, (recipe.steps, 8)) for of in classes], axis=1).ravel()
     fit(model, rate, images[rows, ..., np.newaxis], labels[rows], batch_size=16, shuffle=False)
-    return backbone
 
 
-def fine_tune(backbone: keras.Model, size_px: int, folder: Path, path: Path) -> None:
+def fine_tune(backbone: keras.Model, recipe: Recipe, folder: Path, path: Path) -> None:
     """Writes the IR of a classifier trained on phantoms."""
-    images, labels, _ = load(folder, size_px)
+    images, labels, _ = load(folder, backbone.input_shape[1])
     network = build_network(backbone, 0.3)
     for layer in network.layers:
         layer.trainable = True
@@ -106,11 +122,11 @@ def fine_tune(backbone: keras.Model, size_px: int, folder: Path, path: Path) -> 
     model.trainable = True
     steps = -(-len(images) // 32)
     rate = keras.optimizers.schedules.CosineDecay(
-        1.5e-5, 3 * steps, warmup_target=3e-4, warmup_steps=steps
+        recipe.lr / 20, (recipe.epochs - 1) * steps, warmup_target=recipe.lr, warmup_steps=steps
     )
     rng = np.random.default_rng(0)
     mirrored = np.where(rng.random((len(images), 1, 1)) < 0.5, images[:, :, ::-1], images)
-    fit(model, rate, mirrored[..., np.newaxis], labels, batch_size=32, epochs=4)
+    fit(model, rate, mirrored[..., np.newaxis], labels, batch_size=32, epochs=recipe.epochs)
     export_ir(model, path)
 
 
@@ -151,8 +167,8 @@ def test_heat_lies_on_opacities_and_hangs_on_the_heads_weights(
 ) -> None:
     path = tmp_path / "classifier.xml"
     keras.utils.set_random_seed(0)
-    backbone, size_px = pretrained(name)
-    fine_tune(backbone, size_px, drawn / "train", path)
+    backbone, recipe = pretrained(name)
+    fine_tune(backbone, recipe, drawn / "train", path)
     model = open_heat_model(path)
     found = list(true_positives(model, drawn))
 
