@@ -174,12 +174,14 @@ def test_heat_lies_on_opacities_and_hangs_on_the_heads_weights(
 
     kept = np.mean([shown.share_in_quadrants() >= 0.5 for shown in found])
     inside = np.mean([shown.heat[shown.mask].mean() / shown.heat.mean() for shown in found])
-    others = [randomised(model, seed) for seed in range(5)]
-    correlations = [
-        spearmanr(model.explain(s.image)[1].ravel(), other.explain(s.image)[1].ravel()).statistic
-        for s in found[:40]
-        for other in others
-    ]
+    # One head's map may be like the true one by chance, or like its opposite: many are drawn.
+    heads = [randomised(model, seed) for seed in range(30)]
+    correlations = []
+    for image in [shown.image for shown in found[:20]]:
+        heat = model.explain(image)[1].ravel()
+        correlations += [
+            spearmanr(heat, head.explain(image)[1].ravel()).statistic for head in heads
+        ]
     alike = np.nanmean(correlations)
     print(
         f"{name}: {len(found)} true positives of 120, {kept:.3f} kept, density in opacities "
