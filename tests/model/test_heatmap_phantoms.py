@@ -43,7 +43,7 @@ class Recipe:
 # Those that first learn X-rays. EfficientNetB0 is the slower one to learn.
 UNTRAINED = {
     "EfficientNetB0": Recipe(steps=300, steps_lr=2e-3, epochs=8, lr=1e-3),
-    "ResNet50": Recipe(steps=200, steps_lr=1e-3),
+    "ResNet50": Recipe(steps=200, steps_lr=1e-3, epochs=8, lr=1e-3),
 }
 
 
