@@ -20,13 +20,15 @@ from orchestrator.model.engine.base import (
 from orchestrator.model.keras_file import last_line
 from orchestrator.model.network import HEAD_LAYERS
 
-# Where a CPU has AMX, OpenVINO prefers oneDNN's batch-reduce kernels, though AMX computes no
-# float32. The older ones, on channels in blocks of 16, compute an EfficientNet or a ResNet 5 to 8%
-# faster, DenseNet121 as fast, VGG19 3% slower.
-_F32_KERNELS = {
+# Kernels to ask for on a CPU with AMX, where OpenVINO prefers others. In float32 those are oneDNN's
+# batch-reduce kernels, though AMX computes no float32: with these, on channels in blocks of 16, an
+# EfficientNet or a ResNet is 4 to 12% faster, DenseNet121 as fast, VGG19 3% slower.
+_AMX_KERNELS = {
     "Convolution": "cpu:jit_avx512_1x1,cpu:jit_avx512",
     "GroupConvolution": "cpu:jit_avx512_dw",
 }
+# In int8 they are asked for where a swish follows, and for no depthwise convolution: swish takes
+# longer than the products, and AMX's kernels compute it more slowly (B5 and B0 17 to 36% faster).
 
 
 def openvino_engine(
@@ -64,19 +66,16 @@ def openvino_engine(
     core = openvino.Core()
     settings = _openvino_config(num_threads, checked)
     try:
-        model = _read_ir(core, path, checked)
-        size_px = int(model.input(0).partial_shape[1].get_length())
-        batch_size = batch_size or default_batch_size("openvino", size_px)
-        shape = [batch_size, size_px, size_px]
-        model.reshape(shape)
-        num_pooled = _add_features(model) if with_features else 0
-        compiled = core.compile_model(model, "CPU", settings)
-        if checked == "f32" and "jit_gemm" in _convolution_kernels(compiled):
-            # What it falls back on where a layer suits none of those asked for: many times slower.
-            model = core.read_model(path)
-            model.reshape(shape)
+        for kernels in (_kernels_to_ask_for(core, path, checked), {}):
+            model = _read_ir(core, path, kernels)
+            size_px = int(model.input(0).partial_shape[1].get_length())
+            num_images = batch_size or default_batch_size("openvino", size_px)
+            model.reshape([num_images, size_px, size_px])
             num_pooled = _add_features(model) if with_features else 0
             compiled = core.compile_model(model, "CPU", settings)
+            # What it falls back on where a layer suits none of those asked for: many times slower.
+            if not kernels or "jit_gemm" not in _convolution_kernels(compiled):
+                break
     except (RuntimeError, ElementTree.ParseError) as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -111,7 +110,7 @@ def openvino_engine(
         "openvino",
         checked,
         size_px,
-        batch_size,
+        num_images,
         num_outputs,
         num_streams,
         run_batch,
@@ -144,17 +143,40 @@ def _add_features(model: Any) -> int:
     return len(pooled)
 
 
-def _read_ir(core: Any, path: Path, precision: Precision) -> Any:
-    """Returns the model of an IR file, which in float32 asks for `_F32_KERNELS` on a CPU with AMX.
+def _kernels_to_ask_for(core: Any, path: Path, precision: Precision) -> dict[str, str]:
+    """Returns the kernels to ask for in an IR file, by name of the layer; none without AMX."""
+    if precision == "bf16" or not _has_amx():
+        return {}
+    nodes = core.read_model(path).get_ordered_ops()
+    if precision == "int8":
+        nodes = [_layer_before(node) for node in nodes if node.get_type_name() == "Swish"]
+        nodes = [node for node in nodes if node.get_type_name() == "Convolution"]
+    return {
+        node.get_friendly_name(): _AMX_KERNELS[node.get_type_name()]
+        for node in nodes
+        if node.get_type_name() in _AMX_KERNELS
+    }
+
+
+def _layer_before(activation: Any) -> Any:
+    """Returns the layer whose result an activation takes, less its bias and its layout."""
+    node = activation
+    while node is activation or node.get_type_name() in ("Add", "Transpose"):
+        node = node.input_value(0).get_node()
+    return node
+
+
+def _read_ir(core: Any, path: Path, kernels: dict[str, str]) -> Any:
+    """Returns the model of an IR file, whose layers ask for kernels.
 
     By way of a changed copy: OpenVINO's Python API cannot set this attribute.
     """
-    if precision != "f32" or not _has_amx():
+    if not kernels:
         return core.read_model(path)
     tree = ElementTree.parse(path)
     for layer in tree.iter("layer"):
-        if kernels := _F32_KERNELS.get(layer.get("type", "")):
-            attribute = {"name": "primitives_priority", "version": "0", "value": kernels}
+        if value := kernels.get(layer.get("name", "")):
+            attribute = {"name": "primitives_priority", "version": "0", "value": value}
             ElementTree.SubElement(ElementTree.SubElement(layer, "rt_info"), "attribute", attribute)
     with NamedTemporaryFile(suffix=".xml") as copy:
         tree.write(copy.name)

@@ -17,6 +17,7 @@ from orchestrator.model.engine.load import load_engine
 from orchestrator.model.engine.openvino import (
     _convolution_kernels,
     _has_amx,
+    _kernels_to_ask_for,
     _openvino_config,
     _read_ir,
     openvino_engine,
@@ -103,12 +104,48 @@ def test_openvino_runs_the_kernels_it_is_asked_for(
     exported: Path, precision: Precision, kernels: set[str]
 ) -> None:
     core = openvino.Core()
-    model = _read_ir(core, exported / "backbone.xml", precision)
+    path = exported / "backbone.xml"
+    model = _read_ir(core, path, _kernels_to_ask_for(core, path, precision))
     model.reshape([2, 64, 64])
 
     compiled = core.compile_model(model, "CPU", _openvino_config(1, precision))
 
     assert _convolution_kernels(compiled) == kernels
+
+
+@needs_amx
+def test_int8_with_swish_is_computed_without_amx(tmp_path: Path) -> None:
+    opset = openvino.opset13
+    rng = np.random.default_rng(0)
+
+    def quantized(node: Any, least: float, largest: float, levels: int) -> Any:
+        ends = [np.float32(end) for end in (least, largest, least, largest)]
+        return opset.fake_quantize(node, *ends, levels)
+
+    def mixed(node: Any, name: str) -> Any:
+        weights = rng.normal(0, 0.1, (64, 64, 1, 1)).astype(np.float32)
+        taken = quantized(node, 0.0, 2.55, 256), quantized(weights, -0.5, 0.5, 255)
+        return opset.convolution(*taken, [1, 1], [0, 0], [0, 0], [1, 1], name=name)
+
+    image = opset.parameter([-1, 32, 32], np.uint8)
+    grey = opset.convert(opset.unsqueeze(image, np.int64(1)), "f32")
+    bias = rng.normal(size=(1, 64, 1, 1)).astype(np.float32)
+    active = opset.swish(opset.add(mixed(opset.concat([grey] * 64, 1), "first"), bias))
+    pooled = opset.reduce_mean(opset.relu(mixed(active, "second")), np.array([2, 3]), False)
+    model = openvino.Model([pooled], [image])
+    openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+    core = openvino.Core()
+
+    kernels = _kernels_to_ask_for(core, tmp_path / "model.xml", "int8")
+    used = []
+    for asked in (kernels, {}):
+        model = _read_ir(core, tmp_path / "model.xml", asked)
+        model.reshape([2, 32, 32])
+        compiled = core.compile_model(model, "CPU", _openvino_config(1, "int8"))
+        used.append(_convolution_kernels(compiled))
+
+    assert list(kernels) == ["first"]
+    assert used == [{"jit_avx512_1x1", "brgconv_avx512_amx_1x1"}, {"brgconv_avx512_amx_1x1"}]
 
 
 @needs_amx
