@@ -98,6 +98,12 @@ needs_amx = pytest.mark.skipif(not _has_amx(), reason="asked for on a CPU with A
     [
         ("f32", {"jit_avx512", "jit_avx512_1x1", "jit_avx512_dw"}),
         ("bf16", {"brgconv_avx512_amx", "brgconv_avx512_amx_1x1", "brgconv_avx512_dw"}),
+        # Those of float32 would be answered by reference code, thousands of times slower.
+        pytest.param(
+            "f16",
+            {"brgconv_avx512", "brgconv_avx512_1x1", "brgconv_avx512_dw"},
+            marks=pytest.mark.skipif(not computes_in("f16"), reason="this CPU has no f16"),
+        ),
     ],
 )
 def test_openvino_runs_the_kernels_it_is_asked_for(
