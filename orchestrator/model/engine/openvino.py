@@ -72,7 +72,7 @@ def openvino_engine(
             num_pooled = _add_features(model) if with_features else 0
             compiled = core.compile_model(model, "CPU", settings)
             # What it falls back on where a layer suits none of those asked for: many times slower.
-            if not kernels or not _convolution_kernels(compiled) & {"jit_gemm", "ref"}:
+            if not kernels or not _convolution_kernels(compiled) & {"jit_gemm", "ref_any"}:
                 break
     except (RuntimeError, ElementTree.ParseError) as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
