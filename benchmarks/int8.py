@@ -25,12 +25,13 @@ from benchmarks.score import SOURCE, make_bundle
 
 
 def cpu_name() -> str:
-    """Returns the CPU's name, and how it multiplies bytes."""
-    from orchestrator.model.engine.openvino import int8_arithmetic
+    """Returns the CPU's name, and how it can compute in int8."""
+    from orchestrator.model.engine.openvino import int8_arithmetics
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown CPU'} ({int8_arithmetic()}), {len(names)} cores"
+    ways = ", ".join(int8_arithmetics())
+    return f"{names[0] if names else 'unknown CPU'} ({ways}), {len(names)} cores"
 
 
 def load_images(source: Path, size_px: int, count: int) -> Any:

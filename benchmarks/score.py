@@ -73,7 +73,7 @@ def add_int8(model: Path, images: Path) -> None:
     from orchestrator.evaluation.figures import Calibration, Interval, Threshold
     from orchestrator.model import bundle
     from orchestrator.model.bundle_writer import copy_bundle
-    from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
+    from orchestrator.model.engine.openvino import openvino_engine
     from orchestrator.model.engine.quantize import LAYERS_F32, quantize_ir
     from orchestrator.model.golden import render_golden
 
@@ -82,12 +82,12 @@ def add_int8(model: Path, images: Path) -> None:
     pixels = [decode(path.read_bytes(), info.size_px, Limits()).pixels for path in files]
     with tempfile.TemporaryDirectory() as scratch:
         network = Path(scratch, bundle.INT8_FILE)
-        quantize_ir(model / bundle.IR_FILE, network, np.stack(pixels))
+        arithmetic = quantize_ir(model / bundle.IR_FILE, network, np.stack(pixels))
         golden = network.with_name(bundle.GOLDEN_INT8_FILE)
         golden.write_text(render_golden(openvino_engine(network, None, "int8")))
         int8 = bundle.Quantized(
             date=info.created,
-            arithmetic=int8_arithmetic() or "none",
+            arithmetic=arithmetic,
             layers_f32=LAYERS_F32,
             num_calibration=len(files),
             threshold=Threshold(0.5, "fixed"),

@@ -106,7 +106,7 @@ class Quantized(_Form):
 
     Args:
         date: ISO 8601, UTC.
-        arithmetic: of the CPU that the gate was passed on, as `int8_arithmetic` names it.
+        arithmetic: by which the gate was passed, as `int8_arithmetics` names it.
         layers_f32: regular expressions; layers whose name has a match were left in float32.
         num_calibration: images by which the ranges of values were found.
         threshold: chosen anew, by the rule of the bundle's own.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.engine.base import BACKBONE_FILE, Engine, choose_engine
 from orchestrator.model.engine.keras import _limit_tensorflow_threads, keras_engine
-from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
+from orchestrator.model.engine.openvino import int8_arithmetics, openvino_engine
 
 if TYPE_CHECKING:
     from orchestrator.model.bundle import BundleInfo
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def choose_precision(precision: str, engine: str, infos: Sequence["BundleInfo"]) -> str:
     """Returns the precision of a whole run: for `auto` int8 where that has been shown to do.
 
-    The gate was passed, and the speed measured, on a CPU that multiplies bytes in one way. On
-    another kind results may differ.
+    The gate was passed, and the speed measured, on a CPU that computes in one way. One that cannot
+    may give other results.
 
     Args:
         precision: as `score` takes it.
@@ -32,9 +32,9 @@ def choose_precision(precision: str, engine: str, infos: Sequence["BundleInfo"])
     """
     if precision != "auto":
         return precision
-    here = int8_arithmetic()
+    here = int8_arithmetics()
     found = [info.int8 for info in infos]
-    pays = all(each is not None and each.arithmetic == here and each.speed > 1 for each in found)
+    pays = all(each is not None and each.arithmetic in here and each.speed > 1 for each in found)
     return "int8" if pays and engine == "openvino" else "f32"
 
 

@@ -28,6 +28,9 @@ _AMX_KERNELS = {
     "GroupConvolution": "cpu:jit_avx512_dw",
 }
 
+# Where the IR of a quantised network says what its other layers are to compute in.
+REST = ["orchestrator", "inference_precision"]
+
 
 def openvino_engine(
     path: Path,
@@ -62,8 +65,9 @@ def openvino_engine(
             f"{path} and its .bin are missing; use --engine keras or write the bundle again"
         )
     core = openvino.Core()
-    settings = _openvino_config(num_threads, checked)
     try:
+        computed_in = _inference_precision(core, path, checked)
+        settings = _openvino_config(num_threads, computed_in)
         for kernels in (_kernels_to_ask_for(core, path, checked), {}):
             model = _read_ir(core, path, kernels)
             size_px = int(model.input(0).partial_shape[1].get_length())
@@ -77,7 +81,13 @@ def openvino_engine(
     except (RuntimeError, ElementTree.ParseError) as error:
         raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    if used != settings["INFERENCE_PRECISION_HINT"]:
+    if used != computed_in and checked == "int8":
+        raise SpecError(
+            f"the int8 network was made on a CPU that computes in {computed_in} what is not "
+            "quantised, which this CPU does not: give --precision f32, or quantise the model on a "
+            "machine like this one"
+        )
+    if used != computed_in:
         raise SpecError(
             f"asked for precision {checked}; OpenVINO computes in {used} on this CPU: give "
             f"--precision {used} or f32, or use machines that compute in {checked}"
@@ -141,6 +151,14 @@ def _add_features(model: Any) -> int:
     return len(pooled)
 
 
+def _inference_precision(core: Any, path: Path, precision: Precision) -> str:
+    """Returns what the layers of an IR file compute in; in int8, those that are not quantised."""
+    if precision != "int8":
+        return precision
+    model = core.read_model(path)
+    return str(model.get_rt_info(REST).value) if model.has_rt_info(REST) else "f32"
+
+
 def _kernels_to_ask_for(core: Any, path: Path, precision: Precision) -> dict[str, str]:
     """Returns the kernels to ask for in an IR file, by name of the layer; none without AMX."""
     if precision not in ("f32", "int8") or not _has_amx():
@@ -193,16 +211,24 @@ def _convolution_kernels(compiled: Any) -> set[str]:
     }
 
 
-def int8_arithmetic() -> str | None:
-    """Returns how this CPU multiplies bytes: `vnni`, `avx2`, or None where float32 is as fast.
+def int8_arithmetics() -> tuple[str, ...]:
+    """Returns how this CPU can compute quantised networks, the fastest way first.
 
-    With VNNI, AMX included, sums of products are exact. Without it pairs of products are added in
-    16 bits, where they may saturate: a network may give other logits there.
+    `vnni`: sums of products are exact, and the layers that are not quantised are in float32.
+    `vnni+bf16`: so are the sums, and these layers are in bfloat16. `avx2`: pairs of products are
+    added in 16 bits, where they may saturate, so that a network may give other logits. None of
+    them where float32 is as fast.
     """
     flags = _cpu_flags()
     if flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
-        return "vnni"
-    return "avx2" if "avx2" in flags else None
+        with_bf16 = flags & {"avx512_bf16", "amx_bf16"}
+        return ("vnni+bf16", "vnni") if with_bf16 else ("vnni",)
+    return ("avx2",) if "avx2" in flags else ()
+
+
+def can_compute(arithmetic: str) -> bool:
+    """Whether this CPU can run a network quantised by an arithmetic, be it with other logits."""
+    return arithmetic in int8_arithmetics() or not arithmetic.endswith("+bf16")
 
 
 def _has_amx() -> bool:
@@ -216,13 +242,12 @@ def _cpu_flags() -> set[str]:
         return set()
 
 
-def _openvino_config(num_threads: int | None, precision: Precision) -> dict[str, Any]:
+def _openvino_config(num_threads: int | None, computed_in: str) -> dict[str, Any]:
     """OpenVINO's settings for one worker among several on a machine."""
     threads = num_threads or count_cpus()
     return {
         # Without the hint a CPU that has bf16 uses it, and results depend on the machine.
-        # In a quantised network it is that of the layers that are not.
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
+        "INFERENCE_PRECISION_HINT": computed_in,
         # A thread of its own for each batch: threads that share one wait for each other after
         # every layer, and each wait lasts as long as the decoder on the slowest one's core.
         "PERFORMANCE_HINT": "THROUGHPUT",

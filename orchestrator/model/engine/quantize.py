@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.engine.base import Array
+from orchestrator.model.engine.openvino import REST, int8_arithmetics
 from orchestrator.model.keras_file import last_line
 from orchestrator.model.network import HEAD_LAYERS
 
@@ -47,19 +48,37 @@ def check_nncf() -> str:
         ) from error
 
 
-def quantize_ir(source: Path, target: Path, images: Array) -> None:
-    """Writes the int8 network of an IR.
+def check_arithmetics() -> tuple[str, ...]:
+    """Returns how this CPU can compute quantised networks, as `int8_arithmetics` does.
+
+    Raises:
+        SpecError: in no way that is faster than float32.
+    """
+    if found := int8_arithmetics():
+        return found
+    raise SpecError(
+        "this CPU has neither AVX2 nor VNNI, so int8 would be no faster; quantise on a machine "
+        "like those that are to score"
+    )
+
+
+def quantize_ir(source: Path, target: Path, images: Array) -> str:
+    """Writes the int8 network of an IR, to be computed in the way that is fastest on this CPU.
 
     Args:
         source: the `.xml` file of a bundle, its `.bin` beside it.
         target: the `.xml` file to write, in a folder that is there.
         images: uint8 [N, S, S], like those that it will score; their values give the ranges.
 
+    Returns:
+        How it is to be computed, as `int8_arithmetics` names it.
+
     Raises:
-        SpecError: NNCF is not installed.
+        SpecError: NNCF is not installed, or this CPU computes no faster in int8.
         BundleError: it cannot quantise this network.
     """
     check_nncf()
+    arithmetics = check_arithmetics()
     import nncf
     import openvino
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -99,7 +118,13 @@ def quantize_ir(source: Path, target: Path, images: Array) -> None:
             f"NNCF cannot quantise {source}: {last_line(error)}; score this bundle in f32, or "
             "train one of another backbone"
         ) from error
+    if not _has_swish(network):
+        # What is not quantised costs little then, and in float32 more CPUs can compute it.
+        arithmetics = tuple(each for each in arithmetics if not each.endswith("+bf16"))
+    if arithmetics[0].endswith("+bf16"):
+        network.set_rt_info("bf16", REST)
     openvino.save_model(network, target, compress_to_fp16=False)
+    return arithmetics[0]
 
 
 def _layers_f32(model: Any) -> list[str]:
@@ -107,7 +132,7 @@ def _layers_f32(model: Any) -> list[str]:
     names: list[str] = []
     depths: dict[str, int] = {}  # convolutions up to a layer, the most by any way
     nodes = model.get_ordered_ops()
-    with_swish = any(node.get_type_name() == "Swish" for node in nodes)
+    with_swish = _has_swish(model)
     for node in nodes:
         name, kind = node.get_friendly_name(), node.get_type_name()
         sources = [value.get_node().get_friendly_name() for value in node.input_values()]
@@ -119,6 +144,10 @@ def _layers_f32(model: Any) -> list[str]:
         if with_swish and kind in _SWISH_TYPES_F32:
             names.append(name)
     return names
+
+
+def _has_swish(model: Any) -> bool:
+    return any(node.get_type_name() == "Swish" for node in model.get_ops())
 
 
 def _is_of_one_pixel(convolution: Any) -> bool:

@@ -15,7 +15,7 @@ from orchestrator.config.quantize import QuantizeSpec
 from orchestrator.config.specs import Resources, TrainSpec
 from orchestrator.config.workers import Session, count_cpus
 from orchestrator.data.source import open_ingested
-from orchestrator.errors import BundleError, SpecError
+from orchestrator.errors import BundleError
 from orchestrator.evaluation.int8_gate import (
     MAX_AUROC_LOSS,
     MAX_CALLS_CHANGED,
@@ -30,8 +30,13 @@ from orchestrator.model.bundle import (
 )
 from orchestrator.model.bundle_writer import copy_bundle
 from orchestrator.model.engine.load import load_engine
-from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
-from orchestrator.model.engine.quantize import LAYERS_F32, check_nncf, quantize_ir
+from orchestrator.model.engine.openvino import openvino_engine
+from orchestrator.model.engine.quantize import (
+    LAYERS_F32,
+    check_arithmetics,
+    check_nncf,
+    quantize_ir,
+)
 from orchestrator.model.golden import render_golden
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
 from orchestrator.pipelines.quantize.judge import Judged, QuantizeImages, choose_images, judge
@@ -68,12 +73,7 @@ def quantize(
         ClusterError: a worker or the disk failed; the same command goes on later.
     """
     nncf = check_nncf()
-    arithmetic = int8_arithmetic()
-    if arithmetic is None:
-        raise SpecError(
-            "this CPU has neither AVX2 nor VNNI, so int8 would be no faster; quantise on a machine "
-            "like those that are to score"
-        )
+    check_arithmetics()
     begun = open_successor("quantize", spec, resources, reporter, run_folder)
     with begun as (spec, model, bundle, opened):
         parent, info = model.folder, model.info
@@ -83,7 +83,8 @@ def quantize(
             with tempfile.TemporaryDirectory() as draft:
                 network = Path(draft) / INT8_FILE
                 reporter.say(f"quantising by {len(images.ranges):,} images with NNCF {nncf}")
-                quantize_ir(parent / IR_FILE, network, images.store.take(images.ranges))
+                ranges = images.store.take(images.ranges)
+                arithmetic = quantize_ir(parent / IR_FILE, network, ranges)
                 engines = (
                     load_engine(parent, "openvino", sha256=info.sha256),
                     openvino_engine(network, None, "int8"),

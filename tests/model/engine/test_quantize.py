@@ -2,7 +2,6 @@
 
 import importlib.metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openvino
@@ -12,10 +11,11 @@ from orchestrator.errors import BundleError, SpecError
 from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import openvino as engines
 from orchestrator.model.engine.export import export_ir
-from orchestrator.model.engine.openvino import int8_arithmetic, openvino_engine
+from orchestrator.model.engine.openvino import REST, int8_arithmetics, openvino_engine
 from orchestrator.model.engine.quantize import quantize_ir
 from orchestrator.model.network import build_network
 from orchestrator.model.views import scoring_model
+from tests.conftest import computes_in
 from tests.model.engine.int8_by_hand import quantize_by_hand
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 32, 32), dtype=np.uint8)
@@ -104,21 +104,65 @@ def test_without_nncf_the_extra_is_named(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("avx2 avx512_vnni", "vnni"),
-        ("avx2 avx_vnni", "vnni"),
-        ("avx2 amx_int8", "vnni"),
-        ("sse4_2 avx avx2", "avx2"),
-        ("sse4_2 avx", None),
-        ("", None),
+        ("avx2 avx512_vnni", ("vnni",)),
+        ("avx2 avx_vnni", ("vnni",)),
+        ("avx2 amx_int8", ("vnni",)),
+        ("avx2 avx512_vnni avx512_bf16", ("vnni+bf16", "vnni")),
+        ("avx2 amx_int8 amx_bf16", ("vnni+bf16", "vnni")),
+        ("sse4_2 avx avx2", ("avx2",)),
+        ("sse4_2 avx", ()),
+        ("", ()),
     ],
 )
-def test_how_a_cpu_multiplies_bytes(
-    flags: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+def test_how_a_cpu_computes_in_int8(
+    flags: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    has_flags(monkeypatch, flags)
+    assert int8_arithmetics() == expected
+
+
+def has_flags(patch: pytest.MonkeyPatch, flags: str) -> None:
     text = f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t: avx512_vnni\n" if flags else ""
+    patch.setattr(engines.Path, "read_text", lambda path, *given: text)
 
-    def read_text(path: Path, *given: Any) -> str:
-        return text
 
-    monkeypatch.setattr(engines.Path, "read_text", read_text)
-    assert int8_arithmetic() == expected
+@pytest.mark.parametrize(
+    ("activation", "flags", "expected"),
+    [
+        ("swish", "avx2 avx512_vnni avx512_bf16", "vnni+bf16"),
+        ("swish", "avx2 avx512_vnni", "vnni"),
+        ("relu", "avx2 avx512_vnni avx512_bf16", "vnni"),
+        ("swish", "avx2", "avx2"),
+    ],
+)
+def test_what_swish_is_computed_in(
+    activation: str, flags: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf", reason="made with the extra int8")
+    import keras
+
+    image = keras.Input((32, 32, 1), name="image")
+    maps = keras.layers.Conv2D(16, 3, activation=activation)(image)
+    features = keras.layers.GlobalAveragePooling2D(name="features")(maps)
+    export_ir(keras.Model(image, keras.layers.Dense(1, name="logit")(features)), tmp_path / "m.xml")
+    monkeypatch.setattr(engines, "_cpu_flags", lambda: set(flags.split()))
+    assert quantize_ir(tmp_path / "m.xml", tmp_path / "int8.xml", IMAGES) == expected
+    model = openvino.Core().read_model(tmp_path / "int8.xml")
+    assert model.has_rt_info(REST) == (expected == "vnni+bf16")
+
+
+def test_a_network_computes_in_what_it_was_made_for(network: Path, tmp_path: Path) -> None:
+    plain, marked = tmp_path / "plain.xml", tmp_path / "marked.xml"
+    quantize_by_hand(network, plain, IMAGES)
+    model = openvino.Core().read_model(plain)
+    model.set_rt_info("bf16", REST)
+    openvino.save_model(model, marked, compress_to_fp16=False)
+    if not computes_in("bf16"):
+        with pytest.raises(SpecError, match=r"computes in bf16 what is not quantised, .* does not"):
+            openvino_engine(marked, 1, "int8")
+        return
+    without, with_bf16 = (
+        openvino_engine(path, 1, "int8").predict(IMAGES) for path in (plain, marked)
+    )
+    difference = np.abs(with_bf16 - without).max()
+    assert 0 < difference < 0.05 * np.abs(without).max()

@@ -32,8 +32,9 @@ from orchestrator.evaluation.figures import Interval, Threshold
 from orchestrator.model.bundle import INT8_FILES, Recalibration, load_info
 from orchestrator.model.bundle_writer import copy_bundle
 from orchestrator.model.engine import load
+from orchestrator.model.engine import openvino as engines
 from orchestrator.model.engine.openvino import openvino_engine
-from orchestrator.model.golden import check_engine
+from orchestrator.model.golden import check_engine, replay_bundle
 from orchestrator.pipelines.prepare.ingest import ingest
 from orchestrator.pipelines.quantize.quantize import quantize
 from orchestrator.pipelines.score.score import score
@@ -46,12 +47,20 @@ pytestmark = pytest.mark.ray  # for the bundle
 HERE = Resources()
 
 
-def by(writer: Callable[..., None], patch: pytest.MonkeyPatch, arithmetic: str = "vnni") -> None:
-    """Has networks quantised by a function, on a CPU of some kind, without NNCF."""
+def by(writer: Callable[..., None], patch: pytest.MonkeyPatch) -> None:
+    """Has networks quantised by a function, on a CPU with VNNI, without NNCF."""
+
+    def quantize_ir(source: Path, target: Path, images: Any) -> str:
+        writer(source, target, images)
+        return "vnni"
+
     patch.setattr(quantization, "check_nncf", lambda: "3.4")
-    patch.setattr(quantization, "quantize_ir", writer)
-    for module in (quantization, load):
-        patch.setattr(module, "int8_arithmetic", lambda: arithmetic)
+    patch.setattr(quantization, "quantize_ir", quantize_ir)
+    has_flags(patch, "avx512_vnni")
+
+
+def has_flags(patch: pytest.MonkeyPatch, *flags: str) -> None:
+    patch.setattr(engines, "_cpu_flags", lambda: {*flags})
 
 
 def spoil(source: Path, target: Path, images: Any) -> None:
@@ -141,6 +150,21 @@ def test_models_verify_replays_int8_too(made: Any, tmp_path: Path) -> None:
     assert shown[2]["tolerance"] > shown[1]["tolerance"]
 
 
+def test_a_network_that_this_cpu_cannot_compute_is_not_replayed(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = load_info(made.bundle)
+    assert info.int8 is not None
+    changed = info.int8.model_copy(update={"arithmetic": "vnni+bf16"})
+    for flags, expected in (
+        (["avx512_vnni"], ["f32", "f32"]),
+        (["avx512_vnni", "avx512_bf16"], ["f32", "f32", "int8"]),
+    ):
+        has_flags(monkeypatch, *flags)
+        found = replay_bundle(made.bundle, info.model_copy(update={"int8": changed}))
+        assert [replay.precision for replay in found] == expected
+
+
 def run_score(made: Any, phantoms: Path, **fields: Any) -> Any:
     spec = ScoreSpec(input=str(phantoms), model=str(made.bundle), **fields)
     recorder = Recorder()
@@ -177,12 +201,12 @@ def test_auto_is_int8_where_it_passed_and_pays_and_only_new_knows_both(
     nightly = {"out_root": str(tmp_path), "only_new": True}
     first = run_score(made, phantoms, **nightly, precision="int8")
     assert first.report["counts"]["scored"] == 160
-    monkeypatch.setattr(load, "int8_arithmetic", lambda: "vnni")
+    has_flags(monkeypatch, "avx512_vnni")
     second = run_score(made, phantoms, **nightly, precision="auto")
     assert second.terms["precision"] == "int8"
     assert "scoring in int8" in second.lines
     assert second.report["counts"]["scored_before"] == 160
-    monkeypatch.setattr(load, "int8_arithmetic", lambda: "avx2")  # the gate was passed elsewhere
+    has_flags(monkeypatch, "avx2")  # the gate was passed elsewhere
     third = run_score(made, phantoms, **nightly, precision="auto")
     assert third.terms["precision"] == "f32"
     assert third.report["counts"]["scored_before"] == 0
@@ -192,15 +216,21 @@ def test_what_a_whole_run_computes_in(made: Any, monkeypatch: pytest.MonkeyPatch
     info = load_info(made.bundle)
     assert info.int8 is not None
     slow = info.model_copy(update={"int8": info.int8.model_copy(update={"speed": 0.9})})
+    with_bf16 = info.model_copy(
+        update={"int8": info.int8.model_copy(update={"arithmetic": "vnni+bf16"})}
+    )
     none = info.model_copy(update={"int8": None})
-    monkeypatch.setattr(load, "int8_arithmetic", lambda: "vnni")
+    has_flags(monkeypatch, "avx512_vnni")
     for infos, engine, expected in (
         ([info], "openvino", "int8"),
         ([info], "keras", "f32"),
         ([info, none], "openvino", "f32"),
         ([slow], "openvino", "f32"),
+        ([with_bf16], "openvino", "f32"),  # this CPU has none
     ):
         assert load.choose_precision("auto", engine, infos) == expected
+    has_flags(monkeypatch, "avx512_vnni", "avx512_bf16")
+    assert load.choose_precision("auto", "openvino", [info, with_bf16]) == "int8"
     assert load.choose_precision("bf16", "openvino", [info]) == "bf16"
 
 
@@ -320,6 +350,6 @@ def test_a_cpu_without_fast_int8_is_told(
     trained: SimpleNamespace, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by(quantize_by_hand, monkeypatch)
-    monkeypatch.setattr(quantization, "int8_arithmetic", lambda: None)
+    has_flags(monkeypatch)
     with pytest.raises(SpecError, match="neither AVX2 nor VNNI"):
         run(trained.bundle, dataset, tmp_path / "bundle")
