@@ -107,7 +107,7 @@ class Quantized(_Form):
     Args:
         date: ISO 8601, UTC.
         arithmetic: by which the gate was passed, as `int8_arithmetics` names it.
-        layers_f32: regular expressions; layers whose name has a match were left in float32.
+        layers_f32: regular expressions; layers whose name has a match were not quantised.
         num_calibration: images by which the ranges of values were found.
         threshold: chosen anew, by the rule of the bundle's own.
         calibration: fitted anew.

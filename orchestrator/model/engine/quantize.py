@@ -16,9 +16,9 @@ from orchestrator.model.engine.openvino import REST, int8_arithmetics
 from orchestrator.model.keras_file import last_line
 from orchestrator.model.network import HEAD_LAYERS
 
-# What stays in float32, and what int8 changed where it did not: the root mean square over X-rays
-# that gave no ranges, in standard deviations of the logit. Measured with NNCF 3.4 and OpenVINO
-# 2026.4 on an AMD EPYC with AVX-512 VNNI.
+# What is not quantised, and what int8 changed where it was: the root mean square over X-rays that
+# gave no ranges, in standard deviations of the logit. Measured with NNCF 3.4 and OpenVINO 2026.4
+# on an AMD EPYC with AVX-512 VNNI, the rest in float32.
 
 # Names of layers, as regular expressions: the head, whose layers cost nothing, and the mean logit
 # of test-time views, which 256 steps spoil (fine-tuned Lite0, three views: 0.60 with it, 0.07
