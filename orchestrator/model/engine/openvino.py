@@ -83,9 +83,8 @@ def openvino_engine(
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if used != computed_in and checked == "int8":
         raise SpecError(
-            f"the int8 network was made on a CPU that computes in {computed_in} what is not "
-            "quantised, which this CPU does not: give --precision f32, or quantise the model on a "
-            "machine like this one"
+            f"the int8 network computes layers that are not quantised in {computed_in}, which this "
+            "CPU does not have: give --precision f32, or quantise the model on a machine like this"
         )
     if used != computed_in:
         raise SpecError(
