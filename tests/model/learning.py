@@ -66,7 +66,7 @@ def learn(
 def settle(model: keras.Model, images: np.ndarray) -> None:
     """Gives batch normalisation the mean of its statistics over 40 batches of 48 images.
 
-    Those that training leaves are of its last ten batches of 16.
+    Those that training leaves are mostly of its last ten batches.
     Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, arXiv:2105.07576: PreciseBN.
     """
     layers = [each for each in model.layers if isinstance(each, keras.layers.BatchNormalization)]
