@@ -1,7 +1,8 @@
 """The int8 network against its float32 one: by which images, its operating point, the gate.
 
-Ranges of values come from training images. Calibration, threshold and review rule of the int8
-network are chosen on the images that chose the bundle's own, by the same rules.
+Ranges of values come from training images. Calibration and review rule of the int8 network are
+chosen on the images that chose the bundle's own, by the same rules. So is its threshold where the
+rule has a floor; by any other rule it is the one that calls these images as float32 does.
 """
 
 import statistics
@@ -21,7 +22,8 @@ from orchestrator.data.splits import group_rows
 from orchestrator.data.store import ImageStore
 from orchestrator.errors import DataError
 from orchestrator.evaluation.bootstrap import cluster_rows
-from orchestrator.evaluation.calibration import call_labels, fit_calibration
+from orchestrator.evaluation.calibration import call_labels, choose_threshold, fit_calibration
+from orchestrator.evaluation.figures import Threshold
 from orchestrator.evaluation.int8_gate import (
     Int8Change,
     measure_change,
@@ -52,7 +54,7 @@ class QuantizeImages:
 
     Attributes:
         store: where they are.
-        ranges: int64, rows of those by which the ranges of values are found.
+        ranges: int64, rows of those by which the ranges of values are found, in random order.
         table: rows by which the operating point is chosen, each with a label.
         held_out: bool, those of `table` that are in no way part of `ranges`: the gate is theirs.
         validates: whether they are the validation images of the training; of a recalibrated bundle
@@ -99,7 +101,7 @@ def choose_images(spec: QuantizeSpec, info: BundleInfo, prepared: Prepared) -> Q
                 "or the ingested data set that it had"
             )
         ranges = np.flatnonzero(pc.equal(prepared.split, "train").to_numpy(zero_copy_only=False))
-        ranges = np.sort(rng.permutation(ranges)[: spec.images])
+        ranges = rng.permutation(ranges)[: spec.images]
         table = rows.filter(pc.equal(prepared.split, "val"))
         held_out = np.ones(table.num_rows, bool)
     else:
@@ -111,7 +113,7 @@ def choose_images(spec: QuantizeSpec, info: BundleInfo, prepared: Prepared) -> Q
         ranked = np.argsort(rng.permutation(int(groups.max()) + 1)[groups], kind="stable")
         taken = groups[ranked[:most]]
         held_out = ~np.isin(groups, taken)
-        ranges = table["row"].to_numpy()[~held_out]
+        ranges = rng.permutation(table["row"].to_numpy()[~held_out])
     return QuantizeImages(ImageStore(prepared.dataset), ranges, table, held_out, site is None)
 
 
@@ -157,20 +159,26 @@ def judge(
     site = info.recalibration
     fitted = info.training.get("calibration", "platt") if site is None else site.calibration
     calibration = fit_calibration(int8, labels) if fitted == "platt" else info.calibration
-    threshold = info.threshold
-    if rule != "fixed":
+    threshold, probabilities = info.threshold, calibration.apply(int8)
+    own = OperatingPoint(info.calibration, info.threshold)
+    calls = call_labels(own.calibration.apply(f32), own.threshold.value)
+    if "@" in rule:
         threshold = choose_validated(
             labels,
-            calibration.apply(int8),
+            probabilities,
             rule,
             lambda: shifted(calibration),
             number_cohorts(table) if rule.endswith(COHORTS) else None,
         )
+    elif rule != "fixed" and len(np.unique(calls)) > 1:
+        # The rule itself may find another of many thresholds that are nearly as good, on which one
+        # or the other image decides, and change calls for nothing.
+        threshold = Threshold(choose_threshold(calls, probabilities, "accuracy").value, rule)
     point = OperatingPoint(calibration, threshold)
     review = None
     if info.review is not None:
         margins = find_margins(int8, calibration, threshold.value)
-        wrong = call_labels(calibration.apply(int8), threshold.value) != labels
+        wrong = call_labels(probabilities, threshold.value) != labels
         groups = cluster_rows(patients, len(labels))
         if site is not None:  # as `recalibrate` does
             groups = group_rows(table)
@@ -178,7 +186,6 @@ def judge(
             held = cross_validate(labels, int8, groups, site.rule, kept, seed=seed)
             margins, wrong = held.margins, held.calls != labels
         review = choose_rule(margins, wrong, groups, info.review.target)
-    own = OperatingPoint(info.calibration, info.threshold)
     held_out = images.held_out
     change = measure_change(
         labels[held_out],

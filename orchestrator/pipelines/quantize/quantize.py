@@ -35,11 +35,12 @@ from orchestrator.model.engine.quantize import (
     LAYERS_F32,
     check_arithmetics,
     check_nncf,
+    choose_usual,
     quantize_ir,
 )
 from orchestrator.model.golden import render_golden
 from orchestrator.pipelines.prepare.images import Prepared, prepare_images
-from orchestrator.pipelines.quantize.judge import Judged, QuantizeImages, choose_images, judge
+from orchestrator.pipelines.quantize.judge import Judged, choose_images, judge
 from orchestrator.pipelines.successor import SuccessorResult, open_successor
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json, write_text
@@ -83,19 +84,18 @@ def quantize(
             with tempfile.TemporaryDirectory() as draft:
                 network = Path(draft) / INT8_FILE
                 reporter.say(f"quantising by {len(images.ranges):,} images with NNCF {nncf}")
+                float32 = load_engine(parent, "openvino", sha256=info.sha256, with_features=True)
                 ranges = images.store.take(images.ranges)
-                arithmetic = quantize_ir(parent / IR_FILE, network, ranges)
-                engines = (
-                    load_engine(parent, "openvino", sha256=info.sha256),
-                    openvino_engine(network, None, "int8"),
-                )
+                usual = ranges[choose_usual(float32.predict(ranges)[:, 1:])]
+                arithmetic = quantize_ir(parent / IR_FILE, network, usual)
+                engines = float32, openvino_engine(network, None, "int8")
                 judged = judge(info, images, engines, spec.seed, reporter)
                 write_json(opened.run.report_json, _report(info, judged))
                 if not judged.change.passes:
                     bundle.note.unlink()  # nothing is left where the bundle would have been
                     raise BundleError(_refusal(spec.model, judged))
                 write_text(Path(draft) / GOLDEN_INT8_FILE, render_golden(engines[1]))
-                _release(info, judged, images, parent, bundle.path, network, arithmetic, nncf)
+                _release(info, judged, len(usual), parent, bundle.path, network, arithmetic, nncf)
     return SuccessorResult(bundle.path, opened.run.path, opened.load_report())
 
 
@@ -147,7 +147,7 @@ def _report(info: BundleInfo, judged: Judged) -> dict[str, Any]:
 def _release(
     info: BundleInfo,
     judged: Judged,
-    images: QuantizeImages,
+    num_calibration: int,
     parent: Path,
     out: Path,
     network: Path,
@@ -164,7 +164,7 @@ def _release(
                 date=datetime.now(UTC).isoformat(timespec="seconds"),
                 arithmetic=arithmetic,
                 layers_f32=LAYERS_F32,
-                num_calibration=len(images.ranges),
+                num_calibration=num_calibration,
                 threshold=judged.point.threshold,
                 calibration=judged.point.calibration,
                 review=judged.review,

@@ -12,7 +12,7 @@ from orchestrator.model.backbones import build_backbone
 from orchestrator.model.engine import openvino as engines
 from orchestrator.model.engine.export import export_ir
 from orchestrator.model.engine.openvino import REST, int8_arithmetics, openvino_engine
-from orchestrator.model.engine.quantize import quantize_ir
+from orchestrator.model.engine.quantize import choose_usual, quantize_ir
 from orchestrator.model.network import build_network
 from orchestrator.model.views import scoring_model
 from tests.conftest import computes_in
@@ -88,6 +88,42 @@ def test_activations_are_quantised_by_channel_not_by_row(tmp_path: Path) -> None
     ]
     assert any(shape == (1, 16, 1, 1) for shape in ranges)
     assert all(size in (1, 16) for shape in ranges for size in shape)
+
+
+def test_sums_of_residual_blocks_stay_out_of_int8_beside_swish(tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="made with the extra int8")
+    import keras
+
+    image = keras.Input((32, 32, 1), name="image")
+    maps = keras.layers.Rescaling(1 / 255)(image)
+    for name in ("first", "second", "third", "fourth"):
+        maps = keras.layers.Conv2D(16, 3, padding="same", activation="swish", name=name)(maps)
+    for name in ("fifth", "sixth"):
+        more = keras.layers.Conv2D(16, 3, padding="same", activation="swish", name=name)(maps)
+        more = keras.layers.Conv2D(16, 1, name=f"{name}_linear")(more)
+        maps = keras.layers.Add(name=f"{name}_sum")([maps, more])
+    features = keras.layers.GlobalAveragePooling2D(name="features")(maps)
+    export_ir(keras.Model(image, keras.layers.Dense(1, name="logit")(features)), tmp_path / "m.xml")
+    quantize_ir(tmp_path / "m.xml", tmp_path / "int8.xml", IMAGES)
+    takers = {
+        taker.get_node().get_type_name()
+        for node in openvino.Core().read_model(tmp_path / "int8.xml").get_ops()
+        if node.get_type_name() == "FakeQuantize"
+        for taker in node.output(0).get_target_inputs()
+    }
+    assert "Convolution" in takers
+    assert "Add" not in takers
+
+
+def test_the_strangest_images_give_no_ranges() -> None:
+    features = np.random.default_rng(0).normal(size=(300, 8))
+    features[:, 0] = 0.25  # a feature that is the same of all
+    features[[7, 123], 1:] *= 100
+    kept = choose_usual(features)
+    assert len(kept) == 294
+    assert not {7, 123} & {*kept.tolist()}
+    assert list(kept) == sorted(kept)
+    assert list(choose_usual(features[:49])) == list(range(49))  # of so few all
 
 
 def test_without_nncf_the_extra_is_named(
