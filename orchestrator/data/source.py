@@ -38,8 +38,9 @@ Row = dict[str, Any]
 # Wall-clock time beyond the limit on processor time after which a decoder counts as hung, s: it
 # covers a slow disk and a busy machine.
 _MARGIN_S = 15.0
-# Rows decoded ahead of the reader: enough for a GPU's batch, and some for each process.
-_AHEAD, _AHEAD_EACH = 64, 8
+# Rows decoded ahead of the reader: enough for a GPU's batch, and for the decoders to go on while
+# the last batches of a shard are computed; and some for each process.
+_AHEAD, _AHEAD_EACH = 160, 8
 _MAX_RETRIES = 2  # of a file that its process could not read and this one can
 
 
