@@ -109,7 +109,8 @@ class Quantized(_Form):
         arithmetic: by which the gate was passed, as `int8_arithmetics` names it.
         layers_f32: regular expressions; layers whose name has a match were not quantised.
         num_calibration: images by which the ranges of values were found.
-        threshold: chosen anew, by the rule of the bundle's own.
+        threshold: chosen anew: by the bundle's rule where it has a floor, otherwise to call images
+            as float32 does.
         calibration: fitted anew.
         review: chosen anew.
         num_images: labelled ones of the gate, none of them among those above.
