@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import openvino
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -21,17 +20,12 @@ import orchestrator.pipelines.quantize.quantize as quantization
 import orchestrator.pipelines.recalibrate as recalibration
 from orchestrator.cli.app import app
 from orchestrator.cli.summaries import bundle_summary, quantize_summary
-from orchestrator.config.fields import STORED
 from orchestrator.config.quantize import QuantizeSpec
 from orchestrator.config.specs import (
-    IngestSpec,
     RecalibrateSpec,
     Resources,
     ScoreSpec,
-    TrainSpec,
 )
-from orchestrator.config.workers import Session
-from orchestrator.data.shard_files import read_part, table_images
 from orchestrator.errors import BundleError, DataError, SpecError
 from orchestrator.evaluation.figures import Interval, Threshold
 from orchestrator.model.bundle import INT8_FILES, Recalibration, load_info
@@ -40,9 +34,6 @@ from orchestrator.model.engine import load
 from orchestrator.model.engine import openvino as engines
 from orchestrator.model.engine.openvino import openvino_engine
 from orchestrator.model.golden import check_engine, replay_bundle
-from orchestrator.pipelines.prepare.images import prepare_images
-from orchestrator.pipelines.prepare.ingest import ingest
-from orchestrator.pipelines.quantize.judge import choose_images, judge
 from orchestrator.pipelines.quantize.quantize import quantize
 from orchestrator.pipelines.score.score import score
 from orchestrator.runs.run_dir import RunDir
@@ -77,16 +68,6 @@ def spoil(source: Path, target: Path, images: Any) -> None:
     turned = openvino.opset13.multiply(result.input_value(0), np.float32(-1.0))
     result.input(0).replace_source_output(turned.output(0))
     openvino.save_model(model, target, compress_to_fp16=False)
-
-
-@pytest.fixture(scope="module")
-def dataset(
-    trained: SimpleNamespace, phantoms: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("ingested") / "data"
-    spec = IngestSpec(input=str(phantoms), out=str(out), image_size=64)
-    ingest(spec, Resources(workers=1), Recorder())
-    return out
 
 
 def run(model: Path, data: Path, out: Path, **fields: Any) -> Any:
@@ -302,55 +283,6 @@ def test_other_images_than_those_of_the_training_are_refused(
     (model / "bundle.json").write_text(json.dumps(stored))
     with pytest.raises(DataError, match=message):
         run(model, dataset, tmp_path / "bundle")
-
-
-def test_ranges_come_from_both_classes_from_the_first_image_on(
-    trained: SimpleNamespace, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
-
-    def note(source: Path, target: Path, images: Any) -> None:
-        seen.extend(images)
-        quantize_by_hand(source, target, images)
-
-    by(note, monkeypatch)
-    made = run(trained.bundle, dataset, tmp_path / "bundle")
-    int8 = load_info(made.bundle).int8
-    assert int8 is not None
-    assert int8.num_calibration == len(seen)
-    table = pa.concat_tables(read_part(path) for path in sorted(dataset.glob("images/part-*")))
-    labels = {
-        image.tobytes(): label
-        for image, label in zip(table_images(table), table["label"].to_pylist(), strict=True)
-    }
-    # NNCF corrects the biases by the first fifth.
-    assert {labels[image.tobytes()] for image in seen[: len(seen) // 5]} == {0, 1}
-
-
-@pytest.mark.parametrize("rule", ["youden", "sensitivity@0.9"])
-def test_the_threshold_calls_as_before_unless_it_keeps_a_floor(
-    rule: str, trained: SimpleNamespace, dataset: Path, tmp_path: Path
-) -> None:
-    info = load_info(trained.bundle)
-    engine = openvino_engine(trained.bundle / "openvino.xml", 1, "f32")
-    known = {**info.training, "data": str(dataset), "image_size": info.size_px}
-    recipe = TrainSpec.model_validate(known, context=STORED)
-    prepared = prepare_images(recipe, Session(1, 1.0, 0.0), RunDir(tmp_path), Recorder())
-    spec = QuantizeSpec(model=str(trained.bundle), data=str(dataset), out="")
-    images = choose_images(spec, info, prepared)
-    numbers, labels = images.table["row"].to_numpy(), images.table["label"].to_numpy()
-    before = info.calibration.apply(engine.logits(images.store.take(numbers)))
-    # Such as neither rule would choose: it calls a quarter of the pneumonias.
-    other = Threshold(float(np.quantile(before[labels == 1], 0.75)), rule)
-    changed = info.model_copy(update={"threshold": other})
-    point = judge(changed, images, (engine, engine), 0, Recorder()).point
-    after = point.calibration.apply(engine.logits(images.store.take(numbers)))
-    calls = after >= point.threshold.value
-    assert point.threshold.rule == rule
-    if rule == "youden":
-        assert np.array_equal(calls, before >= other.value)
-    else:
-        assert calls[labels == 1].mean() >= 0.9
 
 
 def test_a_recalibrated_model_goes_by_its_own_images_and_rule(

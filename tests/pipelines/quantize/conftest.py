@@ -1,0 +1,20 @@
+"""What the tests of this folder quantise by."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.config.specs import IngestSpec, Resources
+from orchestrator.pipelines.prepare.ingest import ingest
+from tests.conftest import Recorder
+
+
+@pytest.fixture(scope="module")
+def dataset(
+    trained: SimpleNamespace, phantoms: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("ingested") / "data"
+    spec = IngestSpec(input=str(phantoms), out=str(out), image_size=64)
+    ingest(spec, Resources(workers=1), Recorder())
+    return out
