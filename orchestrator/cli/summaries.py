@@ -173,8 +173,8 @@ def quantize_summary(result: Any) -> list[str]:
     report = result.report
     return [
         f"int8       {report['described']}; {report['speed']:.2f} x the speed of f32",
-        f"threshold  {report['after']['threshold']:.4f} in int8 ({report['threshold_rule']}); "
-        f"{report['before']['threshold']:.4f} in f32",
+        f"threshold  {report['after']['threshold']:.4f} in int8; "
+        f"{report['before']['threshold']:.4f} in f32 ({report['threshold_rule']})",
         f"bundle     {result.bundle}",
     ]
 
