@@ -4,8 +4,8 @@ Each backbone with the paper's head, untrained but for what comes with a package
 depend on weights), is quantised by NNCF (extra `int8`) on some X-rays. Both networks then compute
 the same others in turn, in blocks; the table gives the median ratio of a block's times, and the
 root mean square of the logits' difference over their standard deviation. What a trained model
-loses is told by `orchestrator quantize`. Where a network has swish, which stays in float32, a third
-one has a ReLU in its place, which costs next to nothing: what int8 could gain at most.
+loses is told by `orchestrator quantize`. Where a network has swish, which int8 leaves as it is, a
+third one has a ReLU in its place, which costs next to nothing: what int8 could gain at most.
 
     python -m benchmarks.int8
     python -m benchmarks.int8 --backbones EfficientNetB5 --size 456 --images 40

@@ -1,7 +1,7 @@
 """What scoring loses when a worker is killed or a file is corrupt: the product and its peers.
 
 The same files as `benchmarks.score`, and as many seconds as it takes. A worker is killed (SIGKILL)
-half-way: the process under the command that has computed longest, or the command itself where it
+on the way: the process under the command that has computed longest, or the command itself where it
 is all there is. Then one file in the middle is cut short. What counts is how the command ends and
 how many images have a row in what it leaves.
 
@@ -35,6 +35,8 @@ def run_peer(options: argparse.Namespace, peer: str, scratch: Path, kill_after: 
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if kill_after:
         time.sleep(kill_after)
+        if process.poll() is not None:
+            return "was done before a worker could be killed"
         os.kill(busiest(process.pid), signal.SIGKILL)
     code = process.wait()
     ended = "ended well" if code == 0 else f"failed ({code})"
@@ -92,8 +94,8 @@ def main() -> None:
         for peer in PEERS:
             started = time.perf_counter()
             print(f"{peer}: undisturbed: {run_peer(options, peer, scratch, 0.0)}", flush=True)
-            half = (time.perf_counter() - started) * 0.6
-            print(f"{peer}: a killed worker: {run_peer(options, peer, scratch, half)}", flush=True)
+            late = (time.perf_counter() - started) * 0.6
+            print(f"{peer}: a killed worker: {run_peer(options, peer, scratch, late)}", flush=True)
             whole = middle.read_bytes()
             middle.write_bytes(whole[: len(whole) // 3])
             print(f"{peer}: a corrupt file: {run_peer(options, peer, scratch, 0.0)}", flush=True)

@@ -141,7 +141,11 @@ def compile_graph(model: Path, size_px: int, precision: str, num_threads: int, b
         "INFERENCE_NUM_THREADS": num_threads,
         "ENABLE_CPU_PINNING": False,  # two processes of one thread each would share the first core
     }
-    return core.compile_model(graph, "CPU", settings)
+    compiled = core.compile_model(graph, "CPU", settings)
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if used != precision:
+        raise SystemExit(f"asked for {precision}; OpenVINO computes in {used} on this CPU")
+    return compiled
 
 
 def probabilities(logits: Any) -> Any:

@@ -201,7 +201,7 @@ def verify(bundle: Annotated[str, Bundle], as_json: JsonFlag = False) -> None:
         for found in replays
     ]
     body = {"sha256": model.info.sha256, "version": model.version, "tolerance": TOLERANCE}
-    shown = [{**vars(found), "tolerance": found.tolerance, "ok": found.ok} for found in replays]
+    shown = [{**vars(found), "ok": found.ok} for found in replays]
     finite = [entry | {"difference": _finite(entry["difference"])} for entry in shown]
     print_result(body | {"replays": finite}, lines, as_json=as_json)
     for found in replays:

@@ -15,7 +15,7 @@ from orchestrator.config.fields import (
 
 
 class QuantizeSpec(Form):
-    """Add an int8 network to a bundle, if it calls the validation images as the bundle does."""
+    """Add an int8 network to a bundle, if both networks call the same images alike."""
 
     model: Annotated[
         PathText, flag("Model bundle, or models:production.", metavar="BUNDLE", positional=True)

@@ -75,6 +75,12 @@ def measure_change(
         points: of float32 and of int8: each calls by its own.
         patients: [N] ids, as `evaluate` takes them.
         seed: of the resamples.
+
+    Returns:
+        What changes; its AUROC is None where the labels hold one class.
+
+    Raises:
+        DataError: there are no images.
     """
     before, after = (
         point.calibration.apply(values) for point, values in zip(points, logits, strict=True)

@@ -133,8 +133,7 @@ def cross_validate(
     labels: npt.NDArray[np.int8],
     logits: FloatArray,
     groups: IntArray,
-    rule: str,
-    kept: Calibration | None = None,
+    choose: Callable[[npt.NDArray[np.intp]], OperatingPoint],
     *,
     seed: int = 0,
 ) -> HeldOut:
@@ -144,8 +143,7 @@ def cross_validate(
         labels: int8 [N], 0 NORMAL, 1 PNEUMONIA.
         logits: float [N], finite.
         groups: int64 [N], images of one patient have one number.
-        rule: as `choose_threshold` takes it.
-        kept: as `choose_point` takes it.
+        choose: gives the point that is chosen on some of the rows, both classes among them.
         seed: of the division.
 
     Raises:
@@ -170,7 +168,7 @@ def cross_validate(
                 "nearly all images of a class are of one patient, so the operating point cannot be "
                 "judged on others: label images of more patients"
             )
-        point = choose_point(labels[others], logits[others], rule, kept)
+        point = choose(others)
         probabilities[held] = point.calibration.apply(logits[held])
         calls[held] = call_labels(probabilities[held], point.threshold.value)
         margins[held] = find_margins(logits[held], point.calibration, point.threshold.value)

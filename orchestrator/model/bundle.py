@@ -107,10 +107,11 @@ class Quantized(_Form):
     Args:
         date: ISO 8601, UTC.
         arithmetic: by which the gate was passed, as `int8_arithmetics` names it.
-        layers_f32: regular expressions; layers whose name has a match were not quantised.
+        layers_f32: what is not quantised in any network, as regular expressions on layers' names;
+            first convolutions, and what swish adds to it, go by the network (`engine/quantize.py`).
         num_calibration: images by which the ranges of values were found.
         threshold: chosen anew: by the bundle's rule where it has a floor, otherwise to call images
-            as float32 does.
+            as float32 does; one that was given as a number stays.
         calibration: fitted anew.
         review: chosen anew.
         num_images: labelled ones of the gate, none of them among those above.

@@ -66,9 +66,10 @@ def write_bundle(
         # A fresh model over the same layers: without the optimizer's state.
         type(network)(network.input, network.output, name=network.name).save(temporary)
     scoring = scoring_model(network, info.test_time_views)
-    export_ir(scoring, folder / IR_FILE, num_threads)
+    difference = export_ir(scoring, folder / IR_FILE, num_threads)
     engine = keras_engine(scoring, batch_size=NUM_IMAGES)
-    return _finish(folder, info, texts | {GOLDEN_FILE: render_golden(engine)})
+    golden = render_golden(engine, difference)
+    return _finish(folder, info, texts | {GOLDEN_FILE: golden})
 
 
 def copy_bundle(

@@ -108,7 +108,13 @@ def _release(
     labels, logits = rows["label"].to_numpy(), rows["logit"].to_numpy().astype(np.float64)
     patients, groups = np.array(rows["patient_id"].to_pylist(), object), group_rows(rows)
     kept = info.calibration if spec.calibration == "none" else None
-    held = cross_validate(labels, logits, groups, spec.threshold, kept, seed=spec.seed)
+    held = cross_validate(
+        labels,
+        logits,
+        groups,
+        lambda rows: choose_point(labels[rows], logits[rows], spec.threshold, kept),
+        seed=spec.seed,
+    )
     point = choose_point(labels, logits, spec.threshold, kept)
     before = evaluate(
         labels, info.calibration.apply(logits), info.threshold.value, patients, seed=spec.seed

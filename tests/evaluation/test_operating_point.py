@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,10 @@ def test_a_hundred_images_place_the_threshold_of_a_site() -> None:
     assert np.mean(Calibration().apply(logits[labels == 0]) >= 0.5) > 0.9
 
 
+def by(labels: Any, logits: Any, rule: str) -> Any:
+    return lambda rows: choose_point(labels[rows], logits[rows], rule)
+
+
 def test_a_calibration_is_fitted_or_kept() -> None:
     labels, logits, _ = make_site(200)
     fitted = choose_point(labels, logits, "youden")
@@ -51,7 +57,7 @@ def test_a_calibration_is_fitted_or_kept() -> None:
 def test_every_image_is_called_by_what_other_patients_chose() -> None:
     labels, logits, groups = make_site(60, apart=0.0)
     # A patient's images alone decide: resubstitution separates by chance, held-out images do not.
-    held = cross_validate(labels, logits, groups, "accuracy", seed=1)
+    held = cross_validate(labels, logits, groups, by(labels, logits, "accuracy"), seed=1)
     assert held.num_folds == 10
     point = choose_point(labels, logits, "accuracy")
     inside = np.mean((point.calibration.apply(logits) >= point.threshold.value) == labels)
@@ -60,7 +66,7 @@ def test_every_image_is_called_by_what_other_patients_chose() -> None:
     # keep their probabilities.
     changed = logits.copy()
     changed[groups == 7] += 50
-    fold = cross_validate(labels, changed, groups, "accuracy", seed=1)
+    fold = cross_validate(labels, changed, groups, by(labels, changed, "accuracy"), seed=1)
     same = fold.probabilities == held.probabilities
     assert same.sum() == 10
     assert 7 not in groups[same]
@@ -69,11 +75,12 @@ def test_every_image_is_called_by_what_other_patients_chose() -> None:
 def test_folds_are_as_many_as_the_rarer_class_has_patients() -> None:
     labels, logits, groups = make_site(40)
     few = (labels == 0) | (groups < 6)  # patients 1, 3 and 5 are PNEUMONIA
-    held = cross_validate(labels[few], logits[few], groups[few], RULE)
+    chosen = by(labels[few], logits[few], RULE)
+    held = cross_validate(labels[few], logits[few], groups[few], chosen)
     assert held.num_folds == 3
     one = (labels == 0) | (groups < 2)
     with pytest.raises(DataError, match=r"PNEUMONIA images of 1 patient\(s\); expected 2 or more"):
-        cross_validate(labels[one], logits[one], groups[one], RULE)
+        cross_validate(labels[one], logits[one], groups[one], chosen)
 
 
 def test_the_threshold_of_more_patients_has_a_narrower_interval() -> None:
@@ -130,4 +137,4 @@ def test_a_class_of_nearly_one_patient_cannot_be_judged_on_others() -> None:
     labels = np.array([0] * 6 + [1, 0, 1], np.int8)
     groups = np.array([0] * 6 + [1, 2, 2])
     with pytest.raises(DataError, match="nearly all images of a class are of one patient"):
-        cross_validate(labels, np.arange(9.0), groups, "youden")
+        cross_validate(labels, np.arange(9.0), groups, by(labels, np.arange(9.0), "youden"))

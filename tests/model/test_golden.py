@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -14,8 +15,11 @@ from orchestrator.cli.app import app
 from orchestrator.cli.doctor import _model
 from orchestrator.errors import BundleError
 from orchestrator.model.bundle import load_info
+from orchestrator.model.engine.export import export_ir
+from orchestrator.model.engine.keras import keras_engine
 from orchestrator.model.engine.load import load_engine
-from orchestrator.model.golden import TOLERANCE, check_engine, replay_bundle
+from orchestrator.model.engine.openvino import openvino_engine
+from orchestrator.model.golden import TOLERANCE, check_engine, render_golden, replay_bundle
 from orchestrator.model.keras_file import load_keras_file
 from orchestrator.runs.atomic import sha256_file
 
@@ -111,3 +115,22 @@ def test_a_bundle_that_fails_ends_with_exit_code_4(copied: Path) -> None:
     done = CliRunner().invoke(app, ["models", "verify", str(copied)])
     assert isinstance(done.exception, BundleError)
     assert "golden.json cannot be read; copy the bundle again" in str(done.exception)
+
+
+def test_a_network_that_is_chaotic_on_noise_is_held_to_what_its_engines_differ_by(
+    tmp_path: Path,
+) -> None:
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 1))
+    maps = keras.layers.Conv2D(16, 3)(keras.layers.Conv2D(16, 3)(image))
+    mean = keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(maps))
+    network = keras.Model(image, keras.ops.sin(mean * 1e3))
+    difference = export_ir(network, tmp_path / "openvino.xml", 1)
+    assert difference > TOLERANCE
+    engine = openvino_engine(tmp_path / "openvino.xml", 1, "f32")
+    golden = tmp_path / "golden.json"
+    golden.write_text(render_golden(keras_engine(network), difference))
+    check_engine(tmp_path, engine)
+    golden.write_text(render_golden(keras_engine(network), 0.0))
+    with pytest.raises(BundleError, match="gives other outputs with openvino here than when"):
+        check_engine(tmp_path, engine)

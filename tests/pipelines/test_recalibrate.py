@@ -16,7 +16,7 @@ from orchestrator.data.schema import PREDICTIONS
 from orchestrator.data.splits import group_rows
 from orchestrator.errors import BundleError, ClusterError, DataError, SpecError
 from orchestrator.evaluation.metrics import point_metrics
-from orchestrator.evaluation.operating_point import cross_validate
+from orchestrator.evaluation.operating_point import choose_point, cross_validate
 from orchestrator.model.bundle import load_info
 from orchestrator.pipelines.recalibrate import recalibrate
 from orchestrator.runs.run_dir import RunDir
@@ -90,7 +90,13 @@ def test_the_figures_after_are_those_of_held_out_patients(
         labels, rows["probability"].to_numpy(), load_info(trained.bundle).threshold.value
     )
     logits = rows["logit"].to_numpy().astype(np.float64)
-    held = cross_validate(labels, logits, group_rows(rows), RULE, seed=0)
+    held = cross_validate(
+        labels,
+        logits,
+        group_rows(rows),
+        lambda some: choose_point(labels[some], logits[some], RULE),
+        seed=0,
+    )
     outside = point_metrics(labels, held.calls.astype(float), 0.5)
     loss = point_metrics(labels, held.probabilities, 0.5)["log_loss"]
     before, after = (done.report[name]["metrics"] for name in ("before", "after"))

@@ -2,7 +2,7 @@
 
 An IR (`.xml` and `.bin`) written here takes uint8 [N, S, S] for any N, gives float32 [N, D] and
 keeps float32 weights. Conversion needs TensorFlow; where Keras runs on another backend it happens
-in a process of its own. Running an IR is in `engine.py`.
+in a process of its own. Running an IR is in `openvino.py`.
 """
 
 import os
@@ -39,7 +39,7 @@ _NUM_PROBES = 8  # images of each kind
 
 
 def export_backbone(backbone: "keras.Model", folder: Path, num_threads: int | None = None) -> float:
-    """Writes a backbone for `engine.load_engine`; `backbone.keras` appears last.
+    """Writes a backbone for `load_engine`; `backbone.keras` appears last.
 
     Args:
         backbone: a model of `build_backbone`.
@@ -66,6 +66,9 @@ def build_engine(network: "keras.Model", num_views: int, num_threads: int) -> En
         network: a model of `build_network`.
         num_views: its test-time views.
         num_threads: CPU threads.
+
+    Returns:
+        An engine that gives the logit and the pooled features.
 
     Raises:
         BundleError: the OpenVINO export disagrees with Keras.

@@ -140,8 +140,10 @@ def quantize_ir(source: Path, target: Path, images: Array) -> str:
             # Fine-tuned Lite0, three views: 0.022, and 0.032 by the least and the largest value.
             histogram = RangeEstimatorParametersSet.HISTOGRAM
             network = run(model, activations_range_estimator_params=histogram)
-        except ValueError:  # a layer whose values are all the same has no histogram
-            network = run(model)
+        except ValueError as error:
+            if "bins" not in str(error):
+                raise
+            network = run(model)  # a layer whose values are nearly all the same has no histogram
     except (RuntimeError, ValueError) as error:
         raise BundleError(
             f"NNCF cannot quantise {source}: {last_line(error)}; score this bundle in f32, or "

@@ -76,7 +76,7 @@ def prepare_images(
         DataError: an ingested data set of another image size, nothing to read, or more rejected or
             leaking images than the spec allows.
     """
-    dataset = _open_images(spec, session, run, reporter, limit)
+    dataset = open_images(spec, session, run, reporter, limit)
     rows = dataset.load_rows()
     files = _describe_files(rows, reporter)
     num_rejected, allowed = files["files"]["rejected"], spec.max_rejected_fraction
@@ -97,14 +97,22 @@ def prepare_images(
     return prepared
 
 
-def _open_images(
+def open_images(
     spec: TrainSpec | CompareSpec | TuneSpec,
     session: Session,
     run: RunDir,
     reporter: Reporter,
-    limit: int | None,
+    limit: int | None = None,
 ) -> IngestedSource:
-    """Returns the images as an ingested data set, ingesting them into the run if need be."""
+    """Returns the images as an ingested data set, ingesting them into the run if need be.
+
+    Args:
+        spec: as for `prepare_images`, which raises the same.
+        session: workers to use.
+        run: where decoded images go.
+        reporter: receives the images.
+        limit: as for `prepare_images`.
+    """
     own = run.own_dataset
     # A resumed run keeps the images it has: another reading would hash DICOM patients under another
     # key, and so split them otherwise.

@@ -21,6 +21,7 @@ from orchestrator.evaluation.int8_gate import (
     MAX_CALLS_CHANGED,
 )
 from orchestrator.model.bundle import (
+    GOLDEN_FILE,
     GOLDEN_INT8_FILE,
     INT8_FILE,
     INT8_FILES,
@@ -38,9 +39,15 @@ from orchestrator.model.engine.quantize import (
     choose_usual,
     quantize_ir,
 )
-from orchestrator.model.golden import render_golden
-from orchestrator.pipelines.prepare.images import Prepared, prepare_images
-from orchestrator.pipelines.quantize.judge import Judged, choose_images, judge
+from orchestrator.model.golden import load_difference, render_golden
+from orchestrator.pipelines.prepare.images import open_images, prepare_images
+from orchestrator.pipelines.quantize.judge import (
+    Judged,
+    QuantizeImages,
+    choose_site_images,
+    choose_training_images,
+    judge,
+)
 from orchestrator.pipelines.successor import SuccessorResult, open_successor
 from orchestrator.progress import Reporter
 from orchestrator.runs.atomic import write_json, write_text
@@ -79,8 +86,7 @@ def quantize(
     with begun as (spec, model, bundle, opened):
         parent, info = model.folder, model.info
         if not opened.completed:
-            prepared = _prepare(spec, info, resources, opened.run, reporter)
-            images = choose_images(spec, info, prepared)
+            images = _open_images(spec, info, resources, opened.run, reporter)
             with tempfile.TemporaryDirectory() as draft:
                 network = Path(draft) / INT8_FILE
                 reporter.say(f"quantising by {len(images.ranges):,} images with NNCF {nncf}")
@@ -88,34 +94,44 @@ def quantize(
                 ranges = images.store.take(images.ranges)
                 usual = ranges[choose_usual(float32.predict(ranges)[:, 1:])]
                 arithmetic = quantize_ir(parent / IR_FILE, network, usual)
-                engines = float32, openvino_engine(network, None, "int8")
+                engines = float32, openvino_engine(network, None, "int8", with_features=True)
                 judged = judge(info, images, engines, spec.seed, reporter)
                 write_json(opened.run.report_json, _report(info, judged))
                 if not judged.change.passes:
                     bundle.note.unlink()  # nothing is left where the bundle would have been
                     raise BundleError(_refusal(spec.model, judged))
-                write_text(Path(draft) / GOLDEN_INT8_FILE, render_golden(engines[1]))
+                golden = render_golden(engines[1], load_difference(parent / GOLDEN_FILE))
+                write_text(Path(draft) / GOLDEN_INT8_FILE, golden)
                 _release(info, judged, len(usual), parent, bundle.path, network, arithmetic, nncf)
     return SuccessorResult(bundle.path, opened.run.path, opened.load_report())
 
 
-def _prepare(
+def _open_images(
     spec: QuantizeSpec, info: BundleInfo, resources: Resources, run: RunDir, reporter: Reporter
-) -> Prepared:
-    """Returns the images, divided as the training has divided them."""
-    known = {key: info.training[key] for key in TrainSpec.model_fields if key in info.training}
+) -> QuantizeImages:
+    """Returns the images that the bundle was made with, divided by what they are for."""
+    site = info.recalibration
+    # How a training lists and divides files says nothing of the site's.
+    recipe = {} if site else info.training
+    known = {key: recipe[key] for key in TrainSpec.model_fields if key in recipe}
     # Its fingerprint tells whether these are the images; what was allowed then is allowed now.
     now = {"data": spec.data, "image_size": info.size_px, "allow_leakage": True}
     now["max_rejected_fraction"] = 1.0
-    recipe = TrainSpec.model_validate(
+    wanted = TrainSpec.model_validate(
         {**known, **now, "patient_key_file": spec.patient_key_file}, context=STORED
     )
+
+    def choose(session: Session) -> QuantizeImages:
+        if site is not None:
+            return choose_site_images(spec, site, open_images(wanted, session, run, reporter))
+        return choose_training_images(spec, info, prepare_images(wanted, session, run, reporter))
+
     folder = Path(spec.data)
     if run.own_dataset.described.is_file() or (folder.is_dir() and open_ingested(folder)):
         # Nothing is left to decode, so that no cluster is needed.
-        return prepare_images(recipe, Session(1, float(count_cpus()), 0.0), run, reporter)
+        return choose(Session(1, float(count_cpus()), 0.0))
     with open_session(resources, reads=[folder], writes=[run.path]) as session:
-        return prepare_images(recipe, session, run, reporter)
+        return choose(session)
 
 
 def _refusal(name: str, judged: Judged) -> str:

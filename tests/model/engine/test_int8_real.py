@@ -31,7 +31,7 @@ def test_int8_hardly_changes_what_real_xrays_are_called(public_data: Path, tmp_p
     paths = sorted((public_data / "kermany224" / "train").rglob("*.jpeg"))[::3]
     xrays = np.stack([decode(path.read_bytes(), SIZE_PX, Limits()).pixels for path in paths])
     labels = np.array([path.parent.name == "PNEUMONIA" for path in paths]).astype(np.int8)
-    patients = np.array(["_".join(path.stem.split("_")[:1]) for path in paths], object)
+    patients = np.array([path.stem.split("_")[0] for path in paths], object)
     backbone = build_backbone("efficientnet-lite0", "offline", SIZE_PX)
     export_ir(backbone, tmp_path / "features.xml", 2)
     features = openvino_engine(tmp_path / "features.xml", 2, "f32").predict(xrays)
