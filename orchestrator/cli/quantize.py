@@ -11,7 +11,7 @@ app = typer.Typer()
 
 @run_command(app, "quantize")
 def quantize(request: Request) -> None:
-    """Add an int8 network to a model, if it calls the validation images as the model does."""
+    """Add an int8 network to a model, provided that its calls hardly change."""
     from orchestrator.cli.summaries import quantize_summary
 
     result = request.run()

@@ -15,7 +15,7 @@ from orchestrator.config.fields import (
 
 
 class QuantizeSpec(Form):
-    """Add an int8 network to a bundle, if both networks call the same images alike."""
+    """Add an int8 network to a bundle, provided that its calls hardly change."""
 
     model: Annotated[
         PathText, flag("Model bundle, or models:production.", metavar="BUNDLE", positional=True)
@@ -34,7 +34,7 @@ class QuantizeSpec(Form):
         flag("Folder for the new bundle.", default="a new folder in models/", decides=False),
     ] = None
     images: Annotated[
-        int, flag("Training images to find the ranges of values by.", MODEL, ge=10, le=100_000)
+        int, flag("Images to find the ranges of values by.", MODEL, ge=10, le=100_000)
     ] = 300
     seed: Annotated[
         Seed, flag("Random seed for these images and the confidence intervals.", SCORING)
