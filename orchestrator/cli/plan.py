@@ -58,7 +58,7 @@ def validate(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = F
 def plan(
     files: Files = None, cluster: Cluster = None, price: Price = None, as_json: JsonFlag = False
 ) -> None:
-    """Show what job files would run, on which workers, and the disk space and memory needed."""
+    """Show what job files would run, on which workers, and how much disk, memory and time."""
     nodes, plans = _plans(files, cluster, look=True)
     now = datetime.now(UTC)
     costs = [None if price is None else each.estimate_cost(nodes, price, now) for each in plans]

@@ -24,6 +24,7 @@ from orchestrator.cluster.session import possible_nodes
 from orchestrator.config.workers import Session, count_fitting
 from orchestrator.data.shards import (
     LATE_ADVICE,
+    SILENT_S,
     ShardWorker,
     Stage,
     describe_failure,
@@ -35,7 +36,6 @@ from orchestrator.runs.wait import Wait
 
 _MAX_ATTEMPTS = 3
 _STARTING = -1  # in place of a shard: the first call of a worker
-_SILENT_S = 300.0  # a shard at work for longer is spoken of: its storage may hang
 
 
 def run_shards(
@@ -233,7 +233,7 @@ class _Pool:
     def _tell_of_slow(self, at_work: list[_Member]) -> None:
         """Says every minute which shard has been at work for long."""
         slowest = min(at_work, key=attrgetter("since"))
-        if time.monotonic() - slowest.since <= _SILENT_S:
+        if time.monotonic() - slowest.since <= SILENT_S:
             self.slow = None
             return
         self.slow = self.slow or Wait(math.inf, self.reporter.say)

@@ -9,7 +9,9 @@ shards. Which rows a table must hold is the caller's to reconcile.
 The pool of workers on a cluster is `orchestrator.cluster.shards`.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from itertools import zip_longest
@@ -22,11 +24,14 @@ from orchestrator.config.workers import Session
 from orchestrator.data.shard_files import has_part, part_path, read_part, write_part
 from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.progress import Reporter
+from orchestrator.runs.wait import Wait
 
 # Time limit of a shard: for loading the model from slow storage, and for each image. Many times
 # what the slowest machine takes: one decoder alone may use a minute, B5 at 456 px half a second.
 _SHARD_S, _IMAGE_S, _PX_PER_S = 1800.0, 10.0, 20_000.0
 LATE_ADVICE = "look for storage that stalls, or allow more with --shard-timeout"
+SILENT_S = 300.0  # a shard at work for longer is spoken of: its storage may hang
+_LOOK_S = 10.0
 _END_S = 5.0  # for a stage that is given up, to end by itself
 
 
@@ -151,7 +156,7 @@ def run_shards_here(
             call = (done, worker, shard, following)
             thread = threading.Thread(target=_settle, args=call, name="shard", daemon=True)
             thread.start()
-            wait([done], limit_s)
+            _wait_for(shard, done, limit_s, reporter)
             if not done.done():
                 raise ClusterError(
                     f"shard {shard} ran into its time limit ({limit_s:,.0f} s); committed shards "
@@ -167,6 +172,15 @@ def run_shards_here(
         worker.close()
         if thread is not None:
             thread.join(_END_S)
+
+
+def _wait_for(shard: int, done: "Future[int]", limit_s: float, reporter: Reporter) -> None:
+    """Waits for a shard up to its limit, and speaks of it where it takes long."""
+    wait([done], min(limit_s, SILENT_S))
+    until, slow = time.monotonic() + limit_s - SILENT_S, Wait(math.inf, reporter.say)
+    while not done.done() and (left := until - time.monotonic()) > 0:
+        slow.go_on(f"shard {shard}, which is given {limit_s:,.0f} s")
+        wait([done], min(left, _LOOK_S))
 
 
 def _settle(done: "Future[int]", worker: ShardWorker, shard: int, following: int | None) -> None:

@@ -85,7 +85,8 @@ class JobPlan:
         found: its input, where it was looked at.
         to_score: files that are new to it, where it leaves out what earlier runs have scored.
         predicted: what it would take.
-        duration: how long scoring would take; None for other jobs, or where it cannot be known.
+        duration: how long scoring would take, a recalibration's too; None for other jobs, or where
+            it cannot be known.
         problems: why it could not run; empty where it could.
         exit_code: of the first of these; 0 where there are none.
         notes: what could not be known from here.
@@ -269,7 +270,8 @@ def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
     """Lists the input and estimates; what cannot be seen from here is a note."""
     if isinstance(spec, RecalibrateSpec):
         spec = scoring_of(spec, spec.model)
-    elif isinstance(spec, ModelsCompareSpec):  # of one model after the other
+    compares = isinstance(spec, ModelsCompareSpec)
+    if isinstance(spec, ModelsCompareSpec):  # of one model after the other
         spec = scoring_of(spec, spec.candidate)
     scores = isinstance(spec, ScoreSpec)
     sources = spec.input if scores else [spec.data]
@@ -278,6 +280,8 @@ def _look(plan: JobPlan, spec: Any, *, here: bool) -> None:
         if scores:
             named = spec.model or (str(newest_bundle(Path("models"))),)
             _add_scoring(plan, spec, plan.found, [open_model(name) for name in named])
+            if compares:  # the other model may have scored these images already
+                plan.duration = None
         elif plan.job is not None and plan.job.kind in _TRAINS:
             plan.predicted = estimate_training(plan.found, spec, backbones_of(spec), plan.session)
     except OrchestratorError as error:

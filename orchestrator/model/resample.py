@@ -1,7 +1,7 @@
 """Images seen through affine transforms, in NumPy, one at a time, so that all fits a core's cache.
 
-No framework is loaded, and products and sums are rounded one by one, so that every machine
-computes the same pixels.
+No framework is loaded, and products and sums are rounded one by one, so that machines of
+one kind compute the same pixels, however they divide the images.
 """
 
 import math

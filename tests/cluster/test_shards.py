@@ -124,7 +124,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (room, shards):
         monkeypatch.setattr(module, "LOOK_S", 0.2)
     monkeypatch.setattr("orchestrator.runs.wait._SAY_EVERY_S", 0.5)
-    monkeypatch.setattr(shards, "_SILENT_S", 0.5)
+    monkeypatch.setattr(shards, "SILENT_S", 0.5)
 
 
 def test_every_shard_is_computed_once_and_told_once(tmp_path: Path) -> None:

@@ -33,9 +33,14 @@ def test_time_follows_from_images_networks_files_and_cores() -> None:
     assert four.seconds - 20 == pytest.approx((alone.seconds - 20) / 4)
     both = estimate_duration([Path("live"), Path("shadow")], SPEC, "f32", FILES, 1000, one)
     assert both.seconds - alone.seconds == pytest.approx(5.0)
+    # A thousand images are four shards: the other workers would have none.
+    many = estimate_duration([Path("live")], SPEC, "f32", FILES, 1000, Session(100, 1.0, 0.0))
+    assert many.seconds - 20 == pytest.approx((alone.seconds - 20) / 4)
+    assert "on 4 cores, plus 20 s" in many.basis
     decoded = InputFacts(1000, 10, 10, 0, False, 224)
     ingested = estimate_duration([Path("live")], SPEC, "f32", decoded, 500, one)
     assert ingested.seconds == pytest.approx(20 + 500 * 0.010)
+    assert "decode" not in ingested.basis
 
 
 @pytest.mark.usefixtures("networks")

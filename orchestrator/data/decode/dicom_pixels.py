@@ -186,23 +186,25 @@ def _decode_stream(frame: bytes, stream: Codestream, form: PixelFormat) -> npt.N
         ImageError: the decoder gave no samples, or not as many as the header says.
     """
     raw: Any
-    planar = form.planar
     if stream.coding == "jpeg 2000":
         raw = decode_pixel_data(frame, version=2)
     else:
         allocated, stored = form.bits_allocated, form.bits_stored
         if stream.coding == "jpeg-ls":
             allocated, stored = 8 if stream.precision_bits <= 8 else 16, stream.precision_bits
-            planar = 0  # whatever the header says, the samples of a pixel come together
         layout = (form.samples, allocated, stored, form.is_signed)
         size = (form.columns, form.rows)
-        raw = decode_by_gdcm(frame, stream.coding, size, layout, form.photometric, planar)
+        raw = decode_by_gdcm(frame, stream.coding, size, layout, form.photometric)
+        if not raw and stream.coding == "jpeg-ls" and stored < 8:  # GDCM takes few of these
+            name = registered_name(form.syntax, "")
+            raise rejection("dicom_syntax", f"No decoder for {stored}-bit JPEG-LS pixels in {name}")
     num_samples = form.rows * form.columns * form.samples
     num_bytes, num_over = divmod(len(raw), num_samples)
     if num_bytes not in (1, 2) or num_over > 1:  # GDCM adds a byte to an odd number
         raise rejection("damaged", "The compressed pixels give more or less than the image")
     samples = np.frombuffer(raw, _type_name(form, num_bytes), num_samples)
-    return _arrange(samples, form, planar)
+    # Whatever the header says, the samples of a pixel come together.
+    return _arrange(samples, form, planar=0)
 
 
 def _type_name(form: PixelFormat, num_bytes: int) -> str:

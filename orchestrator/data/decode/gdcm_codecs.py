@@ -19,7 +19,6 @@ def decode_by_gdcm(
     size: tuple[int, int],
     layout: tuple[int, int, int, bool],
     photometric: str,
-    planar: int,
 ) -> bytes:
     """Returns the samples of a stream, little endian; none where it is damaged.
 
@@ -30,10 +29,9 @@ def decode_by_gdcm(
         layout: samples per pixel, bits allocated, bits stored, and whether two's complement; bits
             above those stored are cleared.
         photometric: photometric interpretation, as in a DICOM header.
-        planar: 0 where the samples of a pixel come together, 1 where each colour is a plane.
 
     Returns:
-        The samples, and a byte more where their number of bytes is odd.
+        The samples, those of a pixel together, and a byte more where their number of bytes is odd.
     """
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(stream)
@@ -45,7 +43,7 @@ def decode_by_gdcm(
     codec = _CODECS[coding]()
     codec.SetNumberOfDimensions(2)
     codec.SetDimensions((*size, 1))
-    codec.SetPlanarConfiguration(planar)
+    codec.SetPlanarConfiguration(0)  # whatever a header says, streams hold whole pixels
     kind = gdcm.PhotometricInterpretation.GetPIType(photometric)
     codec.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     codec.SetPixelFormat(gdcm.PixelFormat(samples, allocated, stored, stored - 1, int(is_signed)))

@@ -38,7 +38,7 @@ from orchestrator.errors import ImageError
 __all__ = ["DECODER_VERSION", "REJECTION_CODES", "DecodedImage", "Limits", "decode", "read_file"]
 
 # Raised whenever the pixels that any file gives change: older predictions are then computed again.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 
 _MIN_SIDE_PX = 16  # the smallest public data set of chest X-rays has 28 px
 # Ends of the bulk of the pixels, and the grey levels that must lie between them.

@@ -63,8 +63,7 @@ def load_engine(
         with_features: whether a bundle's pooled features follow its logit.
 
     Returns:
-        An engine whose `logits` (bundle) or `predict` (backbone) can be called from one thread
-        at a time.
+        An engine whose `logits` (bundle) or `predict` (backbone) any thread can call.
 
     Raises:
         BundleError: a file is missing, changed or of a kind that is not loaded, or the bundle is

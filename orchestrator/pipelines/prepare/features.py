@@ -76,17 +76,22 @@ class FeatureStage:
                 chosen = np.flatnonzero(used if view == 0 else used & (split == "train"))
                 for start in range(0, len(chosen), _CHUNK):
                     part = chosen[start : start + _CHUNK]
-                    features = pool.submit(self._features, images[part], rows[part], view)
+                    features = pool.submit(self._features, images, rows, part, view)
                     parts.append((rows[part], view, features))
-            done = [(part, view, features.result()) for part, view, features in parts]
+            try:
+                done = [(part, view, features.result()) for part, view, features in parts]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         return _feature_table(done, self._engine.num_outputs, self.dtype)
 
-    def _features(self, images: Any, rows: Any, view: int) -> FloatArray:
+    def _features(self, images: Any, rows: Any, part: Any, view: int) -> FloatArray:
+        chosen = images[part]  # copied here, so that few copies wait
         if view:
             from orchestrator.model.augment import augment
 
-            images = augment(images, rows, view, self.seed, recipe=self.augmentation)
-        features: FloatArray = self._engine.predict(images)
+            chosen = augment(chosen, rows[part], view, self.seed, recipe=self.augmentation)
+        features: FloatArray = self._engine.predict(chosen)
         return features
 
 

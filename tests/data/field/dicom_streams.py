@@ -335,6 +335,17 @@ STREAM_WAYS = {
         "colour_model_corrected",
     ),
     "jpeg lossless rgb": Way(lambda g: lossless(colours(g), 8), "as_stored"),
+    "jpeg lossless rgb says planes": Way(
+        lambda g: with_value(lossless(colours(g), 8), 0x00280006, b"\1\0"), "as_stored"
+    ),
+    "jpeg 2000 rgb says planes": Way(
+        lambda g: with_value(
+            wrapped(colours(g), 8, J2K, jpeg2000(colours(g), 8, photometric_interpretation=1)),
+            0x00280006,
+            b"\1\0",
+        ),
+        "as_stored",
+    ),
 }
 
 GOOD_STREAMS = STRUCTURE_WAYS | STREAM_WAYS

@@ -104,6 +104,11 @@ BAD_DICOM = {
         "dicom_header",
         "that of compressed pixels",
     ),
+    "jpeg-ls of 7 bits": (
+        lambda g: wrapped(g // 2, 7, LS, jpegls(g // 2, 7)),
+        "dicom_syntax",
+        "7-bit JPEG-LS",
+    ),
     "private syntax": (
         lambda g: with_meta(plain(g, implicit=True), b"1.2.840.113619.5.2"),
         "dicom_syntax",
