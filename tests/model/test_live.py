@@ -28,6 +28,19 @@ def test_global_batches_do_not_depend_on_the_number_of_workers() -> None:
         np.testing.assert_array_equal(np.concatenate([s[index][1] for s in shares]), labels)
 
 
+def test_features_do_not_depend_on_the_number_of_workers() -> None:
+    store, rows = MemoryStore(32), np.arange(NUM_TRAIN)
+
+    def features_of(rank: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        made = ImageBatches(store, rows, store.labels[rows], 8, 3, "light", rank, size)
+        return list(FeatureBatches(made, mean_of_images).epoch(2))
+
+    whole, shares = features_of(0, 1), [features_of(rank, 3) for rank in range(3)]
+    for index, (features, labels) in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([s[index][0] for s in shares]), features)
+        np.testing.assert_array_equal(np.concatenate([s[index][1] for s in shares]), labels)
+
+
 def test_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
     store = MemoryStore(32)
     rows = np.arange(NUM_TRAIN)
