@@ -58,7 +58,7 @@ def validate(files: Files = None, cluster: Cluster = None, as_json: JsonFlag = F
 def plan(
     files: Files = None, cluster: Cluster = None, price: Price = None, as_json: JsonFlag = False
 ) -> None:
-    """Show what job files would run, on which workers, and how much disk, memory and time."""
+    """Show what job files would run, where, and the disk space, memory and time they need."""
     nodes, plans = _plans(files, cluster, look=True)
     now = datetime.now(UTC)
     costs = [None if price is None else each.estimate_cost(nodes, price, now) for each in plans]

@@ -90,7 +90,7 @@ def estimate_duration(
     seconds = num_images * (network + decoding) / cores
     handed_out = num_shards / DRIVER_SHARDS
     # DICOM differs: 25 ms for 10 MB that are not compressed, 500 ms for 4 MB in JPEG 2000.
-    decoded = f", and {1e3 * decoding:.1f} ms to decode it if it is a JPEG file" if decoding else ""
+    decoded = f", and {1e3 * decoding:.1f} ms to decode a JPEG file" if decoding else ""
     basis = (
         f"{num_images:,} images x ({1e3 * network:.1f} ms for the network in {precision}, measured "
         f"on this machine{decoded}) on {counted(cores, 'core')}, plus {_START_S:.0f} s of start-up "

@@ -330,9 +330,9 @@ def _shifts(info: "BundleInfo") -> str:
 def _limits(info: "BundleInfo") -> str:
     """What the figures above do not show."""
     chosen = "Threshold and calibration were chosen on validation images, so figures there are " + (
-        "slightly hopeful; those of the test set are not."
+        "slightly optimistic; those of the test set are not."
         if "test" in info.metrics
-        else "hopeful, and no test set was given."
+        else "optimistic, and no test set was given."
     )
     if info.recalibration is not None:
         chosen = (

@@ -128,7 +128,7 @@ def _release(
     if found_in == info.data.fingerprint:
         warnings.append(
             "these are the images that the model was trained on: figures and threshold are too "
-            "hopeful; label images of another time or site"
+            "optimistic; label images of another time or site"
         )
     report = build_recalibration(
         parent={
